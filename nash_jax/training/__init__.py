@@ -1,0 +1,1 @@
+"""One loop, one jitted step per phase, plain pytrees for state."""

@@ -1,0 +1,93 @@
+"""Optimizers: one for the model, one for gates, ascent for the multipliers, in one partition."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers, muon
+
+from nash_jax.config import TrainConfig
+
+EMBEDDINGS = ("shared/embedding", "lm_head")
+
+
+def make_schedule(config: TrainConfig, num_steps: int) -> optax.Schedule:
+    """Learning rate by step: linear warm-up, then `config.schedule`."""
+    warmup = int(config.warmup_ratio * num_steps)
+    rest = max(num_steps - warmup, 1)
+    after = {
+        "linear": optax.schedules.linear_schedule(config.learning_rate, 0.0, rest),
+        "cosine": optax.schedules.cosine_decay_schedule(config.learning_rate, rest),
+        "constant": optax.schedules.constant_schedule(config.learning_rate),
+    }[config.schedule]
+    if warmup == 0:
+        return after
+    rise = optax.schedules.linear_schedule(0.0, config.learning_rate, warmup)
+    return optax.schedules.join_schedules([rise, after], [warmup])
+
+
+def model_optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTransformation:
+    """Clipping by global norm, then the optimizer named in the config."""
+    schedule = make_schedule(config, num_steps)
+    if config.optimizer == "adafactor":
+        tx = optax.adafactor(schedule, weight_decay_rate=config.weight_decay or None)
+    elif config.optimizer == "muon":
+        tx = muon(
+            schedule,
+            weight_decay=config.weight_decay,
+            adam_b2=config.beta2,
+            consistent_rms=0.2,  # updates of AdamW's usual size, so that one learning rate serves both
+            muon_weight_dimension_numbers=_matrices,
+        )
+    else:
+        tx = optax.adamw(schedule, b2=config.beta2, weight_decay=config.weight_decay)
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+
+
+def _matrices(params: Any) -> Any:
+    """Which parameters Muon sees as matrices, and how: input axes against output axes, fused parts apart."""
+
+    def numbers(path: tuple[Any, ...], leaf: jax.Array) -> MuonDimensionNumbers | None:
+        name = str(path[-1].key)
+        kinds = {
+            "qkv": ((0,), (2, 3)),
+            "kv": ((0,), (2, 3)),
+            "q": ((0,), (1, 2)),
+            "out": ((0, 1), (2,)),
+            "wi": ((0,), (leaf.ndim - 1,)),
+            "wo": ((0,), (1,)),
+        }
+        return MuonDimensionNumbers(*kinds[name]) if name in kinds else None
+
+    return jax.tree_util.tree_map_with_path(numbers, params)
+
+
+def pruning_optimizer(
+    model: optax.GradientTransformation, gate_learning_rate: float, freeze_embeddings: bool
+) -> optax.GradientTransformation:
+    """The optimizer of joint pruning, partitioned by the top level of `params`.
+
+    Model parameters by `model` (embeddings held still if asked), gates and the hidden-state projection by
+    Adam, multipliers by Adam ascent.
+    """
+
+    def labels(params: Mapping[str, Any]) -> dict[str, Any]:
+        return {group: group for group in params} | {
+            "model": jax.tree_util.tree_map_with_path(_model_label, params["model"])
+        }
+
+    def _model_label(path: tuple[Any, ...], _: Any) -> str:
+        frozen = freeze_embeddings and "/".join(k.key for k in path) in EMBEDDINGS
+        return "frozen" if frozen else "model"
+
+    return optax.partition(
+        {
+            "model": model,
+            "frozen": optax.set_to_zero(),
+            "gates": optax.adam(gate_learning_rate),
+            "multipliers": optax.chain(optax.adam(gate_learning_rate), optax.scale(-1.0)),
+            "projection": optax.adam(gate_learning_rate),
+        },
+        labels,
+    )

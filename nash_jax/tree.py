@@ -1,0 +1,80 @@
+"""Parameters by path: `encoder/layers_3/ffn/wo`."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from nash_jax.errors import UserError
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts → {path: leaf}, in sorted order."""
+    flat = flatten_dict(tree, sep="/")
+    return {path: flat[path] for path in sorted(flat)}
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{path: leaf} → nested dicts."""
+    return unflatten_dict(dict(flat), sep="/")
+
+
+def map_with_path(fn: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of `fn(path, leaf)`."""
+    return unflatten({path: fn(path, leaf) for path, leaf in flatten(tree).items()})
+
+
+def matching(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """Paths that some regular expression matches in full.
+
+    Raises:
+      UserError: if a pattern matches nothing, naming the nearest path.
+    """
+    paths, found = list(paths), set()
+    for pattern in patterns:
+        hits = [p for p in paths if re.fullmatch(pattern, p)]
+        if not hits:
+            raise UserError(f"no parameter matches {pattern!r}{did_you_mean(pattern, paths)}")
+        found.update(hits)
+    return [p for p in paths if p in found]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, or nothing when no known word is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def check_shapes(params: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Every expected parameter is there, no other one is, and shapes agree.
+
+    Raises:
+      UserError: naming the parameters that are missing, left over, or of another shape.
+    """
+    found = {path: tuple(np.shape(leaf)) for path, leaf in flatten(params).items()}
+    problems = [f"missing {path} {shape}" for path, shape in expected.items() if path not in found]
+    problems += [f"left over {p} {s}{did_you_mean(p, expected)}" for p, s in found.items() if p not in expected]
+    problems += [
+        f"{path} has shape {found[path]}, expected {shape}"
+        for path, shape in expected.items()
+        if path in found and found[path] != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise UserError(f"{source} does not fit the model: {'; '.join(problems[:4])}{more}")
+
+
+def count(params: Mapping[str, Any]) -> int:
+    """Number of parameters."""
+    return sum(int(np.prod(np.shape(leaf))) for leaf in flatten(params).values())
+
+
+def parameter_table(params: Mapping[str, Any]) -> str:
+    """One line a parameter: path, shape, dtype, and their total."""
+    flat = flatten(params)
+    width = max(map(len, flat), default=0)
+    lines = [f"{path:{width}}  {tuple(leaf.shape)!s:24} {leaf.dtype}" for path, leaf in flat.items()]
+    return "\n".join([*lines, f"{'total':{width}}  {count(params):,}"])
