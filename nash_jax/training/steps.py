@@ -150,6 +150,9 @@ def make_step(
 ) -> Callable[[Any, Any, Batch], tuple[Any, Metrics]]:
     """One training step: (state, teacher_params, batch) → (state, metrics); the state is donated.
 
+    Two programs: gradients, compiled for each batch shape, and the update, compiled once. In one program
+    the optimizer, which may be the larger part (Muon), would be compiled again for every shape.
+
     Args:
       loss_fn: the loss.
       tx: the optimizer.
@@ -157,7 +160,7 @@ def make_step(
     """
     pad_id = loss_fn.model.spec.pad_id
 
-    def step(state: Any, teacher_params: Any, batch: Batch) -> tuple[Any, Metrics]:
+    def gradients(state: Any, teacher_params: Any, batch: Batch) -> tuple[Any, Metrics]:
         number, root = state["step"], jax.random.wrap_key_data(state["rng"])
         totals = {
             "source": jnp.sum(batch["input_ids"] != pad_id).astype(jnp.float32),
@@ -171,14 +174,22 @@ def make_step(
             return grad(state["params"], teacher_params, rows, rngs, totals, 1 / accumulation, number)
 
         grads, metrics = part(0, batch) if accumulation == 1 else _accumulate(part, batch, accumulation)
+        return grads, metrics | {"grad_norm": optax.tree.norm(grads["model"])}
+
+    def update(state: Any, grads: Any) -> Any:
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         if "gates" in params:
             params = params | {"gates": jax.tree.map(clamp, params["gates"])}
-        metrics["grad_norm"] = optax.tree.norm(grads["model"])
-        return state | {"step": number + 1, "params": params, "opt_state": opt_state}, metrics
+        return state | {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
 
-    return jit(step, donate_argnums=0)
+    compute, apply = jit(gradients), jit(update, donate_argnums=0)
+
+    def step(state: Any, teacher_params: Any, batch: Batch) -> tuple[Any, Metrics]:
+        grads, metrics = compute(state, teacher_params, batch)
+        return apply(state, grads), metrics
+
+    return step
 
 
 def _accumulate(part: Callable[..., tuple[Any, Metrics]], batch: Batch, count: int) -> tuple[Any, Metrics]:

@@ -1,0 +1,65 @@
+"""Pronunciation: letters of an English word → phonemes, learnt from nothing, then pruned with NASH.
+
+Command:   python -m nash_jax.main --config=configs/quickstart.py
+"""
+
+from nash_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.task.update(
+        name="pronunciation",
+        source="pronunciation",
+        prefix="",
+        max_source_length=20,
+        max_target_length=20,
+        max_new_tokens=20,
+        metric="transcription",
+        max_eval_examples=3000,
+    )
+    config.model.update(
+        d_model=128,
+        d_ff=512,
+        decoder_d_ff=128,
+        num_heads=4,
+        encoder_layers=3,
+        decoder_layers=6,
+        dropout_rate=0.0,
+    )
+    config.finetune.update(
+        epochs=0.65,
+        batch_size=64,
+        optimizer="muon",
+        learning_rate=4e-3,
+        warmup_ratio=0.05,
+        weight_decay=0.01,
+        beta2=0.98,
+        eval_every=10.0,
+    )
+    config.shorten.decoder_layers = 2
+    config.prune.update(
+        epochs=0.25,
+        batch_size=64,
+        optimizer="muon",
+        learning_rate=2e-3,
+        warmup_ratio=0.05,
+        beta2=0.98,
+        sparsity=0.3,
+        prepruning_epochs=0.0,
+        sparsity_warmup_epochs=0.1,
+        gate_learning_rate=0.1,
+        freeze_embeddings=False,
+        eval_every=10.0,
+    )
+    config.retrain.update(
+        epochs=0.25,
+        batch_size=64,
+        optimizer="muon",
+        learning_rate=2e-3,
+        beta2=0.98,
+        eval_every=10.0,
+    )
+    config.evaluate.batch_size = 512
+    config.benchmark.update(source_length=12, new_tokens=12, runs=20)
+    return config

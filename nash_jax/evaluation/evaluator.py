@@ -1,0 +1,44 @@
+"""Generates for every row of a split and scores the outputs; knows no writer."""
+
+from typing import Any
+
+import numpy as np
+
+from nash_jax.config import TaskConfig
+from nash_jax.data.pipeline import Ragged, eval_batches
+from nash_jax.evaluation.text_metrics import METRICS
+from nash_jax.generation.engine import Engine
+
+
+class Evaluator:
+    """One split, tokenised once.
+
+    Args:
+      rows: {"source", "references"}.
+      tokenizer: a `transformers` tokenizer.
+      task: lengths and metric.
+      batch_size: rows generated together.
+    """
+
+    def __init__(self, rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, batch_size: int) -> None:
+        self.rows, self.tokenizer, self.task, self.batch_size = rows, tokenizer, task, batch_size
+        texts = [row["source"] for row in rows]
+        self.sources = Ragged(tokenizer(texts, truncation=True, max_length=task.max_source_length)["input_ids"])
+
+    def outputs(self, engine: Engine) -> tuple[list[str], np.ndarray]:
+        """Generated text and number of new tokens of every row, in the rows' order."""
+        texts, lengths = [""] * len(self.rows), np.zeros(len(self.rows), int)
+        pad_id, eos_id = engine.spec.pad_id, engine.spec.eos_id
+        for rows, ids in eval_batches(self.sources, self.batch_size, pad_id):
+            tokens = engine.generate(ids, ids != pad_id, self.task.max_new_tokens)[:, 1:]
+            decoded = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            for row, text, row_tokens in zip(rows, decoded, tokens, strict=True):
+                texts[row] = text
+                lengths[row] = int(((row_tokens != pad_id) & (row_tokens != eos_id)).sum())
+        return texts, lengths
+
+    def evaluate(self, engine: Engine) -> tuple[dict[str, float], list[str]]:
+        """The task's metrics and mean generated length (tokens), and the outputs."""
+        texts, lengths = self.outputs(engine)
+        metrics = METRICS[self.task.metric][0](texts, [row["references"] for row in self.rows])
+        return {**metrics, "generated_length": float(lengths.mean())}, texts

@@ -1,0 +1,360 @@
+"""The stages of a run, in order, each resumable and each skipped when done.
+
+data → finetune → shorten → prune → compact → retrain → evaluate → benchmark → export → report
+"""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from nash_jax.benchmark.latency import measure, speedups
+from nash_jax.config import Config, TrainConfig
+from nash_jax.data.pipeline import Batches, tokenize
+from nash_jax.data.sources import SPLITS, load_rows
+from nash_jax.data.tokenizers import build_pronunciation_tokenizer, load_tokenizer, save_tokenizer
+from nash_jax.errors import UserError
+from nash_jax.evaluation.evaluator import Evaluator
+from nash_jax.evaluation.text_metrics import METRICS, baselines
+from nash_jax.generation.engine import Engine
+from nash_jax.model import Seq2Seq, load
+from nash_jax.models import build, mask_sites, param_axes
+from nash_jax.pruning.compact import compact, fold
+from nash_jax.pruning.gates import HardConcreteGates, gate_groups
+from nash_jax.pruning.lagrangian import Constraint, initial_multipliers, size_terms
+from nash_jax.pruning.layer_selection import choose_layers, select_layers
+from nash_jax.report.write import write_report
+from nash_jax.sharding import check_batch, make_mesh, param_shardings, place_params, to_host
+from nash_jax.spec import ModelSpec, dense_spec
+from nash_jax.training.loop import Phase, train
+from nash_jax.training.metrics import JsonlWriter, optional_writers
+from nash_jax.training.optim import model_optimizer, pruning_optimizer
+from nash_jax.training.state import make_state, place_state
+from nash_jax.training.steps import Pruner, StudentLoss, build_student, make_step
+from nash_jax.tree import unflatten
+from nash_jax.workdir import Workdir, clear, is_main
+
+ENCODER_GATES = (r"encoder\.\d+\.attention\.heads", r"encoder\.\d+\.ffn\.units")  # what NASH gates
+SPARSITY_TOLERANCE = 0.01  # expected sparsity this near the target counts as reached
+
+
+class Recipe:
+    """One run of NASH in a workdir.
+
+    Args:
+      config: the settings.
+      workdir: folder of the run.
+    """
+
+    def __init__(self, config: Config, workdir: str | Path) -> None:
+        self.config = config
+        self.mesh = make_mesh(config.model.model_parallel)
+        for phase in ("finetune", "prune", "retrain"):
+            parts: TrainConfig = getattr(config, phase)
+            check_batch(self.mesh, parts.batch_size // parts.accumulation, f"config.{phase}.batch_size")
+        if not config.model.init:
+            depth = config.model.decoder_layers
+            choose_layers(depth, config.shorten.decoder_layers or depth, config.shorten.selection)
+        self.workdir = Workdir(workdir, dataclasses.asdict(config))
+        self.writers = [JsonlWriter(self.workdir.folder / "metrics.jsonl"), *optional_writers(self.workdir.folder)]
+        if not is_main():
+            self.writers = []
+
+    def run(self) -> dict[str, Any]:
+        """Runs every stage that is not done; returns what report.json holds."""
+        stages = {}
+        for name in (
+            "data", "finetune", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export",
+        ):  # fmt: skip
+            stages[name] = self.workdir.run(name, getattr(self, name))
+        for writer in self.writers:
+            writer.close()
+        return write_report(self, stages)
+
+    # -- data ---------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        """Rows of every split."""
+        return load_rows(self.config.task)
+
+    @functools.cached_property
+    def given(self) -> Seq2Seq | None:
+        """The checkpoint the config names."""
+        return load(self.config.model.init) if self.config.model.init else None
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The run's tokenizer, as the data stage saved it."""
+        return load_tokenizer(str(self.workdir.folder / "data" / "tokenizer"))
+
+    def data(self, folder: Path) -> dict[str, Any]:
+        """Reads and checks the rows, fixes the tokenizer, tokenises the training split."""
+        name, given = self.config.task.tokenizer, self.given
+        if name:
+            tokenizer = load_tokenizer(name)
+        elif given is not None and given.tokenizer is not None:
+            tokenizer = given.tokenizer
+        elif self.config.task.source == "pronunciation":
+            tokenizer = build_pronunciation_tokenizer(self.rows["train"])
+        else:
+            raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init that brings one")
+        if is_main():
+            save_tokenizer(tokenizer, clear(folder / "tokenizer"))
+        sources, targets = tokenize(self.rows["train"], tokenizer, self.config.task, folder)
+        task = self.config.task
+        summary: dict[str, Any] = {split: {"rows": len(self.rows[split])} for split in SPLITS}
+        summary["train"] |= {
+            "pairs": len(sources),
+            "mean_source_tokens": round(float(sources.lengths.mean()), 1),
+            "mean_target_tokens": round(float(targets.lengths.mean()), 1),
+            "sources_at_limit": f"{100 * float((sources.lengths >= task.max_source_length).mean()):.1f} %",
+            "targets_at_limit": f"{100 * float((targets.lengths >= task.max_target_length).mean()):.1f} %",
+        }
+        return {"summary": summary}
+
+    def batches(self, phase: TrainConfig, name: str) -> Batches:
+        """Training batches of a phase, shuffled by a seed of its own."""
+        tokenized = tokenize(self.rows["train"], self.tokenizer, self.config.task, self.workdir.folder / "data")
+        if len(tokenized[0]) < phase.batch_size:
+            raise UserError(
+                f"config.{name}.batch_size is {phase.batch_size}, with {len(tokenized[0])} training rows",
+                "no more than there are rows",
+            )
+        return Batches(*tokenized, phase.batch_size, self._seed(name), self.tokenizer.pad_token_id)
+
+    def _seed(self, name: str) -> int:
+        return zlib.crc32(f"{self.config.seed} {name}".encode())
+
+    @functools.cached_property
+    def validation(self) -> Evaluator:
+        """Scores models on the validation rows while they are trained."""
+        return Evaluator(self.rows["validation"], self.tokenizer, self.config.task, self.config.evaluate.batch_size)
+
+    # -- models -------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path, spec: ModelSpec, params: Mapping[str, Any]) -> None:
+        """Writes a stage's model, on the main process."""
+        if is_main():
+            Seq2Seq(spec, params).save(folder / "model")
+
+    @functools.cache  # noqa: B019 (a recipe lives as long as the process)
+    def model(self, stage: str) -> tuple[ModelSpec, dict[str, Any]]:
+        """The model a finished stage wrote."""
+        loaded = load(self.workdir.folder / stage / "model")
+        return loaded.spec, dict(loaded.params)
+
+    def initial_model(self) -> tuple[ModelSpec, dict[str, Any]]:
+        """The checkpoint the config names, or a fresh model."""
+        if self.given is not None:
+            spec, params = self.given.spec, dict(self.given.params)
+            if len(self.tokenizer) > spec.vocab_size:
+                raise UserError(
+                    f"the tokenizer has {len(self.tokenizer)} tokens, the model {spec.vocab_size}",
+                    "a tokenizer that fits",
+                )
+            return spec, params
+        spec = self.fresh_spec()
+        ids = jnp.ones((1, 2), jnp.int32)
+        variables = jax.jit(build(spec).init)(jax.random.key(self._seed("init")), ids, ids, ids)
+        return spec, jax.device_get(variables["params"])
+
+    def fresh_spec(self) -> ModelSpec:
+        """The shape of a fresh model: sizes of the config, vocabulary of the tokenizer."""
+        m = self.config.model
+        spec = dense_spec(
+            vocab_size=len(self.tokenizer), d_model=m.d_model, d_ff=m.d_ff, num_heads=m.num_heads,
+            head_dim=m.head_dim or None, encoder_layers=m.encoder_layers, decoder_layers=m.decoder_layers,
+            gated=m.gated, activation="gelu_tanh" if m.gated else "relu", tied=False, dropout_rate=m.dropout_rate,
+            pad_id=self.tokenizer.pad_token_id, eos_id=self.tokenizer.eos_token_id,
+            decoder_start_id=self.tokenizer.pad_token_id,
+        )  # fmt: skip
+        decoder = tuple(dataclasses.replace(layer, ffn=m.decoder_d_ff or m.d_ff) for layer in spec.decoder)
+        return dataclasses.replace(spec, decoder=decoder)
+
+    # -- training -----------------------------------------------------------------------------------------
+
+    def finetune(self, folder: Path) -> dict[str, Any]:
+        """The teacher: the dense model on the task."""
+        spec, params = self.initial_model()
+        if self.config.finetune.epochs == 0:
+            self.save(folder, spec, params)
+            return {"steps": 0}
+        return self._fit("finetune", folder, self.config.finetune, spec, params)
+
+    def retrain(self, folder: Path) -> dict[str, Any]:
+        """The compact model again, with a fresh optimizer."""
+        spec, params = self.model("compact")
+        if self.config.retrain.epochs == 0:
+            self.save(folder, spec, params)
+            return {"steps": 0}
+        return self._fit("retrain", folder, self.config.retrain, spec, params)
+
+    def _fit(self, name: str, folder: Path, config: TrainConfig, spec: ModelSpec, params: Any) -> dict[str, Any]:
+        """Plain fine-tuning, distilled where weighted; saves the best model."""
+        batches = self.batches(config, name)
+        num_steps = max(1, round(config.epochs * batches.steps_per_epoch))
+        engine = Engine(spec, params, self.config.model.dtype)
+
+        def evaluate(state: Any) -> dict[str, float]:
+            engine.update(to_host(state["params"]["model"]))
+            return self._selected(self.validation.evaluate(engine)[0])
+
+        student = build_student(spec, self.config.model)
+        result, best = self._train(name, folder, config, {"model": params}, batches, num_steps, evaluate, None, student)
+        self.save(folder, spec, to_host(best["params"]["model"]))
+        return result
+
+    def _selected(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Metrics with what the best checkpoint maximises."""
+        return metrics | {"selection": metrics[METRICS[self.config.task.metric][1]]}
+
+    def _train(
+        self, name: str, folder: Path, config: TrainConfig, params: dict[str, Any], batches: Batches, num_steps: int,
+        evaluate: Any, pruner: Pruner | None, student: Any,
+    ) -> tuple[dict[str, Any], Any]:  # fmt: skip
+        """Builds the phase and runs the loop; (what it reports, the best state)."""
+        spec = student.spec
+        tx = model_optimizer(config, num_steps)
+        if pruner:
+            prune = self.config.prune
+            tx = pruning_optimizer(tx, prune.gate_learning_rate, prune.freeze_embeddings)
+        shardings = param_shardings(self.mesh, param_axes(spec), spec.axis_sizes())
+        state = place_state(make_state(params, tx, self._seed(f"{name} rng")), self.mesh, shardings)
+        teacher, teacher_params = None, {}
+        if name != "finetune" and (config.distill.logits or config.distill.hidden):
+            teacher_spec, dense = self.model("finetune")
+            teacher = build_student(teacher_spec, self.config.model)
+            own = param_shardings(self.mesh, param_axes(teacher_spec), teacher_spec.axis_sizes())
+            teacher_params = place_params(self.mesh, dense, own)
+        step = make_step(StudentLoss(student, config.distill, teacher, pruner), tx, config.accumulation)
+        eval_steps = max(1, round(config.eval_every * batches.steps_per_epoch))
+        phase = Phase(
+            name, state, step, teacher_params, batches, num_steps, eval_steps, evaluate, folder / "checkpoints",
+            self.writers,
+        )  # fmt: skip
+        best, result = train(phase, self.mesh)
+        return result, best
+
+    # -- making it small ----------------------------------------------------------------------------------
+
+    def shorten(self, folder: Path) -> dict[str, Any]:
+        """Keeps some decoder layers of the teacher."""
+        spec, params = self.model("finetune")
+        depth, shorten = len(spec.decoder), self.config.shorten
+        kept = choose_layers(depth, shorten.decoder_layers or depth, shorten.selection)
+        self.save(folder, *select_layers(spec, params, decoder=kept))
+        return {"kept_decoder_layers": kept, "dense_decoder_layers": depth}
+
+    def prune(self, folder: Path) -> dict[str, Any]:
+        """Trains model and gates together; saves the dense model and the final masks."""
+        spec, params = self.model("shorten")
+        config = self.config.prune
+        if config.sparsity == 0 or config.epochs == 0:
+            self.save(folder, spec, params)
+            return {"steps": 0, "expected_encoder_sparsity": 0.0}
+        axes, sizes = param_axes(spec), spec.axis_sizes()
+        gates = HardConcreteGates(gate_groups(axes, sizes, ENCODER_GATES, config.units_droprate))
+        constraint = Constraint(size_terms(axes, sizes, "encoder"), sizes, config.sparsity)
+        batches = self.batches(config, "prune")
+        per_epoch = batches.steps_per_epoch
+        pruner = Pruner(
+            gates,
+            constraint,
+            round(config.prepruning_epochs * per_epoch),
+            round(config.sparsity_warmup_epochs * per_epoch),
+        )
+        variables = gates.init(jax.random.key(self._seed("gates")))
+        trained = {"model": params, "gates": variables["params"], "multipliers": initial_multipliers()}
+        if config.distill.hidden:
+            trained["projection"] = jnp.eye(spec.d_model)
+        engine = Engine(spec, params, self.config.model.dtype)
+        student = build_student(spec, self.config.model)
+        num_steps = max(1, round(config.epochs * per_epoch))
+        result, best = self._train(
+            "prune", folder, config, trained, batches, num_steps,
+            functools.partial(self._evaluate_pruned, engine=engine, spec=spec, pruner=pruner), pruner, student,
+        )  # fmt: skip
+        masks, sparsity = self._final(best, pruner)
+        self.save(folder, spec, to_host(best["params"]["model"]))
+        if is_main():
+            save_file(masks, folder / "masks.safetensors")
+        return result | {"expected_encoder_sparsity": sparsity}
+
+    def _final(self, state: Any, pruner: Pruner) -> tuple[dict[str, np.ndarray], float]:
+        """Final masks, and the expected sparsity, of a state."""
+        variables = {"params": to_host(state["params"]["gates"])}
+        final: Any = pruner.gates.apply(variables, method="final")
+        probs: Any = pruner.gates.apply(variables, method="probs")
+        masks = {name: np.asarray(mask) for name, mask in final.items()}
+        return masks, float(pruner.constraint.sparsity(probs))
+
+    def _evaluate_pruned(self, state: Any, engine: Engine, spec: ModelSpec, pruner: Pruner) -> dict[str, float]:
+        """Validation metrics under the final masks; a checkpoint can be best only once the target is reached."""
+        masks, sparsity = self._final(state, pruner)
+        flat = fold(to_host(state["params"]["model"]), masks, param_axes(spec), mask_sites(spec))
+        engine.update(unflatten(flat))
+        metrics = self._selected(self.validation.evaluate(engine)[0])
+        gap = abs(sparsity - pruner.constraint.target)
+        warm = int(state["step"]) >= pruner.start_step + pruner.warmup_steps
+        if not warm or gap > SPARSITY_TOLERANCE:
+            metrics["selection"] = -1000.0 - gap
+        return metrics
+
+    def compact(self, folder: Path) -> dict[str, Any]:
+        """Folds the final masks into the weights and slices what they closed."""
+        spec, params = self.model("prune")
+        small = compact(spec, params, self.masks(), param_axes=param_axes, mask_sites=mask_sites)
+        self.save(folder, *small)
+        return {}
+
+    def masks(self) -> dict[str, np.ndarray]:
+        """Final masks by axis name; none when gates were skipped."""
+        path = self.workdir.folder / "prune" / "masks.safetensors"
+        return dict(load_file(path)) if path.exists() else {}
+
+    # -- what came of it ----------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def engines(self) -> dict[str, Engine]:
+        """The dense and the pruned model, ready to generate."""
+        dtype = self.config.model.dtype
+        return {"dense": Engine(*self.model("finetune"), dtype), "pruned": Engine(*self.model("retrain"), dtype)}
+
+    def evaluate(self, folder: Path) -> dict[str, Any]:
+        """Both models and the baselines on the test rows."""
+        rows, task = self.rows["test"], self.config.task
+        evaluator = Evaluator(rows, self.tokenizer, task, self.config.evaluate.batch_size)
+        found = {name: evaluator.evaluate(engine) for name, engine in self.engines.items()}
+        texts, references = [r["source"] for r in rows], [r["references"] for r in rows]
+        chosen = np.linspace(0, len(rows) - 1, min(12, len(rows))).astype(int)
+        examples = [
+            {"source": texts[i], "references": references[i], **{name: found[name][1][i] for name in found}}
+            for i in chosen
+        ]
+        metrics = {name: values for name, (values, _) in found.items()}
+        return {
+            "metrics": metrics | {"baselines": baselines(task.metric, texts, references, task.prefix)},
+            "num_examples": len(rows),
+            "examples": examples,
+        }
+
+    def benchmark(self, folder: Path) -> dict[str, Any]:
+        """Dense against pruned, timed in turn."""
+        rows = measure(self.engines, self.config.benchmark)
+        return {"benchmark": rows, "speedup": speedups(rows)}
+
+    def export(self, folder: Path) -> dict[str, Any]:
+        """The pruned model: Orbax export, and `hf/` for transformers."""
+        if is_main():
+            pruned = Seq2Seq(*self.model("retrain"), self.tokenizer)
+            pruned.save(folder)
+            pruned.save_hf(folder / "hf")
+        return {"folder": str(folder)}

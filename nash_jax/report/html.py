@@ -1,0 +1,252 @@
+"""The report as one self-contained HTML file: no script, no external resource, the same for the same run."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nash_jax.report.figures import component_bars, latency_bars, sparsity_curves, training_curves
+from nash_jax.report.markup import Markup, tag
+from nash_jax.report.style import CSS
+from nash_jax.report.summary import (
+    Report,
+    Rows,
+    direction,
+    format_count,
+    format_percent,
+    format_speedup,
+    format_value,
+    main_metric,
+    measured,
+    quality_kept,
+    ratio,
+    section,
+    speedups,
+)
+from nash_jax.report.survivors import survivors_picture
+from nash_jax.report.tables import benchmark_table, data_table, models_table, stages_table
+
+
+def render(
+    report: Report,
+    *,
+    history: Rows = (),
+    survivors: Mapping[str, Sequence[float]] | None = None,
+    components: Mapping[str, Mapping[str, int]] | None = None,
+    examples: Sequence[Mapping[str, Any]] = (),
+    data_summary: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """Writes the report of a run as one HTML page. Whatever is missing is left out of the page.
+
+    Args:
+      report: what `report.json` holds.
+      history: the logged steps: dicts with `phase`, `step`, losses, sparsities, `validation/<metric>`.
+      survivors: axis name → mask values in dense order, 0 = removed; None when nothing was pruned.
+      components: "dense" and "pruned" → component → number of parameters.
+      examples: dicts with `source`, `references`, `dense`, `pruned`.
+      data_summary: split → name → number or text.
+
+    Returns:
+      The file's text. Every string that came in is escaped.
+    """
+    params = section(report, "params")
+    kept, layers = params.get("kept_decoder_layers"), params.get("dense_decoder_layers")
+    counted = params.get("encoder_sparsity") if measured(params.get("encoder_sparsity")) else None
+    body = [
+        _models_section(report),
+        _latency_section(report),
+        _section("Parameters", _PARAMETERS_LEAD, _figure(component_bars(components or {}))),
+        _section(
+            "What survived",
+            _SURVIVORS_LEAD,
+            _figure(survivors_picture(survivors or {}, kept_decoder_layers=kept, dense_decoder_layers=layers)),
+        ),
+        _section("Training", _TRAINING_LEAD, _figure(training_curves(history, main_metric(report)))),
+        _section("Sparsity while pruning", _SPARSITY_LEAD, _figure(sparsity_curves(history, counted))),
+        _examples_section(examples),
+        _section("Data", "", data_table(data_summary or {})),
+        _section("Time", "", stages_table(report)),
+        _config_section(report),
+    ]
+    return _page(report, tag("main", _tiles(report), *body))
+
+
+_PARAMETERS_LEAD = "Where the parameters are, and where they went."
+_SURVIVORS_LEAD = (
+    "One square is an attention head; one cell of a strip is an FFN unit, in the order of the dense model. "
+    "Outlined squares and pale cells were removed; darker ones were kept with a mask nearer to one, "
+    "and the mask is folded into the weights."
+)
+_TRAINING_LEAD = "Pale lines are the logged values, strong lines their moving average, dots the evaluations."
+_SPARSITY_LEAD = "The multipliers push the expected sparsity of the gates to its target."
+_LATENCY_LEAD = "Mean ± standard deviation over the runs, compilation left out. Factors are speedups over dense."
+
+
+def _page(report: Report, main: Markup) -> str:
+    title = tag("title", f"{report.get('task') or 'run'} · nash_jax report")
+    viewport = tag("meta", name="viewport", content="width=device-width, initial-scale=1")
+    head = tag("head", tag("meta", charset="utf-8"), viewport, title, tag("style", Markup(CSS)))
+    footer = tag("footer", tag("p", "Written by nash_jax. The same numbers for programs: report.json."))
+    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', _header(report), main, footer), lang='en')}\n"
+
+
+def _header(report: Report) -> Markup:
+    memory = report.get("peak_memory_gib")
+    facts = {
+        "device": report.get("device"),
+        "dtype": report.get("dtype"),
+        "peak memory": f"{memory:.1f} GiB" if measured(memory) else None,
+        **section(report, "versions"),
+    }
+    items = (tag("li", tag("b", name), " ", value) for name, value in facts.items() if value is not None)
+    return tag(
+        "header",
+        tag("p", "nash_jax · pruning report", class_="eyebrow"),
+        tag("h1", report.get("task") or "Unnamed run"),
+        tag("p", verdict(report), class_="verdict"),
+        tag("ul", *items, class_="facts"),
+    )
+
+
+def verdict(report: Report) -> str:
+    """The run in one sentence, of what was measured."""
+    said = []
+    kept, metric = quality_kept(report), main_metric(report)
+    if kept is not None:
+        said.append(f"has {format_percent(kept)} of the dense model’s {metric}")
+    for label, factor in list(speedups(report).items())[:1]:
+        said.append(f"generates {format_speedup(factor)} as fast at {label}")
+    removed = _removed(report)
+    if removed is not None:
+        said.append(f"has {format_percent(abs(removed))} {'fewer' if removed >= 0 else 'more'} parameters")
+    if not said:
+        return "This run has not measured a pruned model."
+    return "The pruned model " + (", ".join(said[:-1]) + " and " if said[:-1] else "") + said[-1] + "."
+
+
+def _removed(report: Report) -> float | None:
+    params = section(report, "params")
+    part = ratio(params.get("pruned"), params.get("dense"))
+    return None if part is None else 1 - part
+
+
+def _tiles(report: Report) -> Markup:
+    tiles = [*_quality_tile(report)]
+    tiles += [(f"Speedup, {label}", format_speedup(x), _SPEEDUP_NOTE) for label, x in speedups(report).items()]
+    params, removed = section(report, "params"), _removed(report)
+    if removed is not None:
+        note = f"{format_count(params['dense'])} → {format_count(params['pruned'])}"
+        tiles.append(("Parameters removed", format_percent(removed), note))
+    tiles += _sparsity_tile(params, "encoder") + _sparsity_tile(params, "decoder")
+    if not tiles:
+        return Markup("")
+    per_row = math.ceil(len(tiles) / math.ceil(len(tiles) / 5))  # rows of nearly one length
+    return tag("dl", *(_tile(*tile) for tile in tiles), class_="tiles", style=f"--n:{per_row}")
+
+
+_SPEEDUP_NOTE = "over dense, time to generate"
+
+
+def _tile(name: str, value: str, note: str) -> Markup:
+    return tag("div", tag("dt", name), tag("dd", value, class_="big"), tag("dd", note, class_="note"), class_="tile")
+
+
+def _quality_tile(report: Report) -> list[tuple[str, str, str]]:
+    kept, metric = quality_kept(report), main_metric(report)
+    if kept is None or metric is None:
+        return []
+    dense, pruned = (section(report, "metrics", model)[metric] for model in ("dense", "pruned"))
+    note = f"{metric} {format_value(dense)} → {format_value(pruned, like=dense)}"
+    if direction(metric) < 0:  # "110 % of the quality kept" would praise a model that errs more
+        return [(f"{metric} over dense’s", format_percent(kept), note + ", lower is better")]
+    return [("Quality kept", format_percent(kept), note)]
+
+
+def _sparsity_tile(params: Mapping[str, Any], side: str) -> list[tuple[str, str, str]]:
+    counted, expected = params.get(f"{side}_sparsity"), params.get(f"expected_{side}_sparsity")
+    if not measured(counted):
+        return []
+    kept, layers = params.get("kept_decoder_layers"), params.get("dense_decoder_layers")
+    if measured(expected):
+        note = f"counted; the gates expected {format_percent(expected)}"
+    elif side == "decoder" and kept is not None and layers:
+        note = f"counted; {len(kept)} of {layers} layers kept"
+    else:
+        note = "counted"
+    return [(f"{side.capitalize()} sparsity", format_percent(counted), note)]
+
+
+def _section(title: str, lead: str, *content: Markup) -> Markup:
+    """A titled section, nothing at all where all its content is empty."""
+    if not any(content):
+        return Markup("")
+    return tag("section", tag("h2", title), tag("p", lead, class_="lead") if lead else Markup(""), *content)
+
+
+def _figure(svg: str, caption: str = "") -> Markup:
+    if not svg:
+        return Markup("")
+    box = tag("div", Markup(svg), class_="scroll", tabindex="0", role="region", aria_label="Figure, may scroll")
+    return tag("figure", box, tag("figcaption", caption) if caption else Markup(""))
+
+
+def _models_section(report: Report) -> Markup:
+    metric = main_metric(report)
+    count = report.get("num_test_examples")
+    judged = f"Judged by {metric}" + (f" on {count:,} test examples. " if measured(count) else ". ")
+    lead = judged if metric else ""
+    return _section("Quality, size and speed", lead + "Small numbers compare with dense.", models_table(report))
+
+
+def _latency_section(report: Report) -> Markup:
+    rows = benchmark_table(report)
+    more = tag("details", tag("summary", "All measurements"), rows) if rows else rows
+    return _section("Latency", _LATENCY_LEAD, _figure(latency_bars(report)), more)
+
+
+def _examples_section(examples: Sequence[Mapping[str, Any]]) -> Markup:
+    if not examples:
+        return Markup("")
+    models = [model for model in ("dense", "pruned") if any(model in example for example in examples)]
+    hits = (f"{model} in {sum(_equals_reference(example, model) for example in examples)}" for model in models)
+    lead = f"Outputs that equal a reference, of {len(examples)} shown: {', '.join(hits)}." if models else ""
+    cards = (tag("li", *_example(example, models), class_="example") for example in examples)
+    return _section("Examples", lead, tag("ol", *cards, class_="examples", style=f"--n:{2 + len(models)}"))
+
+
+def _references(example: Mapping[str, Any]) -> list[str]:
+    found = example.get("references") or []
+    return [found] if isinstance(found, str) else list(found)
+
+
+def _equals_reference(example: Mapping[str, Any], model: str) -> bool:
+    output = example.get(model)
+    return output is not None and output.split() in [reference.split() for reference in _references(example)]
+
+
+def _example(example: Mapping[str, Any], models: Sequence[str]) -> list[Markup]:
+    references = _references(example)
+    blocks = [
+        _block("source", [example.get("source")], "source"),
+        _block("reference" if len(references) == 1 else "references", references),
+    ]
+    for model in models:
+        hit = _equals_reference(example, model)
+        mark = tag("span", "✓ equals reference", class_="match") if hit else None
+        blocks.append(_block(model, [example.get(model)], "hit" if hit else None, mark))
+    return blocks
+
+
+def _block(title: str, texts: Sequence[Any], class_: str | None = None, mark: Markup | None = None) -> Markup:
+    empty = tag("span", "(empty)", class_="empty")
+    written = (tag("p", empty if text == "" else text, class_="text") for text in (texts or [None]))
+    return tag("div", tag("h3", title, mark or Markup("")), *written, class_=class_)
+
+
+def _config_section(report: Report) -> Markup:
+    config = report.get("config")
+    if not config:
+        return Markup("")
+    text = json.dumps(config, indent=2, default=str, ensure_ascii=False)
+    shown = tag("details", tag("summary", "Show the full configuration"), tag("pre", text))
+    return _section("Configuration", "", shown)

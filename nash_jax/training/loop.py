@@ -1,0 +1,129 @@
+"""The training loop of every phase."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from nash_jax.data.pipeline import Batches, iterate
+from nash_jax.errors import UserError
+from nash_jax.sharding import place_batch
+from nash_jax.training.checkpoint import METRIC, Checkpointer
+from nash_jax.training.metrics import Progress, Writer
+from nash_jax.training.state import State, abstract_state
+
+
+@dataclasses.dataclass
+class Phase:
+    """One run of the loop.
+
+    Attributes:
+      name: `finetune`, `prune` or `retrain`.
+      state: placed state at step 0.
+      step: jitted (state, teacher_params, batch) → (state, metrics).
+      teacher_params: placed parameters of the teacher, {} without one.
+      batches: training batches by step.
+      num_steps: when it ends.
+      eval_steps: steps between evaluations.
+      evaluate: state → validation metrics, with `selection`: what the best checkpoint maximises.
+      folder: where its checkpoints go.
+      writers: where its numbers go.
+    """
+
+    name: str
+    state: State
+    step: Callable[[State, Any, Any], tuple[State, Any]]
+    teacher_params: Any
+    batches: Batches
+    num_steps: int
+    eval_steps: int
+    evaluate: Callable[[State], dict[str, float]]
+    folder: Path
+    writers: Sequence[Writer]
+
+
+def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
+    """Trains from the newest checkpoint, or from the start, to the end.
+
+    Evaluates and writes a checkpoint every `eval_steps` steps and at the end. Metrics are fetched when they
+    are logged, so that logging does not hold the device up.
+
+    Returns:
+      The state of the best checkpoint, and {"steps", "seconds", "best_step"}.
+
+    Raises:
+      UserError: at a loss that is not finite, naming the step; the last checkpoint stays.
+    """
+    checkpointer = Checkpointer(phase.folder)
+    shapes = abstract_state(phase.state)
+    restored = checkpointer.restore(shapes)
+    state, extra = restored or (phase.state, {"position": None, "seconds": 0.0})
+    step = int(state["step"])
+    batches = iterate(phase.batches, extra["position"])
+    for writer in phase.writers:
+        if hasattr(writer, "rewind"):
+            writer.rewind(phase.name, step)
+    progress, window = Progress(phase.name, phase.num_steps, step), _Window(phase.name, step)
+    log_steps = max(1, phase.num_steps // 100)
+    begun = time.monotonic() - extra["seconds"]
+    while step < phase.num_steps:
+        state, metrics = phase.step(state, phase.teacher_params, place_batch(mesh, next(batches)))
+        step += 1
+        window.add(metrics)
+        values: dict[str, float] = {}
+        if step % log_steps == 0 or step == phase.num_steps:
+            values = window.mean()
+        if step % phase.eval_steps == 0 or step == phase.num_steps:
+            values = values or window.mean()  # every loss up to here is finite before a checkpoint is written
+            found = phase.evaluate(state)
+            values |= {f"validation/{name}": value for name, value in found.items()}
+            position = {"position": batches.get_state(), "seconds": time.monotonic() - begun}
+            checkpointer.save(step, state, position, {METRIC: found[METRIC]})
+        if values:
+            values["seconds"] = time.monotonic() - begun
+            for writer in phase.writers:
+                writer.write(phase.name, step, {k: round(v, 6) for k, v in values.items() if math.isfinite(v)})
+        progress.update(step, window.describe)
+    progress.close()
+    best = checkpointer.restore(shapes, best=True)
+    checkpointer.close()
+    assert best is not None  # the last step always writes one
+    return best[0], {"steps": step, "seconds": time.monotonic() - begun, "best_step": int(best[0]["step"])}
+
+
+class _Window:
+    """Metrics since the last log, left on the device until asked for."""
+
+    def __init__(self, phase: str, step: int) -> None:
+        self.phase, self.step, self.rows = phase, step, list[Mapping[str, jax.Array]]()
+        self.last: dict[str, float] = {}
+
+    def add(self, metrics: Mapping[str, jax.Array]) -> None:
+        self.rows.append(metrics)
+
+    def mean(self) -> dict[str, float]:
+        """Means of the losses and last values of all else since the last call."""
+        rows = jax.device_get(self.rows)
+        for i, row in enumerate(rows, 1):
+            if not np.isfinite(row["loss"]):
+                raise UserError(
+                    f"the loss is {float(row['loss'])} at step {self.step + i} of {self.phase}",
+                    "a finite one",
+                    "lower the learning rate or look at the data near that step; the last checkpoint is kept",
+                )
+        self.step += len(rows)
+        averaged = {k: float(np.mean([r[k] for r in rows])) for k in rows[0] if "loss" in k or "accuracy" in k}
+        self.last = {k: float(v) for k, v in rows[-1].items()} | averaged
+        self.rows = []
+        return dict(self.last)
+
+    def describe(self) -> str:
+        """The last means, shortly."""
+        shown = ("task_loss", "token_accuracy", "expected_sparsity", "target_sparsity")
+        return ", ".join(f"{k} {self.last[k]:.3f}" for k in shown if k in self.last)

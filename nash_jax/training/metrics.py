@@ -1,0 +1,128 @@
+"""Where numbers of a run go: metrics.jsonl, the terminal, TensorBoard or Weights & Biases if installed."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from tqdm import tqdm
+
+
+class Writer(Protocol):
+    """Takes one row of numbers at a time."""
+
+    def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        """One logged step."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+class JsonlWriter:
+    """One JSON object a logged step: {"phase", "step", …}. Appends; a resumed phase replaces its later rows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Drops rows of a phase after a step: those a killed run logged beyond its last checkpoint."""
+        kept = [r for r in read_rows(self.path) if r["phase"] != phase or r["step"] <= step]
+        write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
+
+    def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
+
+    def close(self) -> None:
+        pass
+
+
+class TensorBoardWriter:
+    """TensorBoard event files, with the extra `tensorboard`."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(f"{phase}/{name}", value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbWriter:
+    """Weights & Biases, with the extra `wandb` and WANDB_PROJECT set."""
+
+    def __init__(self, folder: Path) -> None:
+        import wandb
+
+        self._run = wandb.init(dir=str(folder), resume="allow", id=folder.name)
+
+    def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({f"{phase}/{name}": value for name, value in values.items()} | {f"{phase}/step": step})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def optional_writers(workdir: Path) -> list[Writer]:
+    """TensorBoard where tensorboardX is installed, Weights & Biases where WANDB_PROJECT is set."""
+    writers: list[Writer] = []
+    with contextlib.suppress(ImportError):
+        writers.append(TensorBoardWriter(workdir / "tensorboard"))
+    if os.environ.get("WANDB_PROJECT"):
+        writers.append(WandbWriter(workdir))
+    return writers
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl; a last line cut short by a kill is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file beside and renames it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+class Progress:
+    """A bar with ETA on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, phase: str, total: int, start: int, stream: TextIO | None = None) -> None:
+        self.phase, self.total, self.stream = phase, total, stream or sys.stderr
+        self.begun, self.start, self.said = time.monotonic(), start, time.monotonic()
+        self.bar = tqdm(total=total, initial=start, desc=phase, file=self.stream) if self.stream.isatty() else None
+
+    def update(self, step: int, describe: Callable[[], str]) -> None:
+        """Step `step` is done; `describe` is called when something is shown."""
+        if self.bar is not None:
+            self.bar.update(step - self.bar.n)
+            self.bar.set_postfix_str(describe(), refresh=False)
+            return
+        now = time.monotonic()
+        if now - self.said > 10 or step == self.total:
+            rate = (now - self.begun) / max(step - self.start, 1)
+            eta = rate * (self.total - step)
+            print(
+                f"{self.phase}: step {step}/{self.total}, {eta:.0f} s left, {describe()}", file=self.stream, flush=True
+            )
+            self.said = now
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

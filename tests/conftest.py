@@ -1,0 +1,65 @@
+"""Four fake CPU devices for every run, and what several test files share."""
+
+import os
+
+# Read when jax starts its backend, so it must be in place before anything imports jax.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+
+import functools  # noqa: E402
+import json  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from nash_jax.models import build  # noqa: E402
+from nash_jax.testing import random_batch  # noqa: E402
+
+settings.register_profile("default", deadline=None, max_examples=30, derandomize=True)
+settings.load_profile("default")
+
+GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "l0"
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(spec, params, input_ids, attention_mask, decoder_input_ids, masks):
+    return build(spec).apply({"params": params}, input_ids, attention_mask, decoder_input_ids, masks)
+
+
+@pytest.fixture(scope="session")
+def logits():
+    """`logits(spec, params, batch, masks=None)` → float32 [B, T, V]; a spec compiles once for all files."""
+
+    def run(spec, params, batch=None, masks=None):
+        batch = random_batch(spec) if batch is None else batch
+        attention_mask = (batch["input_ids"] != spec.pad_id).astype(np.int32)
+        return np.asarray(_logits(spec, params, batch["input_ids"], attention_mask, batch["labels"], masks))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """`golden(name)` → (settings and scalars, {kind: {gate name: array}}) of one of the authors' cases."""
+    if not GOLDEN.is_dir():
+        pytest.skip(f"no golden values: {GOLDEN} is not there (they do not ship with the project)")
+    cases = {case["name"]: case for case in json.loads((GOLDEN / "cases.json").read_text())}
+    with np.load(GOLDEN / "arrays.npz") as file:
+        flat = {key: file[key] for key in file}
+
+    def read(name):
+        arrays = {}
+        for key, value in flat.items():
+            case, kind, gate = key.split("/")
+            if case == name:
+                arrays.setdefault(kind, {})[gate] = value
+        return cases[name], arrays
+
+    return read
+
+
+def relative_error(found, expected):
+    """Largest difference over largest expected magnitude."""
+    return np.max(np.abs(found - expected)) / np.max(np.abs(expected))

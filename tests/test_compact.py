@@ -1,0 +1,229 @@
+import dataclasses
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nash_jax.models import mask_sites, param_axes
+from nash_jax.models.layers import RMSNorm
+from nash_jax.pruning import hard_concrete as hc
+from nash_jax.pruning.compact import compact, kept_positions
+from nash_jax.pruning.gates import HardConcreteGates, gate_groups
+from nash_jax.pruning.lagrangian import expected_size, prunable_size, size_terms
+from nash_jax.spec import DecoderLayer, EncoderLayer
+from nash_jax.testing import random_batch, random_masks, random_params, random_spec
+from nash_jax.tree import count, flatten
+
+seeds = st.integers(0, 2**32 - 1)
+TABLES = {"param_axes": param_axes, "mask_sites": mask_sites}
+KINDS = ["heads", "units", "sublayers", "embed", "heads units sublayers embed"]
+KERNELS = ("/q", "/kv", "/qkv", "/out", "/wi", "/wo")
+
+
+def assert_same_bits(found, expected):
+    found, expected = flatten(found), flatten(expected)
+    assert found.keys() == expected.keys()
+    for path, leaf in expected.items():
+        assert found[path].dtype == leaf.dtype
+        np.testing.assert_array_equal(found[path], leaf, err_msg=path)
+
+
+def assert_same_function(logits, spec, params, masks, seed=0):
+    """Masked and compacted models differ by ≤ 1e-5 of the largest logit; returns what compaction gave."""
+    batch = random_batch(spec, seed)
+    masked = logits(spec, params, batch, masks)
+    narrow, small = compact(spec, params, masks, **TABLES)
+    compacted = logits(narrow, small, batch)
+    assert np.abs(masked).max() > 1e-2
+    assert np.abs(compacted - masked).max() <= 1e-5 * np.abs(masked).max()
+    return narrow, small
+
+
+def closed_share(masks):
+    values = np.concatenate([np.ravel(m) for m in masks.values()])
+    return np.mean(values == 0)
+
+
+def all_ones(spec):
+    return {name: np.ones_like(mask) for name, mask in random_masks(spec).items()}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", range(5), ids=[k.replace(" ", "+") for k in KINDS])
+def test_masked_equals_compacted(logits, kind, tied):
+    """Soft masks of each kind, then of all kinds at once, over ragged specs."""
+    seed = 2 * kind + tied + 20
+    spec = random_spec(seed, ragged=True, tied=tied, num_heads=4)
+    spec = dataclasses.replace(spec, encoder=(*spec.encoder[:1], EncoderLayer((0, 1, 3), 9)))
+    spec = dataclasses.replace(spec, decoder=(*spec.decoder[:1], DecoderLayer((0, 2, 3), (1, 2), 8)))
+    masks = random_masks(spec, seed, KINDS[kind])
+    assert 0 < closed_share(masks) < 1
+    assert any(np.any((m > 0) & (m < 1)) for m in masks.values())
+    narrow, _ = assert_same_function(logits, spec, random_params(spec, seed), masks, seed)
+    assert narrow != spec
+
+
+def test_final_gates_equal_their_compacted_model(logits):
+    """The masks pruning really ends with, gates drawn at random over every axis."""
+    spec = random_spec(3, num_heads=4, d_model=16)
+    groups = gate_groups(param_axes(spec), spec.axis_sizes(), [".*"])
+    log_alpha = hc.clamp(np.random.default_rng(1).normal(0.5, 2, sum(g.size for g in groups)).astype(np.float32))
+    masks = HardConcreteGates(groups).apply({"params": {"log_alpha": log_alpha}}, method="final")
+    assert 0 < closed_share(masks) < 1
+    assert_same_function(logits, spec, random_params(spec), masks)
+
+
+def test_whole_layers_emptied(logits):
+    spec = random_spec(5, num_heads=2, encoder=(EncoderLayer((0, 1), 6),) * 2, decoder=(DecoderLayer((0, 1), (0,), 6),) * 2)
+    masks = {
+        "encoder.0.attention.heads": np.zeros(2, np.float32),  # gone by its heads
+        "encoder.0.ffn": np.float32(0),  # gone by its own mask, though its units stay open
+        "encoder.0.ffn.units": np.full(6, 0.5, np.float32),
+        "decoder.1.self_attention": np.float32(0),
+        "decoder.1.cross_attention": np.float32(0),
+        "decoder.1.ffn.units": np.zeros(6, np.float32),
+        "decoder.0.self_attention.heads": np.array([0.4, 1], np.float32),
+    }
+    narrow, small = assert_same_function(logits, spec, random_params(spec), masks)
+    assert narrow.encoder == (EncoderLayer((), 0), EncoderLayer((0, 1), 6))
+    assert narrow.decoder == (DecoderLayer((0, 1), (0,), 6), DecoderLayer((), (), 0))
+    assert set(small["encoder"]) == {"layers_1", "final_norm", "position_bias"}
+    assert set(small["decoder"]) == {"layers_0", "final_norm", "position_bias"}
+
+
+def test_a_stack_without_attention_has_no_bias_table(logits):
+    spec = random_spec(6, num_heads=2, encoder=(EncoderLayer((0, 1), 6),), decoder=(DecoderLayer((0,), (0, 1), 6),))
+    masks = {"encoder.0.attention": np.float32(0), "decoder.0.self_attention": np.float32(0)}
+    _, small = assert_same_function(logits, spec, random_params(spec), masks)
+    assert "position_bias" not in small["encoder"]
+    assert "position_bias" not in small["decoder"]
+
+
+def test_bias_columns_follow_head_ids(logits):
+    """Head 1 of 3 goes; heads 0 and 2 keep their own columns of a table that differs strongly by head."""
+    spec = random_spec(7, num_heads=3, encoder=(EncoderLayer((0, 1, 2), 6),), decoder=(DecoderLayer((0, 1, 2), (0, 1, 2), 6),))
+    params = random_params(spec)
+    for side in ("encoder", "decoder"):
+        shape = params[side]["position_bias"]["embedding"].shape
+        params[side]["position_bias"]["embedding"] = np.random.default_rng(8).normal(0, 3, shape).astype(np.float32)
+    gone = np.array([1, 0, 1], np.float32)
+    masks = {
+        "encoder.0.attention.heads": gone,
+        "decoder.0.self_attention.heads": gone,
+        "decoder.0.cross_attention.heads": gone,
+    }
+    narrow, small = assert_same_function(logits, spec, params, masks)
+    assert narrow.encoder[0].heads == narrow.decoder[0].self_heads == (0, 2)
+    assert small["encoder"]["position_bias"]["embedding"].shape[1] == 3
+    renumbered = dataclasses.replace(
+        narrow,
+        encoder=(dataclasses.replace(narrow.encoder[0], heads=(0, 1)),),
+        decoder=(dataclasses.replace(narrow.decoder[0], self_heads=(0, 1)),),
+    )
+    batch = random_batch(spec)
+    assert np.abs(logits(renumbered, small, batch) - logits(narrow, small, batch)).max() > 1e-2  # so it matters
+
+
+@given(seed=seeds)
+def test_everything_kept_is_the_identity(seed):
+    spec = random_spec(seed, ragged=True)
+    params = random_params(spec, seed)
+    for masks in ({}, all_ones(spec)):
+        same, kept = compact(spec, params, masks, **TABLES)
+        assert same == spec
+        assert_same_bits(kept, params)
+
+
+@given(seed=seeds)
+def test_twice_is_once(seed):
+    spec = random_spec(seed, ragged=seed % 2 == 0)
+    once = compact(spec, random_params(spec, seed), random_masks(spec, seed), **TABLES)
+    twice = compact(*once, all_ones(once[0]), **TABLES)
+    assert twice[0] == once[0]
+    assert_same_bits(twice[1], once[1])
+
+
+@given(seed=seeds)
+def test_compaction_in_stages_is_compaction_at_once(seed):
+    """Heads first, then units of the model that is left: the same bits as both together."""
+    spec = random_spec(seed)
+    params = random_params(spec, seed)
+    heads, units = random_masks(spec, seed, "heads"), random_masks(spec, seed + 1, "units")
+    staged = compact(*compact(spec, params, heads, **TABLES), units, **TABLES)
+    at_once = compact(spec, params, heads | units, **TABLES)
+    assert staged[0] == at_once[0]
+    assert_same_bits(staged[1], at_once[1])
+
+
+@given(seed=seeds)
+def test_inputs_are_left_alone(seed):
+    spec = random_spec(seed)
+    params = random_params(spec, seed)
+    compact(spec, params, random_masks(spec, seed), **TABLES)
+    assert_same_bits(params, random_params(spec, seed))
+
+
+def test_dtypes_are_kept():
+    spec = random_spec(2)
+    params = random_params(spec)
+    params["shared"]["embedding"] = params["shared"]["embedding"].astype(ml_dtypes.bfloat16)
+    params["encoder"]["layers_0"]["ffn"]["wo"] = params["encoder"]["layers_0"]["ffn"]["wo"].astype(np.float16)
+    _, small = compact(spec, params, random_masks(spec), **TABLES)
+    assert small["shared"]["embedding"].dtype == ml_dtypes.bfloat16
+    assert small["encoder"]["layers_0"]["ffn"]["wo"].dtype == np.float16
+    assert small["encoder"]["layers_0"]["ffn"]["wi"].dtype == np.float32
+
+
+@given(seed=seeds, soft=st.booleans())
+def test_expected_size_at_saturated_gates_is_the_size_after_compaction(seed, soft):
+    spec = random_spec(seed, ragged=seed % 2 == 0)
+    masks = random_masks(spec, seed, soft=soft)
+    probs = {name: jnp.asarray(mask > 0, jnp.float32) for name, mask in masks.items()}
+    narrow, small = compact(spec, random_params(spec, seed), masks, **TABLES)
+    for side in ("encoder", "decoder", ""):
+        counted = sum(leaf.size for p, leaf in flatten(small).items() if p.startswith(side) and p.endswith(KERNELS))
+        terms = size_terms(param_axes(spec), spec.axis_sizes(), side)
+        assert float(expected_size(terms, spec.axis_sizes(), probs)) == counted
+        assert prunable_size(size_terms(param_axes(narrow), narrow.axis_sizes(), side), narrow.axis_sizes()) == counted
+    sizes = narrow.axis_sizes()
+    assert count(small) == sum(int(np.prod([sizes[a] for a in axes])) for axes in param_axes(narrow).values())
+
+
+def test_kept_positions():
+    spec = random_spec(0, num_heads=3, encoder=(EncoderLayer((0, 2), 3),), decoder=(DecoderLayer((1,), (0,), 2),))
+    keep = kept_positions(
+        spec,
+        {
+            "encoder.0.attention.heads": np.array([0, 0.3]),
+            "encoder.0.ffn.units": np.ones(3),
+            "encoder.0.ffn": 0.0,
+            "decoder.0.ffn.units": np.array([0.2, 0]),
+            "decoder.0.ffn": 0.5,
+            "decoder.0.self_attention": 1.0,
+        },
+    )
+    assert {axis: positions.tolist() for axis, positions in keep.items()} == {
+        "encoder.0.attention.heads": [1],
+        "encoder.0.ffn.units": [],
+        "decoder.0.ffn.units": [0],
+    }
+
+
+@given(seed=seeds)
+def test_norm_under_a_mask_averages_over_kept_dimensions(seed):
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(2, 20))
+    mask = np.where(rng.random(size) < 0.5, rng.uniform(0.1, 1, size), 0)
+    mask[rng.integers(size)] = 0.7
+    kept = np.flatnonzero(mask)
+    x, scale = rng.normal(0, 3, (2, 3, size)) * mask, rng.normal(1, 0.2, size)
+    narrow = x[..., kept]
+    expected = narrow / np.sqrt(np.mean(narrow**2, -1, keepdims=True) + 1e-6) * scale[kept]
+    found = RMSNorm(1e-6, jnp.float32).apply(
+        {"params": {"scale": np.float32(scale)}}, np.float32(x), {"embed": np.float32(mask)}
+    )
+    np.testing.assert_allclose(np.asarray(found)[..., kept], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(np.delete(np.asarray(found), kept, -1), 0)

@@ -1,0 +1,120 @@
+from fractions import Fraction
+from math import floor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nash_jax.errors import UserError
+from nash_jax.models import param_axes
+from nash_jax.pruning.layer_selection import SELECTIONS, choose_layers, select_layers
+from nash_jax.spec import DecoderLayer, EncoderLayer
+from nash_jax.testing import random_batch, random_params, random_spec
+from nash_jax.tree import check_shapes, flatten
+
+SPEC = random_spec(
+    0,
+    num_heads=3,
+    encoder=(EncoderLayer((0, 1, 2), 5), EncoderLayer((0, 2), 7), EncoderLayer((1,), 6)),
+    decoder=(DecoderLayer((0, 1), (2,), 5), DecoderLayer((1, 2), (0, 1), 6), DecoderLayer((0, 2), (1,), 7)),
+)
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "keep", "selection", "layers"),
+    [
+        (12, 3, "uniform", [0, 5, 11]),
+        (12, 4, "uniform", [0, 3, 7, 11]),
+        (12, 2, "uniform", [0, 11]),
+        (12, 1, "uniform", [0]),
+        (6, 4, "uniform", [0, 1, 3, 5]),
+        (24, 4, "uniform", [0, 7, 15, 23]),
+        (1, 1, "uniform", [0]),
+        (12, 3, "low", [0, 1, 2]),
+        (12, 3, "high", [9, 10, 11]),
+        (12, 1, "high", [11]),
+    ],
+)
+def test_tables(num_layers, keep, selection, layers):
+    assert choose_layers(num_layers, keep, selection) == layers
+
+
+@given(st.integers(1, 48), st.data())
+def test_uniform_is_the_formula(num_layers, data):
+    keep = data.draw(st.integers(1, num_layers))
+    layers = choose_layers(num_layers, keep)
+    assert layers == sorted(set(layers))
+    assert len(layers) == keep
+    if keep > 1:
+        assert layers == [floor(Fraction(num_layers - 1, keep - 1) * i) for i in range(keep)]
+        assert (layers[0], layers[-1]) == (0, num_layers - 1)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_keeping_all_keeps_all(selection):
+    assert choose_layers(7, 7, selection) == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((12, 0), "0 layers asked of 12; expected a number from 1 to 12"),
+        ((12, 13), "13 layers asked of 12"),
+        ((12, 3, "middle"), r"unknown layer selection 'middle'; expected one of \('uniform', 'low', 'high'\)"),
+    ],
+)
+def test_choice_errors(arguments, message):
+    with pytest.raises(UserError, match=message):
+        choose_layers(*arguments)
+
+
+@pytest.mark.parametrize(("side", "layers"), [("encoder", [0, 3]), ("decoder", [-1])])
+def test_surgery_errors(side, layers):
+    with pytest.raises(UserError, match=rf"{side} layers \[.*\] asked of 3; expected indices from 0 to 2"):
+        select_layers(SPEC, random_params(SPEC), **{side: layers})
+
+
+def test_layers_move_whole_and_all_else_stays():
+    params = random_params(SPEC)
+    shorter, kept = select_layers(SPEC, params, encoder=[1, 2], decoder=[0, 2])
+    assert shorter.encoder == SPEC.encoder[1:]
+    assert shorter.decoder == (SPEC.decoder[0], SPEC.decoder[2])
+    sizes = shorter.axis_sizes()
+    check_shapes(kept, {p: tuple(sizes[a] for a in axes) for p, axes in param_axes(shorter).items()}, "selection")
+    moves = {"encoder": {0: 1, 1: 2}, "decoder": {0: 0, 1: 2}}
+    for path, leaf in flatten(kept).items():
+        side, *rest = path.split("/")
+        source = params[side] if side in params and isinstance(params[side], dict) else params
+        if rest and rest[0].startswith("layers_"):
+            rest[0] = f"layers_{moves[side][int(rest[0].removeprefix('layers_'))]}"
+        for key in rest if rest else [path]:
+            source = source[key]
+        assert leaf is source, path
+
+
+def test_nothing_selected_is_the_identity():
+    params = random_params(SPEC)
+    same, kept = select_layers(SPEC, params)
+    assert same == SPEC
+    assert all(leaf is flatten(params)[path] for path, leaf in flatten(kept).items())
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [([1, 2], [1, 2]), ([0, 2], [0])])
+def test_short_model_equals_the_deep_one_with_the_others_silenced(logits, encoder, decoder):
+    """A dropped layer is one that adds nothing to the residual stream; the bias table outlives block 0."""
+    params, batch = random_params(SPEC, 1), random_batch(SPEC, 1, source=11, target=9)
+    shorter, kept = select_layers(SPEC, params, encoder=encoder, decoder=decoder)
+    for side in ("encoder", "decoder"):
+        table = params[side]["position_bias"]["embedding"]
+        np.testing.assert_array_equal(kept[side]["position_bias"]["embedding"], table)
+    chosen = {"encoder": encoder, "decoder": decoder}
+    masks = {}
+    for sublayer in SPEC.sublayers():
+        side, index, _ = sublayer.split(".")
+        masks[sublayer] = np.float32(int(index) in chosen[side])
+    deep = logits(SPEC, params, batch, masks)
+    np.testing.assert_allclose(logits(shorter, kept, batch), deep, rtol=1e-5, atol=1e-5 * np.abs(deep).max())
+    flat = {side: np.zeros_like(kept[side]["position_bias"]["embedding"]) for side in chosen}
+    without = {k: v | {"position_bias": {"embedding": flat[k]}} if k in flat else v for k, v in kept.items()}
+    assert np.abs(logits(shorter, without, batch) - deep).max() > 1e-2  # so the table mattered
