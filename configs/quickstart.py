@@ -20,7 +20,7 @@ def get_config():
     )
     config.model.update(
         d_model=128,
-        d_ff=512,
+        d_ff=256,
         decoder_d_ff=128,
         num_heads=4,
         encoder_layers=3,
@@ -28,7 +28,7 @@ def get_config():
         dropout_rate=0.0,
     )
     config.finetune.update(
-        epochs=0.65,
+        epochs=0.6,
         batch_size=64,
         optimizer="muon",
         learning_rate=4e-3,

@@ -15,7 +15,6 @@ import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from nash_jax.models import build  # noqa: E402
-from nash_jax.testing import random_batch  # noqa: E402
 
 settings.register_profile("default", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("default")
@@ -30,11 +29,14 @@ def _logits(spec, params, input_ids, attention_mask, decoder_input_ids, masks):
 
 @pytest.fixture(scope="session")
 def logits():
-    """`logits(spec, params, batch, masks=None)` → float32 [B, T, V]; a spec compiles once for all files."""
+    """`logits(spec, params, batch, masks=None)` → float32 [B, T, V]; a spec compiles once for all files.
 
-    def run(spec, params, batch=None, masks=None):
-        batch = random_batch(spec) if batch is None else batch
-        attention_mask = (batch["input_ids"] != spec.pad_id).astype(np.int32)
+    Padding of `batch["input_ids"]` is masked, unless an attention mask says otherwise.
+    """
+
+    def run(spec, params, batch, masks=None, attention_mask=None):
+        if attention_mask is None:
+            attention_mask = (batch["input_ids"] != spec.pad_id).astype(np.int32)
         return np.asarray(_logits(spec, params, batch["input_ids"], attention_mask, batch["labels"], masks))
 
     return run
@@ -58,8 +60,3 @@ def golden():
         return cases[name], arrays
 
     return read
-
-
-def relative_error(found, expected):
-    """Largest difference over largest expected magnitude."""
-    return np.max(np.abs(found - expected)) / np.max(np.abs(expected))

@@ -66,6 +66,12 @@ def test_masked_equals_compacted(logits, kind, tied):
     assert narrow != spec
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_masked_equals_compacted_whatever_is_gone(logits, seed):
+    spec = random_spec(seed, ragged=True)
+    assert_same_function(logits, spec, random_params(spec, seed), random_masks(spec, seed), seed)
+
+
 def test_final_gates_equal_their_compacted_model(logits):
     """The masks pruning really ends with, gates drawn at random over every axis."""
     spec = random_spec(3, num_heads=4, d_model=16)
@@ -77,7 +83,9 @@ def test_final_gates_equal_their_compacted_model(logits):
 
 
 def test_whole_layers_emptied(logits):
-    spec = random_spec(5, num_heads=2, encoder=(EncoderLayer((0, 1), 6),) * 2, decoder=(DecoderLayer((0, 1), (0,), 6),) * 2)
+    spec = random_spec(
+        5, num_heads=2, encoder=(EncoderLayer((0, 1), 6),) * 2, decoder=(DecoderLayer((0, 1), (0,), 6),) * 2
+    )
     masks = {
         "encoder.0.attention.heads": np.zeros(2, np.float32),  # gone by its heads
         "encoder.0.ffn": np.float32(0),  # gone by its own mask, though its units stay open
@@ -104,7 +112,9 @@ def test_a_stack_without_attention_has_no_bias_table(logits):
 
 def test_bias_columns_follow_head_ids(logits):
     """Head 1 of 3 goes; heads 0 and 2 keep their own columns of a table that differs strongly by head."""
-    spec = random_spec(7, num_heads=3, encoder=(EncoderLayer((0, 1, 2), 6),), decoder=(DecoderLayer((0, 1, 2), (0, 1, 2), 6),))
+    spec = random_spec(
+        7, num_heads=3, encoder=(EncoderLayer((0, 1, 2), 6),), decoder=(DecoderLayer((0, 1, 2), (0, 1, 2), 6),)
+    )
     params = random_params(spec)
     for side in ("encoder", "decoder"):
         shape = params[side]["position_bias"]["embedding"].shape
@@ -171,7 +181,8 @@ def test_dtypes_are_kept():
     params = random_params(spec)
     params["shared"]["embedding"] = params["shared"]["embedding"].astype(ml_dtypes.bfloat16)
     params["encoder"]["layers_0"]["ffn"]["wo"] = params["encoder"]["layers_0"]["ffn"]["wo"].astype(np.float16)
-    _, small = compact(spec, params, random_masks(spec), **TABLES)
+    _, small = compact(spec, params, random_masks(spec, 0, "heads embed"), **TABLES)
+    assert small["shared"]["embedding"].shape[1] < spec.d_model
     assert small["shared"]["embedding"].dtype == ml_dtypes.bfloat16
     assert small["encoder"]["layers_0"]["ffn"]["wo"].dtype == np.float16
     assert small["encoder"]["layers_0"]["ffn"]["wi"].dtype == np.float32

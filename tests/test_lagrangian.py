@@ -234,7 +234,9 @@ def golden_loss(case, log_alphas, multipliers):
 def test_golden_prunable_sizes(golden, name):
     case, _ = golden(name)
     axes, sizes = golden_axes(case)
-    found = {s: prunable_size(size_terms(axes, sizes, s), sizes) + unsized_biases(case, s) for s in ("encoder", "decoder")}
+    found = {
+        s: prunable_size(size_terms(axes, sizes, s), sizes) + unsized_biases(case, s) for s in ("encoder", "decoder")
+    }
     assert found | {"total": sum(found.values())} == case["prunable_params"]
 
 

@@ -62,7 +62,7 @@ def _curves(history: Rows, metric: str | None) -> list[_Curve]:
     curves = [
         _Curve(loss, "task loss" if loss == "task_loss" else "loss", BLUE, False),
         _Curve("token_accuracy", "token accuracy", PRUNED, False),
-        _Curve(chosen, chosen.replace("/", " "), ACCENT, True),
+        _Curve(chosen, chosen.replace("/", " ", 1), ACCENT, True),
     ]
     return [curve for curve in curves if curve.key in keys]
 
@@ -109,9 +109,10 @@ def _plot_curve(axes: Axes, steps: np.ndarray, values: np.ndarray, curve: _Curve
 
 def moving_average(values: np.ndarray, width: int) -> np.ndarray:
     """Centred mean over `width` neighbours, over fewer at the ends; [n] → [n]."""
-    window = np.ones(min(width, len(values)))
-    total = np.convolve(values, window, mode="same")
-    return total / np.convolve(np.ones_like(values), window, mode="same")
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    place = np.arange(len(values))
+    first, last = np.maximum(place - width // 2, 0), np.minimum(place + width // 2 + 1, len(values))
+    return (total[last] - total[first]) / (last - first)
 
 
 def _use_log_scale_if_wide(panels: Sequence[Axes]) -> None:

@@ -32,8 +32,8 @@ h3 { font-size: 15px; margin: 20px 0 4px; }
 /* Shadows at the edges say that there is more: the white covers move with the content, the shadows stay. */
 .scroll { overflow-x: auto; background: linear-gradient(to right, #fff 30%, #fff0) left / 36px 100% no-repeat local,
   linear-gradient(to left, #fff 30%, #fff0) right / 36px 100% no-repeat local,
-  linear-gradient(to right, #1f2a3730, #1f2a3700) left / 12px 100% no-repeat scroll,
-  linear-gradient(to left, #1f2a3730, #1f2a3700) right / 12px 100% no-repeat scroll; }
+  linear-gradient(to right, #1f2a3730, #1f2a3700) left / 12px calc(100% - 2px) no-repeat scroll,
+  linear-gradient(to left, #1f2a3730, #1f2a3700) right / 12px calc(100% - 2px) no-repeat scroll; }
 .scroll:focus-visible, summary:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; }
 th, td { padding: 7px 10px; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }

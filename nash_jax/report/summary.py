@@ -176,12 +176,11 @@ def format_seconds(seconds: Any) -> str:
     """A duration: 3.2 s, 1 min 35 s, 2 h 10 min."""
     if not measured(seconds):
         return DASH
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    if round(seconds) < 3600:
+        return f"{round(seconds) // 60} min {round(seconds) % 60} s"
+    return f"{round(seconds / 60) // 60} h {round(seconds / 60) % 60} min"
 
 
 def format_speedup(factor: float) -> str:

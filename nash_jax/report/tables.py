@@ -88,9 +88,8 @@ def _metric_cell(report: Report, model: str, metric: str, value: Any) -> Any:
     if model == "dense" or part is None:
         return Number(join([value, interval])) if measured(value) else value
     good = direction(metric) * (0 if math.isclose(part, 1.0, abs_tol=5e-4) else 1 if part > 1 else -1)
-    return Number(
-        join([_changed(format_value(value, like=dense), format_percent(part - 1, signed=True), good), interval])
-    )
+    change = format_percent(part - 1, signed=True)
+    return Number(join([_changed(format_value(value, like=dense), change, good), interval]))
 
 
 def _interval(report: Report, model: str, metric: str) -> Markup:
