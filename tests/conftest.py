@@ -5,16 +5,16 @@ import os
 # Read when jax starts its backend, so it must be in place before anything imports jax.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
 
-import functools  # noqa: E402
-import json  # noqa: E402
-from pathlib import Path  # noqa: E402
+import functools
+import json
+from pathlib import Path
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import jax
+import numpy as np
+import pytest
+from hypothesis import settings
 
-from nash_jax.models import build  # noqa: E402
+from nash_jax.models import build
 
 settings.register_profile("default", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("default")

@@ -52,21 +52,26 @@ def all_ones(spec):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("kind", range(5), ids=[k.replace(" ", "+") for k in KINDS])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.replace(" ", "+"))
 def test_masked_equals_compacted(logits, kind, tied):
-    """Soft masks of each kind, then of all kinds at once, over ragged specs."""
-    seed = 2 * kind + tied + 20
-    spec = random_spec(seed, ragged=True, tied=tied, num_heads=4)
-    spec = dataclasses.replace(spec, encoder=(*spec.encoder[:1], EncoderLayer((0, 1, 3), 9)))
-    spec = dataclasses.replace(spec, decoder=(*spec.decoder[:1], DecoderLayer((0, 2, 3), (1, 2), 8)))
-    masks = random_masks(spec, seed, KINDS[kind])
+    """Soft masks of each kind, then of all kinds at once, over a ragged model."""
+    spec = random_spec(
+        20 + tied,
+        num_heads=4,
+        d_model=12,
+        tied=tied,
+        encoder=(EncoderLayer((1, 2), 7), EncoderLayer((0, 1, 3), 9)),
+        decoder=(DecoderLayer((0, 2, 3), (1, 2), 8),),
+    )
+    masks = random_masks(spec, len(kind), kind)
     assert 0 < closed_share(masks) < 1
     assert any(np.any((m > 0) & (m < 1)) for m in masks.values())
-    narrow, _ = assert_same_function(logits, spec, random_params(spec, seed), masks, seed)
+    # all other masks are 1, so that the masked model compiles once for all kinds
+    narrow, _ = assert_same_function(logits, spec, random_params(spec), all_ones(spec) | masks)
     assert narrow != spec
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_masked_equals_compacted_whatever_is_gone(logits, seed):
     spec = random_spec(seed, ragged=True)
     assert_same_function(logits, spec, random_params(spec, seed), random_masks(spec, seed), seed)
@@ -226,7 +231,7 @@ def test_kept_positions():
 @given(seed=seeds)
 def test_norm_under_a_mask_averages_over_kept_dimensions(seed):
     rng = np.random.default_rng(seed)
-    size = int(rng.integers(2, 20))
+    size = 12
     mask = np.where(rng.random(size) < 0.5, rng.uniform(0.1, 1, size), 0)
     mask[rng.integers(size)] = 0.7
     kept = np.flatnonzero(mask)

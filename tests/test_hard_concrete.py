@@ -95,7 +95,7 @@ def test_prob_nonzero_is_how_often_samples_are_nonzero():
     assert np.all(np.abs((z != 0).mean(0) - p) < 5 * np.sqrt(p * (1 - p) / 20_000))
 
 
-@given(seed=seeds, size=st.integers(1, 40))
+@given(seed=seeds, size=st.sampled_from([1, 2, 7, 40]))
 def test_final_mask(seed, size):
     row = log_alphas(seed, size)
     expected = numpy_final(row)

@@ -157,7 +157,7 @@ def test_narrow_leaves_the_sizes_that_were_kept(seed):
     assert after == before | {axis: len(positions) for axis, positions in keep.items()}
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(28))
 def test_axes_table_gives_the_shapes_that_init_makes(seed):
     spec = random_spec(seed, ragged=seed % 4 != 0)
     sizes = spec.axis_sizes()
@@ -169,7 +169,7 @@ def test_axes_table_gives_the_shapes_that_init_makes(seed):
 
 def test_random_specs_cover_the_flags():
     """What the test above draws: tied and untied, gated and not, stacks with all sub-layers of a kind gone."""
-    specs = [random_spec(seed, ragged=seed % 4 != 0) for seed in range(40)]
+    specs = [random_spec(seed, ragged=seed % 4 != 0) for seed in range(28)]
     for flag in ("tied", "gated"):
         assert {getattr(s, flag) for s in specs} == {False, True}
     assert {s.output_scale == 1 for s in specs} == {False, True}
@@ -213,7 +213,7 @@ def test_presets_have_the_public_sizes(name, parameters):
 
 @pytest.mark.parametrize("name", ["t5-huge", "flan-t5", "bart-base", "mt5-small", ""])
 def test_unknown_preset(name):
-    with pytest.raises(UserError, match="unknown preset .*expected one of t5-small, t5-base"):
+    with pytest.raises(UserError, match=r"unknown preset .*expected one of t5-small, t5-base"):
         preset(name)
 
 

@@ -6,6 +6,7 @@ can compute its own part.
 
 import functools
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -24,12 +25,24 @@ BUCKET_SHARES = (0.6, 0.9)  # of the rows fit the first bucket, the second; all 
 
 
 class Ragged:
-    """Token ids of many sequences: flat int32 ids and offsets."""
+    """Token ids of many sequences: flat int32 ids and int64 offsets, one more than sequences."""
 
-    def __init__(self, sequences: Sequence[Sequence[int]]) -> None:
-        self.lengths = np.array([len(s) for s in sequences], np.int64)
-        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.ids = np.concatenate([np.asarray(s, np.int32) for s in sequences]) if len(sequences) else np.zeros(0)
+    def __init__(self, ids: np.ndarray, offsets: np.ndarray) -> None:
+        self.ids, self.offsets = ids, offsets
+        self.lengths = np.diff(offsets)
+
+    @staticmethod
+    def from_lists(sequences: Sequence[Sequence[int]]) -> "Ragged":
+        """From one list of ids for each sequence."""
+        offsets = np.concatenate([[0], np.cumsum([len(s) for s in sequences], dtype=np.int64)])
+        return Ragged(np.fromiter(itertools.chain.from_iterable(sequences), np.int32, offsets[-1]), offsets)
+
+    @staticmethod
+    def from_column(table: datasets.Dataset, name: str) -> "Ragged":
+        """From a column of lists, without making Python lists of it."""
+        column = table.with_format("arrow")[:][name].combine_chunks()
+        offsets = column.offsets.to_numpy().astype(np.int64)
+        return Ragged(column.flatten().to_numpy().astype(np.int32), offsets - offsets[0])
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -69,13 +82,15 @@ def tokenize(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache
         table.save_to_disk(partial)
         if not folder.exists():
             partial.rename(folder)
-    table = datasets.load_from_disk(folder).with_format("numpy")
-    return Ragged(list(table["source_ids"])), Ragged(list(table["target_ids"]))
+    table = datasets.load_from_disk(folder)
+    return Ragged.from_column(table, "source_ids"), Ragged.from_column(table, "target_ids")
 
 
 def _fingerprint(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig) -> str:
     """A name for this content: rows, vocabulary and maximal lengths."""
-    digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
+    own = json.loads(tokenizer.backend_tokenizer.to_str())
+    own |= {"truncation": None, "padding": None}  # set by the last call, not by the tokenizer
+    digest = hashlib.sha256(json.dumps(own).encode())
     digest.update(f"{task.max_source_length} {task.max_target_length}".encode())
     for row in rows:
         digest.update(json.dumps(row).encode())

@@ -23,7 +23,9 @@ class Evaluator:
     def __init__(self, rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, batch_size: int) -> None:
         self.rows, self.tokenizer, self.task, self.batch_size = rows, tokenizer, task, batch_size
         texts = [row["source"] for row in rows]
-        self.sources = Ragged(tokenizer(texts, truncation=True, max_length=task.max_source_length)["input_ids"])
+        self.sources = Ragged.from_lists(
+            tokenizer(texts, truncation=True, max_length=task.max_source_length)["input_ids"]
+        )
 
     def outputs(self, engine: Engine) -> tuple[list[str], np.ndarray]:
         """Generated text and number of new tokens of every row, in the rows' order."""

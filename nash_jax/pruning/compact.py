@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from nash_jax.pruning.lagrangian import prunable_size, size_terms
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
 
@@ -80,3 +81,19 @@ def compact(
                 leaf = np.take(leaf, keep[axis], axis=dim)
         new[path] = np.ascontiguousarray(leaf)
     return narrow, unflatten(new)
+
+
+def removed_share(dense: ModelSpec, pruned: ModelSpec, side: str, param_axes: Table) -> float:
+    """Share of a side's attention and FFN parameters that `pruned` no longer has, counted.
+
+    Args:
+      dense: the model before.
+      pruned: the model after.
+      side: `encoder` or `decoder`.
+      param_axes: the family's table of axes.
+    """
+    before, after = (
+        prunable_size(size_terms(param_axes(spec), spec.axis_sizes(), side), spec.axis_sizes())
+        for spec in (dense, pruned)
+    )
+    return 1 - after / before

@@ -37,20 +37,22 @@ def prob_nonzero(log_alpha: jax.Array) -> jax.Array:
     return 1 - jnp.clip(below, EPSILON, 1 - EPSILON)
 
 
-def final_mask(log_alpha: jax.Array) -> jax.Array:
+def final_mask(log_alpha: jax.Array, zeros: jax.Array | int | None = None) -> jax.Array:
     """Deterministic mask of one row of n gates: the expected number of zeros, the rest soft.
 
-    zeros = round(n - Σ P(z≠0)), half to even; the lowest scores σ(0.8·log_alpha/β) become 0, ties to the
+    zeros = round(n - Σ P(z≠0)), half to even, unless given; the lowest scores σ(0.8·log_alpha/β) become 0, ties to the
     earlier gate; the others keep their score, to be folded into the weights. A lone gate (a whole
     sub-layer) is 0 when its P(z≠0) rounds to 0.
 
     Args:
       log_alpha: [n].
+      zeros: how many gates to close, if not as many as expected.
 
     Returns:
       float32 [n].
     """
-    zeros = jnp.round(log_alpha.shape[0] - jnp.sum(prob_nonzero(log_alpha)))
+    if zeros is None:
+        zeros = jnp.round(log_alpha.shape[0] - jnp.sum(prob_nonzero(log_alpha)))
     score = jax.nn.sigmoid(FINAL_SHARPNESS * log_alpha / BETA)
     rank = jnp.argsort(jnp.argsort(score, stable=True))
     return jnp.where(rank < zeros, 0.0, score).astype(jnp.float32)

@@ -67,6 +67,15 @@ def prunable_size(terms: Sequence[SizeTerm], sizes: Mapping[str, int]) -> int:
     return sum(t.coefficient * math.prod(sizes[a] for a in t.axes) for t in terms)
 
 
+def gate_costs(terms: Sequence[SizeTerm], sizes: Mapping[str, int]) -> dict[str, float]:
+    """Prunable axis → parameters that one of its gates carries, everything else being open."""
+    costs: dict[str, float] = {}
+    for term in terms:
+        place = next(a for a in term.axes if "." in a)
+        costs[place] = costs.get(place, 0) + term.coefficient * math.prod(sizes[a] for a in term.axes if a != place)
+    return costs
+
+
 @dataclasses.dataclass(frozen=True)
 class Constraint:
     """Sparsity of some part of the model = target."""

@@ -11,9 +11,8 @@ import jax
 
 from nash_jax.evaluation.text_metrics import METRICS
 from nash_jax.models import param_axes
-from nash_jax.pruning.lagrangian import prunable_size, size_terms
+from nash_jax.pruning.compact import removed_share
 from nash_jax.report.html import render
-from nash_jax.spec import ModelSpec
 from nash_jax.training.metrics import read_rows, write_text
 from nash_jax.tree import count, flatten
 from nash_jax.workdir import is_main
@@ -42,8 +41,8 @@ def write_report(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, An
         "params": {
             "dense": count(dense),
             "pruned": count(pruned),
-            "encoder_sparsity": _sparsity(dense_spec, pruned_spec, "encoder"),
-            "decoder_sparsity": _sparsity(dense_spec, pruned_spec, "decoder"),
+            "encoder_sparsity": removed_share(dense_spec, pruned_spec, "encoder", param_axes),
+            "decoder_sparsity": removed_share(dense_spec, pruned_spec, "decoder", param_axes),
             "expected_encoder_sparsity": stages["prune"]["expected_encoder_sparsity"],
             **stages["shorten"],
         },
@@ -71,15 +70,6 @@ def write_report(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, An
 def _device() -> str:
     device = jax.devices()[0]
     return f"{jax.device_count()} × {device.device_kind} ({platform.machine()})"
-
-
-def _sparsity(dense: ModelSpec, pruned: ModelSpec, side: str) -> float:
-    """Share of a side's attention and FFN parameters that is gone, counted."""
-    before, after = (
-        prunable_size(size_terms(param_axes(spec), spec.axis_sizes(), side), spec.axis_sizes())
-        for spec in (dense, pruned)
-    )
-    return 1 - after / before
 
 
 def components(params: dict[str, Any]) -> dict[str, int]:

@@ -1,0 +1,24 @@
+"""Your own data: JSONL, CSV or Parquet files (plain or gzip) with two named columns; any T5, or a fresh one.
+
+Command:   python -m nash_jax.main --config=configs/local.py \
+               --config.task.train_file=train.jsonl --config.task.validation_file=validation.jsonl \
+               --config.task.test_file=test.jsonl --config.task.source_column=document \
+               --config.task.target_column=summary --config.model.init=FOLDER_OR_HUB_NAME
+Hardware:  whatever the model needs. A fresh small model (leave model.init empty and name a tokenizer in
+           --config.task.tokenizer) trains on two CPU cores; see docs/own_data.md for one timed in full.
+"""
+
+from nash_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.task.update(name="local", source="files", prefix="", metric="rouge")
+    config.task.update(max_source_length=256, max_target_length=64, max_new_tokens=64)
+    config.model.update(d_model=256, d_ff=512, decoder_d_ff=512, num_heads=4, encoder_layers=3, decoder_layers=6)
+    config.finetune.update(epochs=3.0, batch_size=32, optimizer="muon", learning_rate=2e-3, warmup_ratio=0.02)
+    config.shorten.decoder_layers = 2
+    config.prune.update(epochs=2.0, batch_size=32, optimizer="muon", learning_rate=1e-3, freeze_embeddings=False)
+    config.prune.update(prepruning_epochs=0.2, sparsity_warmup_epochs=0.8, eval_every=0.25, gate_learning_rate=0.1)
+    config.retrain.update(epochs=1.0, batch_size=32, optimizer="muon", learning_rate=1e-3)
+    return config
