@@ -1,6 +1,5 @@
 """`python -m nash_jax.main --config=FILE [--workdir=DIR] [--config.a.b=value]`."""
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -43,13 +42,11 @@ def run(argv: Sequence[str]) -> None:
     from nash_jax.config import from_config_dict
 
     config = from_config_dict(config_dict)
-    import jax
-
     from nash_jax.compilation import enable_cache
+    from nash_jax.sharding import start_distributed
 
     enable_cache()
-    if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("NASH_JAX_DISTRIBUTED"):
-        jax.distributed.initialize()
+    start_distributed()
     from nash_jax.recipe import Recipe
     from nash_jax.report.console import summary
 

@@ -16,6 +16,7 @@ from nash_jax.models import param_axes
 from nash_jax.spec import ModelSpec
 from nash_jax.training.checkpoint import load_tree, save_tree
 from nash_jax.tree import check_shapes
+from nash_jax.workdir import barrier, clear, is_main
 
 _HUB_FILES = ("*.json", "*.safetensors", "spiece.model", "*.txt")
 
@@ -107,24 +108,26 @@ class Seq2Seq:
         """Writes an export: spec.json, Orbax parameters, tokenizer. It appears whole or not at all."""
 
         def write(partial: Path) -> None:
-            (partial / "spec.json").write_text(self.spec.to_json())
+            if is_main():
+                (partial / "spec.json").write_text(self.spec.to_json())
             save_tree(partial / "params", self.params)
 
         self._save(Path(folder), write)
 
     def save_hf(self, folder: str | os.PathLike[str]) -> None:
         """Writes a folder that `transformers` loads; a ragged model is padded with zeros to a rectangle."""
-        self._save(Path(folder), lambda partial: hf.save_hf(partial, self.spec, self.params))
+        self._save(Path(folder), lambda partial: is_main() and hf.save_hf(partial, self.spec, self.params))
 
     def _save(self, folder: Path, write: Any) -> None:
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        """`write` into a folder beside, then rename it. Processes of one run all call this, one of them writes."""
+        partial = clear(folder.with_name(folder.name + ".partial"))
         write(partial)
-        if self.tokenizer is not None:
-            save_tokenizer(self.tokenizer, partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        if is_main():
+            if self.tokenizer is not None:
+                save_tokenizer(self.tokenizer, partial)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        barrier(f"saved {folder.name}")
 
 
 def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:

@@ -63,9 +63,9 @@ class Recipe:
             depth = config.model.decoder_layers
             choose_layers(depth, config.shorten.decoder_layers or depth, config.shorten.selection)
         self.workdir = Workdir(workdir, dataclasses.asdict(config))
-        self.writers = [JsonlWriter(self.workdir.folder / "metrics.jsonl"), *optional_writers(self.workdir.folder)]
-        if not is_main():
-            self.writers = []
+        self.writers = []
+        if is_main():
+            self.writers = [JsonlWriter(self.workdir.folder / "metrics.jsonl"), *optional_writers(self.workdir.folder)]
 
     def run(self) -> dict[str, Any]:
         """Runs every stage that is not done; returns what report.json holds."""
@@ -106,8 +106,9 @@ class Recipe:
             tokenizer = build_pronunciation_tokenizer(self.rows["train"])
         else:
             raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init that brings one")
+        own = clear(folder / "tokenizer")
         if is_main():
-            save_tokenizer(tokenizer, clear(folder / "tokenizer"))
+            save_tokenizer(tokenizer, own)
         sources, targets = tokenize(self.rows["train"], tokenizer, self.config.task, folder)
         task = self.config.task
         summary: dict[str, Any] = {split: {"rows": len(self.rows[split])} for split in SPLITS}
@@ -141,9 +142,8 @@ class Recipe:
     # -- models -------------------------------------------------------------------------------------------
 
     def save(self, folder: Path, spec: ModelSpec, params: Mapping[str, Any]) -> None:
-        """Writes a stage's model, on the main process."""
-        if is_main():
-            Seq2Seq(spec, params).save(folder / "model")
+        """Writes a stage's model."""
+        Seq2Seq(spec, params).save(folder / "model")
 
     @functools.cache  # noqa: B019 (a recipe lives as long as the process)
     def model(self, stage: str) -> tuple[ModelSpec, dict[str, Any]]:
@@ -368,10 +368,9 @@ class Recipe:
 
     def export(self, folder: Path) -> dict[str, Any]:
         """The pruned model: Orbax export, and `hf/` for transformers."""
-        if is_main():
-            pruned = Seq2Seq(*self.model("retrain"), self.tokenizer)
-            pruned.save(folder)
-            pruned.save_hf(folder / "hf")
+        pruned = Seq2Seq(*self.model("retrain"), self.tokenizer)
+        pruned.save(folder)
+        pruned.save_hf(folder / "hf")
         return {"folder": str(folder)}
 
 

@@ -1,5 +1,6 @@
 """Devices: the mesh, where each logical axis lives on it, and how batches are laid over it."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,38 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from nash_jax.errors import UserError
 from nash_jax.tree import map_with_path
 
+# what a launcher sets for each process of a run of several: launch/README.md
+_PROCESS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_DETECT = "NASH_JAX_DISTRIBUTED"
+
 # last part of a logical axis' name → mesh axis; axes not named here are replicated
 MESH_AXIS = {"vocab": "model", "heads": "model", "units": "model"}
+
+
+def start_distributed() -> None:
+    """Joins this process to a run of several, before any backend is used; in a run of one it does nothing.
+
+    The environment says how: JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID, of which `jax` itself reads the first alone; or NASH_JAX_DISTRIBUTED=1 where `jax` finds
+    all three (Slurm, Open MPI, Cloud TPU, Kubernetes).
+
+    Raises:
+      UserError: when the environment does not say enough.
+    """
+    detect, missing = os.environ.get(_DETECT), [name for name in _PROCESS if not os.environ.get(name)]
+    if not detect and len(missing) == len(_PROCESS):
+        return
+    expected = f"{', '.join(_PROCESS)}; or {_DETECT}=1 under Slurm, Open MPI or on a Cloud TPU"
+    if not detect and missing:
+        raise UserError(f"{missing[0]} is not set", expected)
+    try:
+        if detect:
+            jax.distributed.initialize()
+        else:  # nothing to detect: the process takes all devices of its host, or those in JAX_LOCAL_DEVICE_IDS
+            address, count, index = (os.environ[name] for name in _PROCESS)
+            jax.distributed.initialize(address, int(count), int(index), cluster_detection_method="deactivate")
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the processes of this run do not find each other: {error}", expected) from error
 
 
 def make_mesh(model_parallel: int = 1) -> Mesh:

@@ -22,7 +22,11 @@ settings.load_profile("default")
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "l0"
 
 
-@functools.partial(jax.jit, static_argnums=0)
+# Many tiny models compile once and run once: LLVM's optimisations cost more than they save.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def _logits(spec, params, input_ids, attention_mask, decoder_input_ids, masks):
     return build(spec).apply({"params": params}, input_ids, attention_mask, decoder_input_ids, masks)
 

@@ -1,0 +1,165 @@
+"""The main command as a user runs it: whole, killed and started again, on one device and on four."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nash_jax
+from nash_jax.training.metrics import read_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 24
+FLAGS = {  # the quickstart, smaller: 2,000 words, a narrow model, 24 steps a phase
+    "task.max_train_examples": 2000,
+    "task.max_eval_examples": 60,
+    "model.d_model": 32,
+    "model.d_ff": 48,
+    "model.decoder_d_ff": 32,
+    "model.encoder_layers": 2,
+    "model.decoder_layers": 3,
+    "model.dropout_rate": 0.1,
+    "evaluate.batch_size": 64,
+    "benchmark.runs": 7,
+    "prune.sparsity_warmup_epochs": 0.2,
+    **{f"{phase}.batch_size": 32 for phase in ("finetune", "prune", "retrain")},
+    **{f"{phase}.epochs": 0.36 for phase in ("finetune", "prune", "retrain")},
+    **{f"{phase}.eval_every": 0.06 for phase in ("finetune", "prune", "retrain")},
+}
+
+pytestmark = pytest.mark.slow
+
+
+def start(workdir: Path, cache: Path, devices: int = 1, **flags: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "nash_jax.main", f"--config={ROOT}/configs/quickstart.py", f"--workdir={workdir}"]
+    command += [f"--config.{name}={value}" for name, value in (FLAGS | flags).items()]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+    }
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def kill_when(process: subprocess.Popen[str], condition) -> None:
+    """SIGKILL as soon as the condition holds; the process must not have ended before."""
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, cache) -> Path:
+    workdir = tmp_path_factory.mktemp("unbroken") / "run"
+    output = finish(start(workdir, cache))
+    assert "word_accuracy" in output and "report.html" in output
+    return workdir
+
+
+def numbers(workdir: Path) -> tuple[dict, list[dict]]:
+    """What must not depend on how often a run was killed: metrics, sizes, and every logged value but time."""
+    report = json.loads((workdir / "report.json").read_text())
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(workdir / "metrics.jsonl")]
+    return {"metrics": report["metrics"], "params": report["params"]}, rows
+
+
+def test_report_has_the_promised_keys(unbroken) -> None:
+    report = json.loads((unbroken / "report.json").read_text())
+    promised = ["task", "config", "device", "dtype", "versions", "metrics", "params", "benchmark", "speedup", "stages"]
+    assert set(promised) <= set(report)
+    assert set(report["params"]) >= set(
+        ["dense", "pruned", "encoder_sparsity", "decoder_sparsity", "expected_encoder_sparsity", "kept_decoder_layers"]
+    )
+    wanted = "model batch_size source_length new_tokens num_beams runs mean_ms std_ms median_ms encode_ms per_token_ms"
+    assert all(set(wanted.split()) <= set(row) for row in report["benchmark"])
+    assert {(r["model"], r["batch_size"]) for r in report["benchmark"]} == {
+        (m, b) for m in ("dense", "pruned") for b in (1, 8, 16)
+    }
+    assert set(report["speedup"]) == {"1", "8", "16"}
+    assert report["stages"]["finetune"]["steps"] == STEPS
+    assert "<svg" in (unbroken / "report.html").read_text()
+
+
+def test_export_is_the_model_that_was_measured(unbroken) -> None:
+    model = nash_jax.load(unbroken / "export")
+    report = json.loads((unbroken / "report.json").read_text())
+    assert sum(np.size(x) for x in _leaves(model.params)) == report["params"]["pruned"]
+    texts = ["hello", "a", "jacksonville"]
+    together = model.generate(texts, max_new_tokens=8)
+    assert together == [model.generate([t], max_new_tokens=8)[0] for t in texts]
+    assert all(re.fullmatch(r"([A-Z]+ ?)*", text) for text in together)
+    twin = nash_jax.load(unbroken / "export" / "hf")  # padded to a rectangle: the same function
+    ids = np.array([[3, 4, 5, 1]])
+    expected = model.logits(ids, None, np.array([[0, 5]]))
+    np.testing.assert_allclose(twin.logits(ids, None, np.array([[0, 5]])), expected, rtol=1e-4, atol=1e-5)
+
+
+def _leaves(tree):
+    return [x for v in tree.values() for x in _leaves(v)] if isinstance(tree, dict) else [tree]
+
+
+def test_started_again_it_does_nothing_twice(unbroken, cache) -> None:
+    before = {p: p.stat().st_mtime_ns for p in unbroken.rglob("done")}
+    first = numbers(unbroken)
+    output = finish(start(unbroken, cache))
+    assert "step" not in output
+    assert {p: p.stat().st_mtime_ns for p in unbroken.rglob("done")} == before
+    assert numbers(unbroken) == first
+
+
+def test_killed_three_times_it_ends_as_if_unbroken(unbroken, cache, tmp_path) -> None:
+    """SIGKILL while a checkpoint is written, inside a stage, and between two stages."""
+    workdir = tmp_path / "run"
+    checkpoints = workdir / "finetune" / "checkpoints"
+
+    def writing() -> bool:
+        names = [p.name for p in checkpoints.glob("*")] if checkpoints.exists() else []
+        return any("tmp" in name for name in names) and any(name.isdigit() for name in names)
+
+    kill_when(start(workdir, cache), writing)
+    assert any("tmp" in p.name for p in checkpoints.glob("*"))  # it was half-written, and is left so
+
+    kill_when(start(workdir, cache), (workdir / "finetune" / "done").exists)
+    assert not (workdir / "prune" / "done").exists()
+
+    def inside() -> bool:
+        return any(r["phase"] == "prune" and r["step"] >= 7 for r in read_rows(workdir / "metrics.jsonl"))
+
+    kill_when(start(workdir, cache), inside)
+    assert not (workdir / "prune" / "done").exists()
+    finish(start(workdir, cache))
+    assert numbers(workdir) == numbers(unbroken)
+
+
+def test_four_devices_give_the_losses_of_one(unbroken, cache, tmp_path) -> None:
+    """The first 20 steps of each phase, ≤ 1e-5 relative; later phases start from the first run's models."""
+    workdir = tmp_path / "run"
+    finish(start(workdir, cache, devices=4))
+    for phase in ("finetune", "prune", "retrain"):
+        one, four = (
+            [r["loss"] for r in read_rows(d / "metrics.jsonl") if r["phase"] == phase][:20] for d in (unbroken, workdir)
+        )
+        assert len(one) == 20
+        np.testing.assert_allclose(four, one, rtol=1e-5, err_msg=phase)
