@@ -1,5 +1,10 @@
-"""`python -m nash_jax.main --config=FILE [--workdir=DIR] [--config.a.b=value]`."""
+"""`python -m nash_jax.main --config=FILE [--workdir=DIR] [--config.a.b=value]`: prunes a T5, all stages.
 
+The settings that `--config.a.b=value` may change are the fields in nash_jax/config.py; workdir is
+runs/<name of the config file> when left out. Started again, the same command goes on where it was.
+"""
+
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,20 +25,42 @@ def parse(argv: Sequence[str]) -> tuple[object, str]:
     Raises:
       UserError: for flags or config files that cannot be used.
     """
-    named = [a.partition("=")[2] for a in argv if a.startswith("--config=")]
-    if named and not Path(named[0].partition(":")[0]).is_file():
-        raise UserError(f"--config: no file {named[0]!r}", "a config file such as configs/quickstart.py")
+    file = _config_file(argv)
+    if file is not None and not Path(file).is_file():
+        raise UserError(f"--config: no file {file!r}", "a config file such as configs/quickstart.py")
     try:
         rest = flags.FLAGS(list(argv))
-    except flags.Error as error:
-        raise UserError(f"command line: {error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError) as error:
-        raise UserError(f"--config: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # absl's own, or whatever the config file raised
+        raise _mistake(argv, file, error) from error
     if len(rest) > 1:
         raise UserError(f"command line: {rest[1]!r} is no flag", "--config=FILE, --workdir=DIR, --config.field=value")
-    if _CONFIG.value is None:
+    if file is None:
         raise UserError("no --config", "--config=FILE", "try --config=configs/quickstart.py")
-    return _CONFIG.value, _WORKDIR.value or f"runs/{Path(named[0].partition(':')[0]).stem}"
+    return _CONFIG.value, _WORKDIR.value or f"runs/{Path(file).stem}"
+
+
+def _config_file(argv: Sequence[str]) -> str | None:
+    """The file that --config names, without its variant."""
+    for arg, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = arg.partition("=")
+        if name in ("--config", "-config"):
+            return (value if equals else following).partition(":")[0]
+    return None
+
+
+def _mistake(argv: Sequence[str], file: str | None, error: Exception) -> UserError:
+    """What could not be parsed: a setting's name, its value, another flag, or the config file."""
+    from nash_jax.config import expected
+
+    for arg in argv:
+        if setting := re.match(r"--?config\.([\w.]+)", arg):
+            expected(setting[1])
+    if wrong := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error)):
+        return UserError(f"config.{wrong[1]} is {wrong[2]!r}", expected(wrong[1]))
+    if isinstance(error, flags.Error):
+        return UserError(f"command line: {error}")
+    lines = [f":{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return UserError(f"--config: {file}{''.join(lines[-1:])}: {type(error).__name__}: {error}")
 
 
 def run(argv: Sequence[str]) -> None:
@@ -49,20 +76,25 @@ def run(argv: Sequence[str]) -> None:
     start_distributed()
     from nash_jax.recipe import Recipe
     from nash_jax.report.console import summary
+    from nash_jax.workdir import is_main
 
     recipe = Recipe(config, workdir)
     report = recipe.run()
-    print(summary(report))
-    print(f"report: {recipe.workdir.folder / 'report.html'}  model: {recipe.workdir.folder / 'export'}")
+    if is_main():
+        print(summary(report))
+        print(f"report: {recipe.workdir.folder / 'report.html'}  model: {recipe.workdir.folder / 'export'}")
 
 
 def main(argv: Sequence[str] = sys.argv) -> int:
     """Exit status: 0, or 2 with one line on stderr for a user's mistake, 3 when memory ran out."""
+    if {"-h", "--help"} & set(argv):
+        print(__doc__)
+        return 0
     try:
         run(argv)
         return 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nash_jax.convert import hf
+from nash_jax.data.hub import fetch
 from nash_jax.data.tokenizers import load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.generation.engine import Engine
@@ -116,7 +117,12 @@ class Seq2Seq:
 
     def save_hf(self, folder: str | os.PathLike[str]) -> None:
         """Writes a folder that `transformers` loads; a ragged model is padded with zeros to a rectangle."""
-        self._save(Path(folder), lambda partial: is_main() and hf.save_hf(partial, self.spec, self.params))
+
+        def write(partial: Path) -> None:
+            if is_main():
+                hf.save_hf(partial, self.spec, self.params)
+
+        self._save(Path(folder), write)
 
     def _save(self, folder: Path, write: Any) -> None:
         """`write` into a folder beside, then rename it. Processes of one run all call this, one of them writes."""
@@ -140,9 +146,9 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
     Raises:
       UserError: when there is no such model, or it cannot be used.
     """
-    folder = Path(name)
+    folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = _download(str(name))
+        folder = fetch(str(name), _HUB_FILES, "model")
     if (folder / "spec.json").exists():
         spec, params = _load_export(folder)
     else:
@@ -152,26 +158,10 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
 
 
 def _load_export(folder: Path) -> tuple[ModelSpec, dict[str, Any]]:
-    spec = ModelSpec.from_json((folder / "spec.json").read_text())
+    try:
+        spec = ModelSpec.from_json((folder / "spec.json").read_text())
+    except (OSError, UnicodeDecodeError, UserError) as error:
+        raise UserError(f"{folder / 'spec.json'}: {error}") from error
     params, sizes = load_tree(folder / "params"), spec.axis_sizes()
     check_shapes(params, {p: tuple(sizes[a] for a in axes) for p, axes in param_axes(spec).items()}, str(folder))
     return spec, params
-
-
-def _download(name: str) -> Path:
-    """The hub's snapshot of a model: from the cache, or fetched."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"no folder {name!r}", "an export, a folder in the hub's layout, or a hub name")
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        from huggingface_hub.constants import HF_HUB_CACHE
-
-        raise UserError(
-            f"model {name!r} is no folder here, and the hub did not give it: {str(error).splitlines()[0]}",
-            f"the hub to answer, or the model in the cache {HF_HUB_CACHE}",
-            "give config.model.init a folder, or try configs/quickstart.py, which needs no network",
-        ) from error

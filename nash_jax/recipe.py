@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from nash_jax.benchmark.latency import measure, speedups
-from nash_jax.config import Config, TrainConfig
+from nash_jax.config import Config, PruneConfig, TrainConfig
 from nash_jax.data.pipeline import Batches, tokenize
 from nash_jax.data.sources import SPLITS, load_rows
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer, load_tokenizer, save_tokenizer
@@ -27,7 +27,7 @@ from nash_jax.generation.engine import Engine
 from nash_jax.model import Seq2Seq, load
 from nash_jax.models import build, mask_sites, param_axes
 from nash_jax.pruning.compact import compact, fold, kept_positions, removed_share
-from nash_jax.pruning.gates import HardConcreteGates, gate_groups
+from nash_jax.pruning.gates import ENCODER_GATES, HardConcreteGates, gate_groups
 from nash_jax.pruning.lagrangian import Constraint, gate_costs, initial_multipliers, size_terms
 from nash_jax.pruning.layer_selection import choose_layers, select_layers
 from nash_jax.report.write import write_report
@@ -35,13 +35,12 @@ from nash_jax.sharding import check_batch, make_mesh, param_shardings, place_par
 from nash_jax.spec import ModelSpec, dense_spec
 from nash_jax.training.loop import Phase, train
 from nash_jax.training.metrics import JsonlWriter, optional_writers
-from nash_jax.training.optim import model_optimizer, pruning_optimizer
+from nash_jax.training.optim import make_optimizer
 from nash_jax.training.state import make_state, place_state
 from nash_jax.training.steps import Pruner, StudentLoss, build_student, make_step
 from nash_jax.tree import unflatten
-from nash_jax.workdir import Workdir, clear, is_main
+from nash_jax.workdir import Workdir, barrier, clear, is_main
 
-ENCODER_GATES = (r"encoder\.\d+\.attention\.heads", r"encoder\.\d+\.ffn\.units")  # what NASH gates
 SPARSITY_TOLERANCE = 0.01  # expected sparsity this near the target counts as reached
 
 
@@ -59,13 +58,9 @@ class Recipe:
         for phase in ("finetune", "prune", "retrain"):
             parts: TrainConfig = getattr(config, phase)
             check_batch(self.mesh, parts.batch_size // parts.accumulation, f"config.{phase}.batch_size")
-        if not config.model.init:
-            depth = config.model.decoder_layers
-            choose_layers(depth, config.shorten.decoder_layers or depth, config.shorten.selection)
         self.workdir = Workdir(workdir, dataclasses.asdict(config))
-        self.writers = []
-        if is_main():
-            self.writers = [JsonlWriter(self.workdir.folder / "metrics.jsonl"), *optional_writers(self.workdir.folder)]
+        folder = self.workdir.folder
+        self.writers = [JsonlWriter(folder / "metrics.jsonl"), *optional_writers(folder)] if is_main() else []
 
     def run(self) -> dict[str, Any]:
         """Runs every stage that is not done; returns what report.json holds."""
@@ -97,7 +92,10 @@ class Recipe:
 
     def data(self, folder: Path) -> dict[str, Any]:
         """Reads and checks the rows, fixes the tokenizer, tokenises the training split."""
-        name, given = self.config.task.tokenizer, self.given
+        name, given, shorten = self.config.task.tokenizer, self.given, self.config.shorten
+        if given is not None:  # said now, not after the teacher is trained
+            depth = len(given.spec.decoder)
+            choose_layers(depth, shorten.decoder_layers or depth, shorten.selection)
         if name:
             tokenizer = load_tokenizer(name)
         elif given is not None and given.tokenizer is not None:
@@ -109,6 +107,8 @@ class Recipe:
         own = clear(folder / "tokenizer")
         if is_main():
             save_tokenizer(tokenizer, own)
+            tokenize(self.rows["train"], tokenizer, self.config.task, folder)
+        barrier("tokenized")  # the other processes read what the main one wrote
         sources, targets = tokenize(self.rows["train"], tokenizer, self.config.task, folder)
         task = self.config.task
         summary: dict[str, Any] = {split: {"rows": len(self.rows[split])} for split in SPLITS}
@@ -222,10 +222,15 @@ class Recipe:
     ) -> tuple[dict[str, Any], Any]:  # fmt: skip
         """Builds the phase and runs the loop; (what it reports, the best state)."""
         spec = student.spec
-        tx = model_optimizer(config, num_steps)
-        if pruner:
-            prune = self.config.prune
-            tx = pruning_optimizer(tx, prune.gate_learning_rate, prune.freeze_embeddings)
+        if isinstance(config, PruneConfig):
+            tx = make_optimizer(
+                config, num_steps,
+                gate_learning_rate=config.gate_learning_rate, freeze_embeddings=config.freeze_embeddings,
+            )  # fmt: skip
+        else:
+            tx = make_optimizer(config, num_steps)
+        if config.distill.hidden and name != "finetune":
+            params = params | {"projection": jnp.eye(spec.d_model)}
         shardings = param_shardings(self.mesh, param_axes(spec), spec.axis_sizes())
         state = place_state(make_state(params, tx, self._seed(f"{name} rng")), self.mesh, shardings)
         teacher, teacher_params = None, {}
@@ -273,8 +278,6 @@ class Recipe:
         )
         variables = gates.init(jax.random.key(self._seed("gates")))
         trained = {"model": params, "gates": variables["params"], "multipliers": initial_multipliers()}
-        if config.distill.hidden:
-            trained["projection"] = jnp.eye(spec.d_model)
         engine = Engine(spec, params, self.config.model.dtype)
         student = build_student(spec, self.config.model)
         num_steps = max(1, round(config.epochs * per_epoch))

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from nash_jax.errors import UserError
@@ -83,10 +84,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def place_params(mesh: Mesh, params: Mapping[str, Any], shardings: Mapping[str, NamedSharding]) -> dict[str, Any]:
     """Parameters on the mesh: each by its own sharding, those without one replicated."""
-    return map_with_path(lambda path, leaf: _place(leaf, shardings.get(path, replicated(mesh))), params)
+    return map_with_path(lambda path, leaf: place(leaf, shardings.get(path, replicated(mesh))), params)
 
 
-def _place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process holds whole → a global one, of which each keeps its devices' parts."""
     leaf = np.asarray(leaf)
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
@@ -113,18 +115,23 @@ def state_shardings(state: Any, mesh: Mesh, model: Mapping[str, NamedSharding]) 
 
 
 def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This host's rows of a batch → global arrays split over the mesh's data axis."""
+    """A batch that every process holds whole → global arrays split over the mesh's data axis.
+
+    Whole, because which rows a process needs depends on the mesh: a model spread over hosts shares its rows.
+    """
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+    return {name: place(rows, sharding) for name, rows in batch.items()}
 
 
 def to_host(params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as NumPy arrays on every host, gathered where they are sharded across hosts."""
-    if jax.process_count() == 1:
-        return map_with_path(lambda _, leaf: np.asarray(leaf), params)
-    from jax.experimental import multihost_utils
+    return map_with_path(lambda _, leaf: _gather(leaf), params)
 
-    return map_with_path(lambda _, leaf: np.asarray(multihost_utils.process_allgather(leaf, tiled=True)), params)
+
+def _gather(leaf: Any) -> np.ndarray:
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return np.asarray(leaf)
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
 
 def check_batch(mesh: Mesh, batch_size: int, name: str) -> None:

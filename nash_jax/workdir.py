@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from nash_jax.errors import UserError
 from nash_jax.training.metrics import write_text
@@ -26,25 +28,28 @@ class Workdir:
         self.folder = Path(folder).expanduser()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._claim(json.loads(json.dumps(config)))
         except OSError as error:
-            raise UserError(f"workdir {folder} cannot be made: {error.strerror}", "a folder to write to") from error
-        self._claim(json.loads(json.dumps(config)))
+            raise UserError(f"workdir {folder} cannot be written: {error.strerror}", "a folder to write to") from error
 
     def _claim(self, config: dict[str, Any]) -> None:
+        """Writes the settings; refuses a folder where a stage is done by others."""
         path = self.folder / "config.json"
-        if path.exists():
-            first = json.loads(path.read_text())
-            differing = sorted(set(_leaves(first).items()) ^ set(_leaves(config).items()))
-            if differing:
-                name = differing[0][0]
-                then, now = (_leaves(c).get(name, "(not there)") for c in (first, config))
-                raise UserError(
-                    f"{self.folder} holds a run with {name}={then}, not {now}",
-                    "the settings it was started with",
-                    "name another --workdir or delete this one",
-                )
+        if any(self.folder.glob("*/done")) or any(self.folder.glob("*/checkpoints")):
+            self._compare(_read_settings(path), config)
         elif is_main():
             write_text(path, json.dumps(config, indent=1))
+
+    def _compare(self, first: dict[str, Any], config: dict[str, Any]) -> None:
+        differing = sorted(set(_leaves(first).items()) ^ set(_leaves(config).items()))
+        if differing:
+            name = differing[0][0]
+            then, now = (_leaves(c).get(name, "(not there)") for c in (first, config))
+            raise UserError(
+                f"{self.folder} holds a run with {name}={then}, not {now}",
+                "the settings it was started with",
+                "name another --workdir or delete this one",
+            )
 
     def stage(self, name: str) -> Path:
         """The stage's folder."""
@@ -60,16 +65,30 @@ class Workdir:
           work: does it, in the folder given; its JSON-able result goes into the marker.
         """
         marker = self.stage(name) / "done"
-        if not marker.exists():
-            print(f"{name} …", file=sys.stderr, flush=True)
-            begun = time.monotonic()
-            result = work(self.stage(name))
-            result.setdefault("seconds", round(time.monotonic() - begun, 2))
-            barrier(name)
+        done = from_main(json.loads(marker.read_text()) if marker.exists() else None)
+        if done is None:
             if is_main():
-                write_text(marker, json.dumps(result))
-            barrier(f"{name} done")
-        return dict(json.loads(marker.read_text()))
+                print(f"{name} …", file=sys.stderr, flush=True)
+            begun = time.monotonic()
+            done = work(self.stage(name))
+            done.setdefault("seconds", round(time.monotonic() - begun, 2))
+            done = from_main(json.loads(json.dumps(done)))  # waits for all: nothing is missing when the marker is there
+            if is_main():
+                write_text(marker, json.dumps(done))
+        if is_main():
+            shutil.rmtree(self.stage(name) / "checkpoints", ignore_errors=True)  # three times the model; not needed now
+        return dict(done)
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is not the settings of a run, though stages of one are done there",
+            "the file as it was written",
+            "name another --workdir or delete this one",
+        ) from error
 
 
 def _leaves(config: Any, place: str = "config") -> dict[str, str]:
@@ -85,11 +104,21 @@ def is_main() -> bool:
 
 
 def barrier(name: str) -> None:
-    """Waits for all hosts."""
+    """Waits for all processes."""
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
         multihost_utils.sync_global_devices(name)
+
+
+def from_main(value: Any) -> Any:
+    """The main process's JSON-able value, on every process: what is decided by it is decided alike.
+
+    Processes call this together. A shared file system may show them a new file late, and their floats may differ.
+    """
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
+    return json.loads(multihost_utils.broadcast_one_to_all(np.resize(text, size)).tobytes())
 
 
 def clear(folder: Path) -> Path:

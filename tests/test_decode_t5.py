@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nash_jax.models import build
-from nash_jax.models.layers import attention_bias
+from nash_jax.models.layers import Attention, FeedForward, attention_bias
 from nash_jax.spec import DecoderLayer, EncoderLayer
 from nash_jax.testing import random_batch, random_params, random_spec
 from nash_jax.tree import flatten
@@ -136,6 +136,30 @@ def test_deterministic_runs_drop_nothing():
     without = dataclasses.replace(DROPPING, dropout_rate=0.0)
     rate_zero = run_with_dropout(without, False, params, batch, key(0))
     np.testing.assert_allclose(rate_zero, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_acts_within_attention_and_feed_forward():
+    """Rate 0.5 on weights over values of 1: a context is 2·(what is left of weights that sum to 1), not 1."""
+    attention = Attention("a", 1, 4, 4, False, 1e-6, 0.5, jnp.float32)
+    heads = np.zeros((1, 50, 1, 4), np.float32)  # equal scores
+    params = {"out": np.eye(4, dtype=np.float32)[None], "qkv": np.zeros((4, 3, 1, 4), np.float32)}
+    run = functools.partial(attention.apply, {"params": params}, heads, heads, heads + 1, np.zeros((1, 1, 1, 1)), None)
+    np.testing.assert_allclose(run(method="attend"), 1, rtol=1e-5)
+    context = np.asarray(run(method="attend", deterministic=False, rngs={"dropout": key(0)}))
+    assert context.std() > 0.05
+    assert abs(context.mean() - 1) < 0.1
+
+    feed_forward = FeedForward("f", 200, "relu", False, 1e-6, 0.5, jnp.float32)
+    params = {
+        "norm": {"scale": np.ones(2, np.float32)},
+        "wi": np.ones((2, 200), np.float32),
+        "wo": np.full((200, 2), 1 / 400, np.float32),
+    }
+    run = functools.partial(feed_forward.apply, {"params": params}, np.ones((30, 2), np.float32))
+    np.testing.assert_allclose(run(), 1, rtol=1e-5)
+    output = np.asarray(run(deterministic=False, rngs={"dropout": key(0)}))
+    assert 0.03 < output.std() < 0.15  # 1/sqrt(200) = 0.07
+    assert abs(output.mean() - 1) < 0.1
 
 
 def test_bfloat16_is_close_to_float32(logits):

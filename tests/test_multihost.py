@@ -1,4 +1,4 @@
-"""Two processes on one machine against one process with as many devices: the whole command, twice."""
+"""Two processes on one machine: the whole command trains as one process with as many devices does."""
 
 import json
 import os
@@ -11,65 +11,85 @@ import numpy as np
 import pytest
 
 import nash_jax
-from nash_jax.data.tokenizers import build_pronunciation_tokenizer, save_tokenizer
+from nash_jax.data.tokenizers import build_pronunciation_tokenizer
+from nash_jax.errors import UserError
+from nash_jax.sharding import start_distributed
+from nash_jax.spec import dense_spec
+from nash_jax.testing import random_params
 
 ROOT = Path(__file__).resolve().parents[1]
-ROWS = {"train": 32, "validation": 5, "test": 6}
-LENGTH = 6  # every text: one shape of batches, one compilation a phase
-FLAGS = """
-    --config.task.source_column=word --config.task.target_column=spelling --config.task.metric=exact_match
-    --config.task.max_new_tokens=8 --config.evaluate.batch_size=4
-    --config.model.d_model=16 --config.model.d_ff=32 --config.model.decoder_d_ff=16 --config.model.num_heads=4
-    --config.model.encoder_layers=2 --config.model.decoder_layers=2 --config.model.dropout_rate=0.1
-    --config.shorten.decoder_layers=1 --config.prune.prepruning_epochs=0 --config.prune.sparsity_warmup_epochs=0.5
-    --config.prune.distill.logits=0.5 --config.prune.distill.hidden=0.5
-    --config.benchmark.batch_sizes=(1,) --config.benchmark.source_length=8 --config.benchmark.new_tokens=8
-    --config.benchmark.runs=1
-""".split() + [
-    f"--config.{phase}.{field}"
-    for phase in ("finetune", "prune", "retrain")
-    for field in ("epochs=1", "batch_size=8", "optimizer=adamw", "eval_every=0.5", "learning_rate=0.01")
-]  # fmt: skip
+LETTERS, LENGTH = "abcdef", 6  # all texts are of one length: one shape of batches
+ROWS = {"train": 32, "validation": 4, "test": 4}
+SETTINGS = {
+    "task.source_column": "word",
+    "task.target_column": "spelling",
+    "task.metric": "exact_match",
+    "task.max_new_tokens": 8,
+    "evaluate.batch_size": 4,
+    "shorten.decoder_layers": 1,
+    "prune.prepruning_epochs": 0,
+    "prune.sparsity_warmup_epochs": 0.5,
+    "prune.distill.logits": 0.5,
+    "benchmark.batch_sizes": (4,),
+    "benchmark.source_length": 8,
+    "benchmark.new_tokens": 8,
+    "benchmark.runs": 1,
+    **{
+        f"{phase}.{field}": value
+        for phase in ("finetune", "prune", "retrain")
+        for field, value in {
+            "epochs": 1, "batch_size": 8, "optimizer": "adamw", "eval_every": 0.5, "learning_rate": 0.01,
+        }.items()
+    },
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command but for its workdir: to spell a word in capitals."""
-    folder, rng = tmp_path_factory.mktemp("task"), np.random.default_rng(0)
-    words = ["".join(rng.choice(list("abcdef"), LENGTH)) for _ in range(sum(ROWS.values()))]
-    rows = [{"word": word, "spelling": " ".join(word.upper())} for word in words]
-    task = []
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """The command but for its workdir: learn to spell a word in capitals."""
+    rng = np.random.default_rng(0)
+    settings = dict(SETTINGS)
     for split, count in ROWS.items():
-        part, rows = rows[:count], rows[count:]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-        task.append(f"--config.task.{split}_file={folder / split}.jsonl")
-    vocabulary = [{"source": "abcdef", "references": ["A B C D E F"]}]
-    save_tokenizer(build_pronunciation_tokenizer(vocabulary), folder / "tokenizer")
-    task.append(f"--config.task.tokenizer={folder / 'tokenizer'}")
-    return [sys.executable, "-m", "nash_jax.main", "--config=configs/local.py", *task, *FLAGS]
+        words = ["".join(rng.choice(list(LETTERS), LENGTH)) for _ in range(count)]
+        rows = [json.dumps({"word": word, "spelling": " ".join(word.upper())}) for word in words]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows))
+        settings[f"task.{split}_file"] = tmp_path / f"{split}.jsonl"
+    tokenizer = build_pronunciation_tokenizer([{"source": LETTERS, "references": [" ".join(LETTERS.upper())]}])
+    spec = dense_spec(
+        vocab_size=len(tokenizer), d_model=16, d_ff=32, num_heads=4, encoder_layers=1, decoder_layers=2,
+        dropout_rate=0.1,
+    )  # fmt: skip
+    nash_jax.Seq2Seq(spec, random_params(spec, scale=0.2), tokenizer).save(tmp_path / "model")
+    settings["model.init"] = tmp_path / "model"
+    flags = [f"--config.{name}={value}" for name, value in settings.items()]
+    return [sys.executable, "-m", "nash_jax.main", "--config=configs/local.py", *flags]
 
 
-def run(command: list[str], workdir: Path, processes: int, devices: int) -> list[str]:
-    """Runs the command in so many processes of so many fake devices each; what each printed."""
+def start(command: list[str], processes: int, devices: int) -> list[subprocess.Popen[str]]:
+    """Starts a command in so many processes of so many fake devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+    }
     started = []
     for index in range(processes):
-        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-        environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(workdir.parent / "xla")
         if processes > 1:
             environment |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes)}
             environment["JAX_PROCESS_ID"] = str(index)
-        started.append(
-            subprocess.Popen(
-                [*command, f"--workdir={workdir}"], cwd=ROOT, env=environment, text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )
-        )  # fmt: skip
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        started.append(process)
+    return started
+
+
+def finish(started: list[subprocess.Popen[str]]) -> list[str]:
+    """What each process printed; all must end well."""
     try:
-        printed = [process.communicate(timeout=100)[0] for process in started]
+        printed = [process.communicate(timeout=150)[0] for process in started]
     finally:
         for process in started:
             process.kill()
@@ -87,9 +107,93 @@ def losses(workdir: Path) -> dict[tuple[str, int], float]:
 @pytest.mark.slow
 def test_two_processes_train_as_one(command: list[str], tmp_path: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
-    run(command, alone, processes=1, devices=2)
-    run(command, together, processes=2, devices=1)
+    started = start([*command, f"--workdir={alone}"], processes=1, devices=2)
+    started += start([*command, f"--workdir={together}"], processes=2, devices=1)
+    printed = finish(started)
+    assert [text.count("report.html") for text in printed] == [1, 1, 0]  # the main process alone says it
     one, two = losses(alone), losses(together)
     assert list(two) == list(one)
-    for step, loss in one.items():
-        assert two[step] == pytest.approx(loss, rel=1e-5), step
+    assert list(one) == [(phase, step) for phase in ("finetune", "prune", "retrain") for step in (1, 2, 3, 4)]
+    assert two == pytest.approx(one, rel=1e-5)
+    reports = [json.loads((folder / "report.json").read_text()) for folder in (alone, together)]
+    expected = [report["params"].pop("expected_encoder_sparsity") for report in reports]
+    assert expected[1] == pytest.approx(expected[0], rel=1e-5)
+    assert reports[1]["params"] == reports[0]["params"]
+    assert reports[1]["metrics"] == reports[0]["metrics"]
+    assert reports[1].keys() == reports[0].keys()
+    assert (together / "report.html").stat().st_size > 10_000
+    first, second = (nash_jax.load(folder / "export") for folder in (alone, together))
+    assert second.generate(["fade", "cab"]) == first.generate(["fade", "cab"])
+    assert not list(together.rglob("*.partial*"))
+
+
+# A model spread over both processes: its batch, its gathering, its checkpoint, and what the main process says.
+SPREAD = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+from nash_jax.sharding import *
+from nash_jax.training.checkpoint import Checkpointer, load_tree, save_tree
+from nash_jax.training.state import abstract_state
+from nash_jax.workdir import barrier, clear, from_main, is_main
+start_distributed()
+folder, index = Path(sys.argv[1]), jax.process_index()
+mesh = make_mesh(2)
+assert dict(mesh.shape) == {"data": 1, "model": 2} and jax.local_device_count() == 1
+params = {"wi": np.arange(24, dtype=np.float32).reshape(4, 6)}
+shardings = param_shardings(mesh, {"wi": ("embed", "encoder.0.units")}, {"embed": 4, "encoder.0.units": 6})
+placed = place_params(mesh, params, shardings)
+assert placed["wi"].addressable_data(0).shape == (4, 3)
+batch = {"input_ids": np.arange(8, dtype=np.float32).reshape(2, 4)}
+out = jax.jit(lambda p, b: b["input_ids"] @ p["wi"])(placed, place_batch(mesh, batch))
+np.testing.assert_array_equal(to_host({"out": out})["out"], batch["input_ids"] @ params["wi"])
+np.testing.assert_array_equal(to_host({"own": np.full(2, index)})["own"], [index, index])
+checkpoints = Checkpointer(folder / "checkpoints")
+checkpoints.save(1, placed, {"seconds": 1.5}, {"selection": 0.5})
+restored, extra = checkpoints.restore(abstract_state(placed), best=True)
+checkpoints.close()
+assert extra == {"seconds": 1.5} and restored["wi"].sharding == placed["wi"].sharding
+np.testing.assert_array_equal(to_host(restored)["wi"], params["wi"])
+save_tree(folder / "tree", to_host(restored))
+np.testing.assert_array_equal(load_tree(folder / "tree")["wi"], params["wi"])
+assert from_main({"who": index, "exact": 0.1 + index}) == {"who": 0, "exact": 0.1}
+assert from_main(None) is None
+if is_main():
+    (folder / "full").mkdir()
+    (folder / "full" / "file").touch()
+assert not list(clear(folder / "full").iterdir())
+barrier("end")
+"""
+
+
+@pytest.mark.slow
+def test_a_model_spread_over_processes(tmp_path: Path) -> None:
+    finish(start([sys.executable, "-c", SPREAD, str(tmp_path)], processes=2, devices=1))
+
+
+def test_a_run_of_one_process_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "NASH_JAX_DISTRIBUTED"):
+        monkeypatch.delenv(name, raising=False)
+    start_distributed()
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"}, "JAX_NUM_PROCESSES is not set"),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS is not set"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"},
+            "invalid literal for int.*'two'",
+        ),
+    ],
+)
+def test_half_an_environment_is_refused(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], found: str
+) -> None:
+    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "NASH_JAX_DISTRIBUTED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=found):
+        start_distributed()

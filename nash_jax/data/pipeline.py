@@ -1,7 +1,7 @@
 """From rows to batches: tokenised once and cached, grouped by length so that shapes are few.
 
-A batch is a function of (rows, seed, step) alone: the data position of a run is one number, and every host
-can compute its own part.
+A batch is a function of (rows, seed, step) alone: the data position of a run is one number, and every process
+makes the whole batch and places its part on its devices.
 """
 
 import functools
@@ -159,14 +159,13 @@ class Batches:
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        """This host's rows of the batch of a step: {"input_ids", "labels"}, int32."""
+        """The batch of a step: {"input_ids", "labels"}, int32."""
         epoch, index = divmod(int(step), self.steps_per_epoch)
         bucket, rows = self._plan(epoch)[index]
         source, target = self.shapes[bucket]
-        local = np.split(rows, jax.process_count())[jax.process_index()]
         return {
-            "input_ids": self.sources.pad(local, source, self.pad_id),
-            "labels": self.targets.pad(local, target, self.pad_id),
+            "input_ids": self.sources.pad(rows, source, self.pad_id),
+            "labels": self.targets.pad(rows, target, self.pad_id),
         }
 
 

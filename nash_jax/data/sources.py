@@ -4,13 +4,16 @@ import csv
 import gzip
 import hashlib
 import importlib.util
+import io
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from nash_jax.config import TaskConfig
+from nash_jax.data.hub import WITHOUT, check_data_set, reason
 from nash_jax.data.tasks import hub_task
 from nash_jax.errors import UserError
 
@@ -46,13 +49,14 @@ def _hub_rows(task: TaskConfig) -> dict[str, list[Row]]:
 
     entry = hub_task(task.name)
     columns = (entry.source_column, entry.target_column)
+    check_data_set(entry.repository, entry.revision)
     try:
         loaded = datasets.load_dataset(entry.repository, revision=entry.revision)
     except (OSError, ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"data set {entry.repository!r} cannot be loaded: {str(error).splitlines()[0]}",
+            f"data set {entry.repository!r} cannot be loaded: {reason(error)}",
             f"the hub to answer, or the data set in the cache {datasets.config.HF_DATASETS_CACHE}",
-            "without network use your own files (configs/local.py) or try configs/quickstart.py, which needs none",
+            WITHOUT,
         ) from error
     rows = {}
     for split, name in zip(SPLITS, entry.splits, strict=True):
@@ -84,62 +88,79 @@ def _file_rows(task: TaskConfig) -> dict[str, list[Row]]:
         if not path.is_file():
             raise UserError(f"config.task.{split}_file: no file {name}", "an existing file")
         rows[split] = [
-            _checked(record[columns[0]], record[columns[1]], task, f"{path.name}:{line}", columns)
-            for line, record in _records(path, columns)
+            _checked(record[columns[0]], record[columns[1]], task, place, columns)
+            for place, record in _records(path, columns)
         ]
     return rows
 
 
-def _records(path: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Row]]:
-    """(line or row number, record) of a JSONL, CSV or Parquet file, plain or gzip."""
+def _records(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
+    """(file and line or row, record) of each row of a JSONL, CSV or Parquet file, plain or gzip."""
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
-    readers = {"jsonl": _jsonl, "json": _jsonl, "csv": _csv}
-    if kind == "parquet":
-        yield from _parquet(path, columns)
-        return
+    readers = {"jsonl": _jsonl, "json": _jsonl, "csv": _csv, "parquet": _parquet}
     if kind not in readers:
-        raise UserError(f"{path.name} is of unknown kind", ".jsonl, .csv or .parquet, also with .gz")
+        raise UserError(f"{path} is of unknown kind", ".jsonl, .csv or .parquet, also with .gz")
+    yield from readers[kind](path, columns)
+
+
+def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+_BROKEN = (OSError, EOFError, zlib.error)  # what reading a file, plain or gzip, raises
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 text file, with their line ends; a byte-order mark is left out."""
+    number = 0
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            yield from readers[kind](path, file, columns)
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise UserError(f"{path.name} cannot be read: {error}", "UTF-8 text, whole if gzip") from error
+        with _open(path) as file:
+            for number, line in enumerate(file, 1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}:{number}: byte {error.object[error.start]:#x} is not UTF-8", "UTF-8 text") from error
+    except _BROKEN as error:
+        raise UserError(f"{path}:{number + 1}: cannot be read: {error}", "a whole file", "fetch it again") from error
 
 
-def _jsonl(path: Path, file: TextIO, columns: tuple[str, str]) -> Iterator[tuple[int, Row]]:
-    for number, line in enumerate(file, 1):
+def _jsonl(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
+    for number, line in enumerate(_lines(path), 1):
+        place = f"{path}:{number}"
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line.rstrip())
         except ValueError as error:
-            raise UserError(f"{path.name}:{number}: not JSON: {error}", "one JSON object a line") from error
+            what = re.sub(r": line 1 (column \d+).*", r" at \1", str(error))
+            raise UserError(f"{place}: not JSON: {what}", "one JSON object a line") from error
         if not isinstance(record, dict):
-            raise UserError(f"{path.name}:{number}: a {type(record).__name__}", "one JSON object a line")
-        _check_columns(record, columns, f"{path.name}:{number}")
-        yield number, record
+            raise UserError(f"{place}: a JSON {type(record).__name__}", "one JSON object a line")
+        _check_columns(record, columns, place)
+        yield place, record
 
 
-def _csv(path: Path, file: TextIO, columns: tuple[str, str]) -> Iterator[tuple[int, Row]]:
-    reader = csv.DictReader(file, strict=True)
-    _check_columns(reader.fieldnames or [], columns, path.name)
+def _csv(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
+    reader = csv.DictReader(_lines(path), strict=True)
     try:
+        _check_columns(reader.fieldnames or [], columns, f"{path}:1")
         for record in reader:
-            yield reader.line_num, record
+            yield f"{path}:{reader.line_num}", record
     except csv.Error as error:
-        raise UserError(f"{path.name}:{reader.line_num}: broken CSV: {error}") from error
+        raise UserError(f"{path}:{reader.line_num}: broken CSV: {error}", "quoted fields, each closed") from error
 
 
-def _parquet(path: Path, columns: tuple[str, str]) -> Iterator[tuple[int, Row]]:
+def _parquet(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        _check_columns(pyarrow.parquet.read_schema(path).names, columns, path.name)
-        table = pyarrow.parquet.read_table(path, columns=list(columns))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path.name} cannot be read: {str(error).splitlines()[0]}", "a Parquet file") from error
-    yield from enumerate(table.to_pylist(), 1)
+        with _open(path) as file:
+            parquet = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(file.read()))
+        _check_columns(parquet.schema_arrow.names, columns, str(path))
+        rows = parquet.read(columns=list(columns)).to_pylist()
+    except (pyarrow.ArrowException, *_BROKEN) as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}", "a whole Parquet file") from error
+    yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, 1))
 
 
 def _pronunciation_rows(task: TaskConfig) -> dict[str, list[Row]]:

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from nash_jax.data.hub import fetch, reason
 from nash_jax.errors import UserError
 
+_HUB_FILES = ("*.json", "*.txt", "*.model")
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
@@ -16,14 +18,21 @@ def load_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = fetch(name, _HUB_FILES, "tokenizer")
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # of many kinds, plain Exception from the Rust library among them
         raise UserError(
-            f"no tokenizer could be loaded from {name!r}: {str(error).splitlines()[0]}",
-            "a folder with tokenizer.json or spiece.model, or a name on a reachable hub",
+            f"no tokenizer could be loaded from {name!r}: {reason(error)}",
+            "a folder with tokenizer.json or spiece.model, or a name on the hub",
             "name one in config.task.tokenizer",
         ) from error
+    for token in ("pad_token", "eos_token"):
+        if getattr(tokenizer, token) is None:
+            raise UserError(f"the tokenizer {name!r} has no {token}", "one made for an encoder-decoder, such as T5's")
+    return tokenizer
 
 
 def build_pronunciation_tokenizer(rows: list[dict[str, Any]]) -> Any:

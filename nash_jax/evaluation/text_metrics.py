@@ -3,14 +3,13 @@
 import re
 from collections.abc import Callable, Sequence
 
-from nltk.metrics.distance import edit_distance
-from rouge_score import rouge_scorer
-
 Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]]
 
 
 def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """ROUGE-1/2/L/Lsum F1 with stemmer, best reference of each row by mean (rouge-score); Lsum by sentences."""
+    from rouge_score import rouge_scorer  # here, for it takes over a second to import, with all of nltk and scipy
+
     names = ("rouge1", "rouge2", "rougeL", "rougeLsum")
     scorer = rouge_scorer.RougeScorer(names, use_stemmer=True)
     totals = dict.fromkeys(names, 0.0)
@@ -27,6 +26,8 @@ def transcription(outputs: Sequence[str], references: Sequence[Sequence[str]]) -
     `phoneme_error_rate`: edits over phonemes of the nearest references; `word_error_rate`: share of rows
     with any edit; `word_accuracy`: the other rows.
     """
+    from nltk.metrics.distance import edit_distance  # here, as above
+
     edits = symbols = wrong = 0
     for output, row in zip(outputs, references, strict=True):
         candidates = [reference.split() for reference in row]

@@ -13,6 +13,8 @@ from nash_jax.pruning import hard_concrete
 
 Masks = dict[str, jax.Array]
 
+ENCODER_GATES = (r"encoder\.\d+\.attention\.heads", r"encoder\.\d+\.ffn\.units")  # what NASH gates
+
 
 @dataclasses.dataclass(frozen=True)
 class GateGroup:

@@ -1,11 +1,11 @@
 """Orbax v1, wrapped in one place: step checkpoints of a phase, and single trees."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from nash_jax.errors import UserError
@@ -62,12 +62,14 @@ class Checkpointer:
 
 
 def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
-    """Writes one tree of arrays; the folder appears whole or not at all."""
-    ocp.save(os.path.abspath(folder), tree, overwrite=True)
+    """Writes one tree of arrays; the folder appears whole or not at all. Processes of one run all call it."""
+    ocp.save(os.path.abspath(folder), jax.tree.map(np.asarray, tree), overwrite=True)
 
 
 def load_tree(folder: str | os.PathLike[str]) -> Any:
     """Reads a tree written by `save_tree`, as NumPy arrays (saved shardings do not matter).
+
+    Processes of one run all call it: Orbax counts its operations and waits for the same one elsewhere.
 
     Raises:
       UserError: when there is none, or it is broken.
@@ -77,14 +79,7 @@ def load_tree(folder: str | os.PathLike[str]) -> Any:
         raise UserError(f"no checkpoint at {path}", "a folder that nash_jax wrote")
     try:
         metadata = ocp.metadata(os.path.abspath(path)).metadata
-        import numpy as np
-
         abstract = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), metadata)
         return ocp.load(os.path.abspath(path), abstract)
     except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
         raise UserError(f"the checkpoint at {path} cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def remove(folder: str | os.PathLike[str]) -> None:
-    """Deletes a phase's checkpoints once its result is saved."""
-    shutil.rmtree(folder, ignore_errors=True)

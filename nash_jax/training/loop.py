@@ -17,6 +17,7 @@ from nash_jax.sharding import place_batch
 from nash_jax.training.checkpoint import METRIC, Checkpointer
 from nash_jax.training.metrics import Progress, Writer
 from nash_jax.training.state import State, abstract_state
+from nash_jax.workdir import from_main
 
 
 @dataclasses.dataclass
@@ -81,7 +82,7 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
             values = window.mean()
         if step % phase.eval_steps == 0 or step == phase.num_steps:
             values = values or window.mean()  # every loss up to here is finite before a checkpoint is written
-            found = phase.evaluate(state)
+            found = from_main(phase.evaluate(state))
             values |= {f"validation/{name}": value for name, value in found.items()}
             position = {"position": batches.get_state(), "seconds": time.monotonic() - begun}
             checkpointer.save(step, state, position, {METRIC: found[METRIC]})

@@ -27,7 +27,7 @@ def make_schedule(config: TrainConfig, num_steps: int) -> optax.Schedule:
     return optax.schedules.join_schedules([rise, after], [warmup])
 
 
-def model_optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTransformation:
+def _model_optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTransformation:
     """Clipping by global norm, then the optimizer named in the config."""
     schedule = make_schedule(config, num_steps)
     if config.optimizer == "adafactor":
@@ -64,13 +64,19 @@ def _matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(numbers, params)
 
 
-def pruning_optimizer(
-    model: optax.GradientTransformation, gate_learning_rate: float, freeze_embeddings: bool
+def make_optimizer(
+    config: TrainConfig, num_steps: int, *, gate_learning_rate: float = 0.01, freeze_embeddings: bool = False
 ) -> optax.GradientTransformation:
-    """The optimizer of joint pruning, partitioned by the top level of `params`.
+    """The optimizer of a phase, partitioned by the top level of `params`.
 
-    Model parameters by `model` (embeddings held still if asked), gates and the hidden-state projection by
-    Adam, multipliers by Adam ascent.
+    Model parameters, clipped by global norm, by the optimizer named in the config (embeddings held still if
+    asked); gates by Adam; multipliers by Adam ascent; the hidden-state projection by Adam like the model.
+
+    Args:
+      config: of the phase.
+      num_steps: its length, for the schedule.
+      gate_learning_rate: of gates and multipliers.
+      freeze_embeddings: keep embeddings and LM head as they are.
     """
 
     def labels(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,11 +90,11 @@ def pruning_optimizer(
 
     return optax.partition(
         {
-            "model": model,
+            "model": _model_optimizer(config, num_steps),
             "frozen": optax.set_to_zero(),
             "gates": optax.adam(gate_learning_rate),
             "multipliers": optax.chain(optax.adam(gate_learning_rate), optax.scale(-1.0)),
-            "projection": optax.adam(gate_learning_rate),
+            "projection": optax.adam(make_schedule(config, num_steps)),
         },
         labels,
     )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from nash_jax.sharding import state_shardings
+from nash_jax.sharding import place, state_shardings
 
 State = dict[str, Any]
 
@@ -31,7 +31,7 @@ def make_state(params: Mapping[str, Any], tx: optax.GradientTransformation, seed
 
 def place_state(state: State, mesh: Mesh, model: Mapping[str, NamedSharding]) -> State:
     """The state on the mesh, each array by the sharding of the parameter it belongs to."""
-    return jax.tree.map(jax.device_put, state, state_shardings(state, mesh, model))
+    return jax.tree.map(place, state, state_shardings(state, mesh, model))
 
 
 def abstract_state(state: State) -> State:

@@ -1,0 +1,58 @@
+"""What comes from the Hugging Face hub: fetched, or read from its cache when the hub does not answer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nash_jax.errors import UserError
+
+WITHOUT = (
+    "without network use your own files and folders (configs/local.py) or try configs/quickstart.py, which needs none"
+)
+
+
+def fetch(name: str, patterns: Sequence[str], what: str) -> Path:
+    """The folder of a model repository of the hub: fetched, or from the cache.
+
+    An unreachable hub is asked once, not five times with growing pauses as `from_pretrained` does.
+
+    Args:
+      name: such as "google/flan-t5-small".
+      patterns: names of the files wanted.
+      what: for the message: "model" or "tokenizer".
+
+    Raises:
+      UserError: when the hub does not answer or has no such repository.
+    """
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"{what}: no folder {name!r}", "a folder, or a name of the hub such as google/flan-t5-small")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except (OSError, HFValidationError) as error:  # all that the hub client raises otherwise is an OSError
+        raise UserError(
+            f"{what} {name!r} is no folder here, and the hub did not give it: {reason(error)}",
+            f"the hub to answer, or the {what} in the cache {HF_HUB_CACHE}",
+            WITHOUT,
+        ) from error
+
+
+def check_data_set(repository: str, revision: str) -> None:
+    """Asks the hub once for a data set; when it does not answer, `datasets` will only look into its cache."""
+    import datasets
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().dataset_info(repository, revision=revision, timeout=10)
+    except HfHubHTTPError:
+        pass  # it answered; `load_dataset` says what is wrong
+    except Exception:  # no answer, in whatever way the HTTP client puts it
+        datasets.config.HF_HUB_OFFLINE = True
+
+
+def reason(error: Exception) -> str:
+    """An error's first line."""
+    return (str(error).splitlines() or [type(error).__name__])[0].removeprefix("Got: ").removesuffix(" (OfflineModeIsEnabled)")
