@@ -1,5 +1,6 @@
 """Devices: the mesh, where each logical axis lives on it, and how batches are laid over it."""
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from nash_jax.tree import map_with_path
 # what a launcher sets for each process of a run of several: launch/README.md
 _PROCESS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _DETECT = "NASH_JAX_DISTRIBUTED"
+_SHUTDOWN_SECONDS = 60  # a process that failed waits so long for the others, then all end
 
 # last part of a logical axis' name → mesh axis; axes not named here are replicated
 MESH_AXIS = {"vocab": "model", "heads": "model", "units": "model"}
@@ -36,12 +38,15 @@ def start_distributed() -> None:
     expected = f"{', '.join(_PROCESS)}; or {_DETECT}=1 under Slurm, Open MPI or on a Cloud TPU"
     if not detect and missing:
         raise UserError(f"{missing[0]} is not set", expected)
+    # jax would catch SIGTERM and go on until killed; every stage is resumable, so end at once
+    jax.config.update("jax_enable_preemption_service", False)
+    initialize = functools.partial(jax.distributed.initialize, shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
     try:
         if detect:
-            jax.distributed.initialize()
+            initialize()
         else:  # nothing to detect: the process takes all devices of its host, or those in JAX_LOCAL_DEVICE_IDS
             address, count, index = (os.environ[name] for name in _PROCESS)
-            jax.distributed.initialize(address, int(count), int(index), cluster_detection_method="deactivate")
+            initialize(address, int(count), int(index), cluster_detection_method="deactivate")
     except (ValueError, TypeError) as error:
         raise UserError(f"the processes of this run do not find each other: {error}", expected) from error
 

@@ -16,6 +16,7 @@ from hypothesis import settings
 
 from nash_jax.models import build
 
+jax.config.update("jax_numpy_rank_promotion", "raise")  # broadcasting over a missing axis is a bug until spelt out
 settings.register_profile("default", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("default")
 

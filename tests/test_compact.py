@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nash_jax.models import mask_sites, param_axes
 from nash_jax.models.layers import RMSNorm
 from nash_jax.pruning import hard_concrete as hc
-from nash_jax.pruning.compact import compact, kept_positions
+from nash_jax.pruning.compact import compact, kept_positions, removed_share
 from nash_jax.pruning.gates import HardConcreteGates, gate_groups
 from nash_jax.pruning.lagrangian import expected_size, prunable_size, size_terms
 from nash_jax.spec import DecoderLayer, EncoderLayer
@@ -204,6 +204,9 @@ def test_expected_size_at_saturated_gates_is_the_size_after_compaction(seed, sof
         terms = size_terms(param_axes(spec), spec.axis_sizes(), side)
         assert float(expected_size(terms, spec.axis_sizes(), probs)) == counted
         assert prunable_size(size_terms(param_axes(narrow), narrow.axis_sizes(), side), narrow.axis_sizes()) == counted
+        whole = prunable_size(terms, spec.axis_sizes())
+        if whole:
+            assert removed_share(spec, narrow, side, param_axes) == 1 - counted / whole
     sizes = narrow.axis_sizes()
     assert count(small) == sum(int(np.prod([sizes[a] for a in axes])) for axes in param_axes(narrow).values())
 

@@ -90,7 +90,7 @@ def test_noise_stays_within_epsilon():
 def test_prob_nonzero_is_how_often_samples_are_nonzero():
     """20,000 samples of each of 25 gates: the frequency is within 5 standard deviations of P(z ≠ 0)."""
     log_alpha = jnp.linspace(hc.LOG_ALPHA_MIN, hc.LOG_ALPHA_MAX, 25)
-    z = np.asarray(hc.sample(log_alpha, hc.sample_noise(jax.random.key(1), (20_000, 25))))
+    z = np.asarray(hc.sample(log_alpha[None], hc.sample_noise(jax.random.key(1), (20_000, 25))))
     p = np.asarray(hc.prob_nonzero(log_alpha), np.float64)
     assert np.all(np.abs((z != 0).mean(0) - p) < 5 * np.sqrt(p * (1 - p) / 20_000))
 
@@ -135,6 +135,14 @@ def test_final_mask_of_a_lone_gate(log_alpha, open_):
     """P(z ≠ 0) is 0.5 at log_alpha = -2/3·ln 11 = -1.599."""
     mask = np.asarray(hc.final_mask(jnp.array([log_alpha])))
     np.testing.assert_allclose(mask, [sigmoid(1.2 * log_alpha) if open_ else 0.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 3, 5])
+def test_final_mask_closes_as_many_as_told(zeros):
+    row = np.array([2, -1, 0.5, -1, 3], np.float32)
+    expected = sigmoid(1.2 * row)
+    expected[[1, 3, 2, 0, 4][:zeros]] = 0  # lowest first, the earlier of equals
+    np.testing.assert_allclose(hc.final_mask(row, zeros), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("droprate", "mean"), [(None, 10.0), (0.5, 0.0), (0.1, np.log(9)), (0.9, -np.log(9))])

@@ -11,6 +11,7 @@ from nash_jax.pruning.compact import kept_positions
 from nash_jax.pruning.lagrangian import (
     Constraint,
     expected_size,
+    gate_costs,
     initial_multipliers,
     lagrangian,
     prunable_size,
@@ -90,6 +91,18 @@ def test_gradient_of_the_expected_size_is_what_a_gate_carries():
             per_gate = 4 * spec.d_model * spec.head_dim
         np.testing.assert_allclose(gradient[axis], np.full(size, per_gate * probs[sublayer]), rtol=1e-5)
         np.testing.assert_allclose(gradient[sublayer], per_gate * probs[axis].sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gate_costs_are_what_a_gate_carries(seed):
+    spec = random_spec(seed, ragged=True)
+    costs = gate_costs(terms_of(spec, "encoder"), spec.axis_sizes())
+    per_head, per_unit = 4 * spec.d_model * spec.head_dim, (3 if spec.gated else 2) * spec.d_model
+    assert costs == {
+        axis: per_unit if axis.endswith("units") else per_head
+        for axis, size in spec.sublayers().values()
+        if size and axis.startswith("encoder")
+    }
 
 
 def test_sparsity():

@@ -132,7 +132,7 @@ SPREAD = """
 import sys
 from pathlib import Path
 import jax, numpy as np
-from nash_jax.sharding import *
+from nash_jax.sharding import make_mesh, param_shardings, place_batch, place_params, start_distributed, to_host
 from nash_jax.training.checkpoint import Checkpointer, load_tree, save_tree
 from nash_jax.training.state import abstract_state
 from nash_jax.workdir import barrier, clear, from_main, is_main

@@ -28,6 +28,7 @@ FLAGS = {  # the quickstart, smaller: 2,000 words, a narrow model, 24 steps a ph
     "model.dropout_rate": 0.1,
     "evaluate.batch_size": 64,
     "benchmark.runs": 7,
+    "benchmark.batch_sizes": "(1, 2)",
     "prune.sparsity_warmup_epochs": 0.2,
     **{f"{phase}.batch_size": 32 for phase in ("finetune", "prune", "retrain")},
     **{f"{phase}.epochs": 0.36 for phase in ("finetune", "prune", "retrain")},
@@ -41,7 +42,8 @@ def start(workdir: Path, cache: Path, devices: int = 1, **flags: object) -> subp
     command = [sys.executable, "-m", "nash_jax.main", f"--config={ROOT}/configs/quickstart.py", f"--workdir={workdir}"]
     command += [f"--config.{name}={value}" for name, value in (FLAGS | flags).items()]
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        # unoptimised programs: these runs are short, and compiling is most of their time
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
     }
     return subprocess.Popen(
@@ -95,9 +97,9 @@ def test_report_has_the_promised_keys(unbroken) -> None:
     wanted = "model batch_size source_length new_tokens num_beams runs mean_ms std_ms median_ms encode_ms per_token_ms"
     assert all(set(wanted.split()) <= set(row) for row in report["benchmark"])
     assert {(r["model"], r["batch_size"]) for r in report["benchmark"]} == {
-        (m, b) for m in ("dense", "pruned") for b in (1, 8, 16)
+        (m, b) for m in ("dense", "pruned") for b in (1, 2)
     }
-    assert set(report["speedup"]) == {"1", "8", "16"}
+    assert set(report["speedup"]) == {"1", "2"}
     assert report["stages"]["finetune"]["steps"] == STEPS
     assert "<svg" in (unbroken / "report.html").read_text()
 

@@ -55,4 +55,5 @@ def check_data_set(repository: str, revision: str) -> None:
 
 def reason(error: Exception) -> str:
     """An error's first line."""
-    return (str(error).splitlines() or [type(error).__name__])[0].removeprefix("Got: ").removesuffix(" (OfflineModeIsEnabled)")
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line.removeprefix("Got: ").removesuffix(" (OfflineModeIsEnabled)")

@@ -146,7 +146,7 @@ def _csv(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
         for record in reader:
             yield f"{path}:{reader.line_num}", record
     except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: broken CSV: {error}", "quoted fields, each closed") from error
+        raise UserError(f"{path}:{reader.line_num + 1}: broken CSV: {error}", "quoted fields, each closed") from error
 
 
 def _parquet(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:

@@ -7,7 +7,7 @@ Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]]
 
 
 def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """ROUGE-1/2/L/Lsum F1 with stemmer, best reference of each row by mean (rouge-score); Lsum by sentences."""
+    """ROUGE-1/2/L/Lsum F1 with stemmer (rouge-score), each of a row's best reference for it; Lsum by sentences."""
     from rouge_score import rouge_scorer  # here, for it takes over a second to import, with all of nltk and scipy
 
     names = ("rouge1", "rouge2", "rougeL", "rougeLsum")

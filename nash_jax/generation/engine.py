@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nash_jax.compilation import jit
 from nash_jax.generation.cache import encode
 from nash_jax.generation.greedy import greedy
 from nash_jax.models import build
@@ -49,9 +48,9 @@ class Engine:
     def __init__(self, spec: ModelSpec, params: Mapping[str, Any], dtype: Any = jnp.float32) -> None:
         self.spec, own = untie(spec, params)
         self.model = build(self.spec, dtype=jnp.dtype(dtype))
-        self._encode = jit(self._encode_fn, static_argnums=3)
-        self._generate = jit(self._generate_fn, static_argnums=(4, 5))
-        self._logits = jit(lambda params, *inputs: self.model.apply({"params": params}, *inputs))
+        self._encode = jax.jit(self._encode_fn, static_argnums=3)
+        self._generate = jax.jit(self._generate_fn, static_argnums=(4, 5))
+        self._logits = jax.jit(lambda params, *inputs: self.model.apply({"params": params}, *inputs))
         self.update(own)
 
     def update(self, params: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ def apply_mask(x: jax.Array, masks: Masks | None, name: str) -> jax.Array:
     """x [..., M] times the mask of that name ([M] or a scalar), if there is one."""
     if masks is None or name not in masks:
         return x
-    return x * masks[name].astype(x.dtype)
+    return x * jnp.broadcast_to(masks[name].astype(x.dtype), x.shape)
 
 
 def attention_bias(attention_mask: jax.Array) -> jax.Array:
@@ -54,7 +54,7 @@ class RMSNorm(nn.Module):
             count: jax.Array | int = x.shape[-1]
         else:
             count = jnp.maximum(jnp.sum(masks["embed"] > 0), 1)
-        return (x * jax.lax.rsqrt(total / count + self.eps) * scale).astype(self.dtype)
+        return (x * jax.lax.rsqrt(total / count + self.eps) * jnp.broadcast_to(scale, x.shape)).astype(self.dtype)
 
 
 class FeedForward(nn.Module):
@@ -162,7 +162,7 @@ class Attention(nn.Module):
         context = jnp.einsum("BNTS,BSNH->BTNH", weights, value)
         heads = f"{self.name_in_spec}.heads"
         if masks is not None and heads in masks:
-            context = context * masks[heads].astype(context.dtype)[:, None]
+            context = context * masks[heads].astype(context.dtype)[None, None, :, None]
         context = context.reshape(*context.shape[:2], -1)  # [B, T, N·H]
         out = context @ self.out.astype(self.dtype).reshape(-1, self.d_model)
         return apply_mask(out, masks, self.name_in_spec)
@@ -171,7 +171,7 @@ class Attention(nn.Module):
 def _fused_init(rng: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> jax.Array:
     """T5's initial values for a fused [D, 3, N, H] kernel: D**-0.5, the query's divided by sqrt(H)."""
     std = jnp.array([shape[-1] ** -0.5, 1.0, 1.0])[:, None, None] * shape[0] ** -0.5
-    return jax.random.normal(rng, shape, dtype) * std
+    return jax.random.normal(rng, shape, dtype) * std[None]
 
 
 class RelativePositionBias(nn.Module):

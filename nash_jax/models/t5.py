@@ -279,7 +279,7 @@ class T5(nn.Module):
         relative = positions[None, :] - positions[:, None]
         bias = self.decoder.bias(relative)
         if bias is not None:
-            bias = (bias + jnp.where(relative > 0, NEGATIVE, 0.0))[None]
+            bias = (bias + jnp.where(relative > 0, NEGATIVE, 0.0)[None])[None]
         cross_bias = attention_bias(attention_mask)
         x = self._embed(decoder_input_ids, masks, deterministic)
         hidden = []
@@ -309,7 +309,7 @@ class T5(nn.Module):
         """Causal self-attention bias by distance, [N, 2T-1]: the row of step t is `[:, T-1-t : 2T-1-t]`."""
         distance = jnp.arange(2 * max_length - 1) - (max_length - 1)  # key position minus query position
         bias = self.decoder.bias(distance)
-        return None if bias is None else bias + jnp.where(distance > 0, NEGATIVE, 0.0)
+        return None if bias is None else bias + jnp.where(distance > 0, NEGATIVE, 0.0)[None]
 
     def decode_step(
         self,

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from nash_jax.compilation import jit
 from nash_jax.config import DistillConfig
 from nash_jax.models import build
 from nash_jax.pruning import distill
@@ -183,7 +182,7 @@ def make_step(
             params = params | {"gates": jax.tree.map(clamp, params["gates"])}
         return state | {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
 
-    compute, apply = jit(gradients), jit(update, donate_argnums=0)
+    compute, apply = jax.jit(gradients), jax.jit(update, donate_argnums=0)
 
     def step(state: Any, teacher_params: Any, batch: Batch) -> tuple[Any, Metrics]:
         grads, metrics = compute(state, teacher_params, batch)

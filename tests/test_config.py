@@ -1,0 +1,210 @@
+"""Settings: defaults, every field's name, type and range, and the files in configs/."""
+
+import dataclasses
+import importlib.util
+import math
+import re
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+from nash_jax.config import Config, DistillConfig, PruneConfig, TrainConfig, default_config, expected, from_config_dict
+from nash_jax.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG_FILES = sorted((ROOT / "configs").glob("*.py"))
+WRONG = {  # type of a default → values it must not take, and the words that say what is expected
+    bool: ((1, "yes", None), "True or False"),
+    int: (("8", 1.5, True, None), "a whole number"),
+    float: (("0.1", True, None), "a number"),
+    str: ((3, None, ["a"]), "a text"),
+    tuple: ((8, ("8",), (1.5,), (True,)), "whole numbers, as in (1, 8, 16)"),
+    dict: ((3, "all", None), "a group of fields"),
+}
+PHASES = ("finetune", "prune", "retrain")
+OUT_OF_RANGE = {
+    "task.source": ("", "hubb", "Files"),
+    "task.metric": ("rogue", "bleu"),
+    "model.dtype": ("float16", "bf16"),
+    "shorten.selection": ("lowest",),
+    "shorten.decoder_layers": (-1, 7),  # a fresh model has 6
+    "model.decoder_layers": (0, 2),  # of which 3 are kept
+    "prune.sparsity": (-0.1, 1.0, 1.5, math.nan),
+    "prune.units_droprate": (0.0, 1.0),
+    "model.dropout_rate": (-0.1, 1.0),
+    "benchmark.batch_sizes": ((), (0,), (8, -1)),
+    **{f"{phase}.optimizer": ("sgd",) for phase in PHASES},
+    **{f"{phase}.schedule": ("step",) for phase in PHASES},
+    **{f"{phase}.warmup_ratio": (-0.1, 1.0) for phase in PHASES},
+    **{f"{phase}.learning_rate": (0.0, -1e-3, math.nan, math.inf) for phase in PHASES},
+    **{f"{phase}.accumulation": (0, -1, 3) for phase in PHASES},  # 16 and 8 are no multiples of 3
+    **{f"{phase}.epochs": (-1.0, math.inf) for phase in PHASES},
+    **{f"{phase}.distill.logits": (-1.0,) for phase in PHASES},
+    **{f"{phase}.distill.temperature": (0.0,) for phase in PHASES},
+    **{
+        place: (0, -1)
+        for place in (
+            *(f"task.{name}" for name in ("max_source_length", "max_target_length", "max_new_tokens")),
+            *(f"model.{name}" for name in ("d_model", "d_ff", "num_heads", "encoder_layers", "model_parallel")),
+            *(f"{phase}.{name}" for phase in PHASES for name in ("batch_size", "clip_norm", "eval_every")),
+            *(f"benchmark.{name}" for name in ("source_length", "new_tokens", "runs")),
+            "evaluate.batch_size",
+            "prune.gate_learning_rate",
+        )
+    },
+    **{
+        place: (-1,)
+        for place in (
+            "task.max_train_examples",
+            "task.max_eval_examples",
+            "model.head_dim",
+            "prune.prepruning_epochs",
+            "prune.sparsity_warmup_epochs",
+        )
+    },
+}
+
+
+def settings(group=None, place=""):
+    """(dotted name, default) of every setting and every group of settings."""
+    for name, value in (dataclasses.asdict(Config()) if group is None else group).items():
+        yield f"{place}{name}", value
+        if isinstance(value, dict):
+            yield from settings(value, f"{place}{name}.")
+
+
+SETTINGS = dict(settings())
+
+
+def with_value(place, value, name=None):
+    """The default settings with another value at a place (a float where a float is wanted), or another name there."""
+    values = dataclasses.asdict(Config())
+    *groups, last = place.split(".")
+    group = values
+    for part in groups:
+        group = group[part]
+    group[name or last] = float(value) if isinstance(group.get(last), float) and type(value) is int else value
+    if name:
+        del group[last]
+    return ConfigDict(values)
+
+
+def test_defaults_round_trip():
+    assert from_config_dict(default_config()) == Config()
+    assert len(SETTINGS) > 70  # the tests below walk over all of them
+
+
+def test_left_out_fields_have_their_defaults():
+    assert from_config_dict(ConfigDict({"seed": 3, "prune": {"sparsity": 0.5}})) == Config(
+        seed=3, prune=PruneConfig(sparsity=0.5)
+    )
+
+
+def test_changes_arrive():
+    config = default_config()
+    config.update(seed=1)
+    config.task.update(name="mine", source="files")
+    config.finetune.update(epochs=0.5, accumulation=2)
+    config.finetune.distill.logits = 1.0
+    config.benchmark.batch_sizes = (4,)
+    parsed = from_config_dict(config)
+    assert (parsed.seed, parsed.task.name, parsed.task.source) == (1, "mine", "files")
+    assert parsed.finetune == TrainConfig(epochs=0.5, accumulation=2, distill=DistillConfig(logits=1.0))
+    assert parsed.benchmark.batch_sizes == (4,)
+    assert parsed.retrain == Config().retrain
+
+
+def test_whole_numbers_pass_for_numbers():
+    parsed = from_config_dict(with_value("finetune.epochs", 3))
+    assert parsed.finetune.epochs == 3.0 and isinstance(parsed.finetune.epochs, float)
+    parsed = from_config_dict(ConfigDict({"finetune": {"epochs": 3}, "benchmark": {"batch_sizes": [1, 2]}}))
+    assert isinstance(parsed.finetune.epochs, float) and parsed.benchmark.batch_sizes == (1, 2)
+
+
+@pytest.mark.parametrize("place", SETTINGS)
+def test_misspelt_name(place):
+    *groups, last = place.split(".")
+    misspelt = last + last[-1]
+    where = ".".join(["config", *groups, misspelt])
+    for found in (
+        lambda: from_config_dict(with_value(place, SETTINGS[place], misspelt)),
+        lambda: expected(".".join([*groups, misspelt])),
+    ):
+        with pytest.raises(UserError) as error:
+            found()
+        message = str(error.value)
+        assert message.startswith(f"{where} is no setting (did you mean {last!r}?); expected one of ")
+        assert re.search(rf"\b{last}\b", message.partition("expected")[2])
+
+
+@pytest.mark.parametrize("place", SETTINGS)
+def test_wrong_type(place):
+    values, words = WRONG[type(SETTINGS[place])]
+    assert expected(place) == words
+    for value in values:
+        with pytest.raises(UserError, match=re.escape(f"config.{place} is {value!r}; expected {words}")):
+            from_config_dict(with_value(place, value))
+
+
+@pytest.mark.parametrize("place", OUT_OF_RANGE)
+def test_out_of_range(place):
+    for value in OUT_OF_RANGE[place]:
+        with pytest.raises(UserError, match="config") as error:
+            from_config_dict(with_value(place, value))
+        found, _, wanted = str(error.value).partition("; expected ")
+        assert place in found or place.rpartition(".")[2] in found or place in wanted
+        assert str(value) in found + wanted
+
+
+def test_a_near_choice_is_named():
+    with pytest.raises(UserError, match=r"config.task.metric is 'rogue' \(did you mean 'rouge'\?\); expected one of"):
+        from_config_dict(with_value("task.metric", "rogue"))
+
+
+def test_ranges_end_where_they_should():
+    for place, value in (
+        ("prune.sparsity", 0.0),
+        ("prune.sparsity", 0.99),
+        ("prune.accumulation", 16),
+        ("finetune.epochs", 0.0),
+        ("shorten.decoder_layers", 0),
+        ("shorten.decoder_layers", 6),
+    ):
+        from_config_dict(with_value(place, value))
+
+
+def test_a_given_model_has_layers_of_its_own():
+    config = with_value("shorten.decoder_layers", 12)
+    config.model.init = "some/model"
+    assert from_config_dict(config).shorten.decoder_layers == 12
+
+
+@pytest.mark.parametrize("returned", [None, 3, {"seed": 1}])
+def test_what_get_config_must_return(returned):
+    with pytest.raises(UserError, match=r"get_config\(\) returned .*; expected the ConfigDict"):
+        from_config_dict(returned)
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_there_are_config_files():
+    assert {"quickstart", "samsum", "local"} <= {path.stem for path in CONFIG_FILES}
+
+
+@pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
+def test_config_file(path):
+    module = load(path)
+    if not hasattr(module, "get_config"):  # a part that others share
+        assert any(f"{path.stem} import" in other.read_text() for other in CONFIG_FILES)
+        return
+    assert isinstance(from_config_dict(module.get_config()), Config)
+    command = " ".join(module.__doc__.split())
+    assert re.search(rf"Command: .*--config=configs/{path.stem}\.py", command)
+    flags = re.findall(r"--config\.([\w.]+)=", command)
+    assert all(expected(name) for name in flags)  # settings that exist

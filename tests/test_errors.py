@@ -1,0 +1,262 @@
+"""Mistakes at the real command line: one line on stderr, exit status 2, no traceback; docs/errors.md knows each."""
+
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nash_jax.data.tokenizers import build_pronunciation_tokenizer
+from nash_jax.errors import UserError
+from nash_jax.model import Seq2Seq, load
+from nash_jax.spec import dense_spec
+from nash_jax.testing import random_params
+from nash_jax.training.metrics import read_rows
+from nash_jax.workdir import Workdir
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = ["cat", "act", "tac", "bat", "tab", "cab"]  # of one length: one shape of batches
+LETTERS = """
+from nash_jax.config import default_config
+
+def get_config():
+    config = default_config()
+    config.task.update(name="letters", source="files", prefix="", metric="exact_match", tokenizer="tokenizer")
+    config.task.update(train_file="data/train.jsonl", validation_file="data/test.jsonl", test_file="data/test.jsonl")
+    config.task.update(max_source_length=8, max_target_length=8, max_new_tokens=4)
+    config.model.update(d_model=8, d_ff=8, num_heads=2, encoder_layers=1, decoder_layers=2)
+    for phase in (config.finetune, config.prune, config.retrain):
+        phase.update(epochs=2.0, batch_size=2)
+    config.shorten.decoder_layers = 1
+    return config
+"""
+ROW = json.dumps({"document": "cat", "summary": "C A T"})
+DATA = {
+    "empty": [ROW, ROW, json.dumps({"document": "", "summary": "C A T"})],
+    "broken": [ROW, ROW, '{"document": "cat", "summary": '],
+    "train": [json.dumps({"document": word, "summary": " ".join(word.upper())}) for word in WORDS],
+}
+
+
+def make_models(folder: Path, tokenizer) -> None:
+    """A tiny model in the hub's layout and as an export, and broken copies."""
+    sizes = {"d_model": 8, "d_ff": 8, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+    spec = dense_spec(vocab_size=len(tokenizer), tied=False, dropout_rate=0.0, **sizes)
+    model = Seq2Seq(spec, random_params(spec), tokenizer)
+    model.save_hf(folder / "sound")
+    model.save(folder / "export")
+    for name in ("no_weights", "other_shape", "cut"):
+        shutil.copytree(folder / "sound", folder / name)
+    (folder / "no_weights" / "model.safetensors").unlink()
+    config = json.loads((folder / "sound" / "config.json").read_text())
+    (folder / "other_shape" / "config.json").write_text(json.dumps(config | {"d_model": 16}))
+    weights = (folder / "sound" / "model.safetensors").read_bytes()
+    (folder / "cut" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    text = (folder / "export" / "spec.json").read_text()
+    (folder / "export" / "spec.json").write_text(text[: len(text) // 2])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder to work in: config, tokenizer, data and models, sound and broken."""
+    place = tmp_path_factory.mktemp("place")
+    for name in ("data", "models", "tokenizer"):
+        (place / name).mkdir()
+    (place / "letters.py").write_text(LETTERS)
+    (place / "misspelt.py").write_text(LETTERS.replace("return", "config.prune.update(sparsty=0.5)\n    return"))
+    (place / "broken.py").write_text(LETTERS.replace("return config", "return confg"))
+    for name, lines in DATA.items():
+        (place / "data" / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    shutil.copy(place / "data" / "train.jsonl", place / "data" / "test.jsonl")
+    lines = (place / "data" / "train.jsonl").read_bytes().splitlines(keepends=True)
+    parts = [gzip.compress(b"".join(part)) for part in (lines[:2], lines[2:])]  # parts may follow one another
+    (place / "data" / "cut.jsonl.gz").write_bytes(parts[0] + parts[1][:12])
+    tokenizer = build_pronunciation_tokenizer([{"source": w, "references": [" ".join(w.upper())]} for w in WORDS])
+    tokenizer.save_pretrained(place / "tokenizer")
+    make_models(place / "models", tokenizer)
+    (place / "file").write_text("not a folder")
+    return place
+
+
+@pytest.fixture(scope="module")
+def command(place):
+    """`command(*args, devices=1)` → the finished process, run in `place` with a hub that does not answer."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "JAX_", "XLA_"))}
+
+    def run(*args: str, devices: int = 1) -> subprocess.CompletedProcess[str]:
+        more = {
+            "HF_HOME": "hub",  # an empty cache
+            "HF_ENDPOINT": "http://127.0.0.1:9",  # nothing listens there: as without a network, also where there is one
+            "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+        return subprocess.run(
+            [sys.executable, "-m", "nash_jax.main", *args],
+            cwd=place, env=environment | more, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def error_of(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line, after the checks that hold for every mistake."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and done.stderr.endswith(f"{errors[0]}\n"), done.stderr
+    assert "report:" not in done.stdout
+    return errors[0]
+
+
+SAYS = {  # mistake → what the line says; docs/errors.md says it too
+    "no config": "error: no --config; expected --config=FILE; try --config=configs/quickstart.py",
+    "config file missing": "error: --config: no file 'mine.py'; expected a config file such as configs/quickstart.py",
+    "config file broken": "error: --config: broken.py:13: NameError: name 'confg' is not defined",
+    "misspelt setting": "error: config.prune.sparsty is no setting (did you mean 'sparsity'?); expected one of accum",
+    "misspelt setting in the file": "config.prune.sparsty is no setting (did you mean 'sparsity'?); expected one of",
+    "misspelt flag": "error: command line: Unknown command line flag 'workdri'. Did you mean: workdir",
+    "wrong type": "error: config.finetune.batch_size is 'big'; expected a whole number",
+    "no flag": "error: command line: 'train' is no flag; expected --config=FILE, --workdir=DIR, --config.field=value",
+    "out of range": "error: config.prune.sparsity is 1.5; expected a share from 0 up to, not including, 1",
+    "unknown choice": "error: config.task.metric is 'rogue' (did you mean 'rouge'?); expected one of rouge, transcri",
+    "too many layers": "config.shorten.decoder_layers is 9; expected no more than config.model.decoder_layers, 2",
+    "uneven batch": "error: config.finetune.batch_size is 6; expected a multiple of the 4 data-parallel devices",
+    "workdir is a file": "error: workdir file/run cannot be written: Not a directory; expected a folder to write to",
+    "workdir not writable": "error: workdir /proc cannot be written: ",
+    "data file missing": "config.task.train_file: no file data/none.jsonl; expected an existing file",
+    "empty row": "error: data/empty.jsonl:3: column 'document' holds ''; expected a text that is not empty",
+    "broken row": "data/broken.jsonl:3: not JSON: Expecting value at column 31; expected one JSON object a line",
+    "column missing": "data/train.jsonl:1 has columns ['document', 'summary'], not 'text'; expected the columns named",
+    "gzip cut short": "error: data/cut.jsonl.gz:3: cannot be read: Compressed file ended before the end-of-stream",
+    "no tokenizer": "error: no tokenizer; expected config.task.tokenizer, or a config.model.init that brings one",
+    "tokenizer not on the hub": "error: tokenizer 'nowhere' is no folder here, and the hub did not give it: ",
+    "hub unreachable": "error: model 'google-t5/t5-base' is no folder here, and the hub did not give it: ",
+    "data set unreachable": "error: data set 'knkarthick/samsum' cannot be loaded: Couldn't reach",
+    "no such model folder": "error: model: no folder './models/none'; expected a folder, or a name of the hub such as",
+    "no weights": "error: models/no_weights has no model.safetensors (it has ['config.json', 'tokenizer.json', ",
+    "other shape": "models/other_shape: shared.weight has shape (11, 8), which does not fit config.json",
+    "weights cut short": "error: models/cut/model.safetensors cannot be read: ",
+    "damaged export": "error: models/export/spec.json: not a model spec: ",
+    "batch larger than data": "config.finetune.batch_size is 64, with 6 training rows; expected no more than there are",
+    "other settings": "error: runs/begun holds a run with config.seed=57, not 58; expected the settings it was started",
+    "loss not finite": " of finetune; expected a finite one; lower the learning rate or look at the data near",
+}
+SAMSUM = f"--config={ROOT}/configs/samsum.py"
+ARGS = {  # those that need nothing else but a command line
+    "no config": [],
+    "config file missing": ["--config=mine.py"],
+    "config file broken": ["--config=broken.py"],
+    "misspelt setting": ["--config=letters.py", "--config.prune.sparsty=0.3"],
+    "misspelt setting in the file": ["--config=misspelt.py"],
+    "misspelt flag": ["--config", "letters.py", "--workdri=here"],
+    "wrong type": ["--config=letters.py", "--config.finetune.batch_size=big"],
+    "no flag": ["--config=letters.py", "train"],
+    "out of range": ["--config=letters.py", "--config.prune.sparsity=1.5"],
+    "unknown choice": ["--config=letters.py", "--config.task.metric=rogue"],
+    "too many layers": ["--config=letters.py", "--config.shorten.decoder_layers=9"],
+    "workdir not writable": ["--config=letters.py", "--workdir=/proc"],
+    "data file missing": ["--config=letters.py", "--config.task.train_file=data/none.jsonl"],
+    "empty row": ["--config=letters.py", "--config.task.train_file=data/empty.jsonl"],
+    "broken row": ["--config=letters.py", "--config.task.train_file=data/broken.jsonl"],
+    "column missing": ["--config=letters.py", "--config.task.source_column=text"],
+    "gzip cut short": ["--config=letters.py", "--config.task.train_file=data/cut.jsonl.gz"],
+    "no tokenizer": ["--config=letters.py", "--config.task.tokenizer="],
+    "no weights": ["--config=letters.py", "--config.model.init=models/no_weights"],
+    "other shape": ["--config=letters.py", "--config.model.init=models/other_shape"],
+    "weights cut short": ["--config=letters.py", "--config.model.init=models/cut"],
+    "damaged export": ["--config=letters.py", "--config.model.init=models/export"],
+}
+SOUND = ["--config=letters.py", "--config.model.init=models/sound"]  # nothing to compile for fresh parameters
+HUB = {
+    "tokenizer not on the hub": ["--config=letters.py", "--config.task.tokenizer=nowhere"],
+    "hub unreachable": [SAMSUM],
+    "data set unreachable": [SAMSUM, "--config.model.init=", "--config.task.tokenizer=tokenizer"],
+}
+
+
+@pytest.mark.parametrize("mistake", ARGS)
+def test_mistake(command, place, mistake):
+    assert SAYS[mistake] in error_of(command(*ARGS[mistake]))
+    assert not (place / "runs" / "letters" / "finetune").exists()  # it is found before anything is trained
+
+
+@pytest.mark.parametrize("mistake", HUB)
+def test_hub_does_not_answer(command, mistake):
+    """It is not waited for; the line names the cache, files of one's own, and what needs no network."""
+    begun = time.monotonic()
+    line = error_of(command(*HUB[mistake]))
+    assert time.monotonic() - begun < 60
+    assert SAYS[mistake] in line
+    for way_out in ("in the cache hub/", "configs/local.py", "configs/quickstart.py, which needs none"):
+        assert way_out in line
+
+
+def test_batch_does_not_split_over_devices(command):
+    assert SAYS["uneven batch"] in error_of(command("--config=letters.py", "--config.finetune.batch_size=6", devices=4))
+
+
+def test_loss_is_not_finite(command, place):
+    flags = ("--config.finetune.learning_rate=1e30", "--config.finetune.eval_every=9")
+    line = error_of(command(*SOUND, "--workdir=runs/nan", *flags))
+    assert SAYS["loss not finite"] in line
+    step = int(re.search(r"the loss is (nan|inf) at step (\d)", line)[2])
+    logged = [row["step"] for row in read_rows(place / "runs" / "nan" / "metrics.jsonl")]
+    assert logged == list(range(1, step)) and step > 1
+
+
+def test_batch_larger_than_data_then_other_settings(command):
+    large = [*SOUND, "--workdir=runs/begun", "--config.finetune.batch_size=64"]
+    assert SAYS["batch larger than data"] in error_of(command(*large))
+    assert SAYS["other settings"] in error_of(command(*large, "--config.seed=58"))
+
+
+def test_help(command):
+    done = command("--help")
+    assert done.returncode == 0 and "--config=FILE" in done.stdout and not done.stderr
+
+
+def test_a_folder_is_taken_once_a_stage_is_done(tmp_path):
+    """A mistake that is found before may be put right in the same workdir."""
+    Workdir(tmp_path, {"seed": 1, "task": {"name": "a"}})
+    begun = Workdir(tmp_path, {"seed": 2, "task": {"name": "a"}})
+    begun.run("data", lambda folder: {"rows": 3})
+    again = Workdir(tmp_path, {"seed": 2, "task": {"name": "a"}})
+    assert again.run("data", lambda folder: {"rows": 4})["rows"] == 3
+    with pytest.raises(UserError, match=r'holds a run with config.task.name="a", not "b"'):
+        Workdir(tmp_path, {"seed": 2, "task": {"name": "b"}})
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json is not the settings of a run"):
+        Workdir(tmp_path, {"seed": 2, "task": {"name": "a"}})
+
+
+def test_workdir_in_a_file(place, monkeypatch):
+    monkeypatch.chdir(place)
+    with pytest.raises(UserError, match=re.escape(SAYS["workdir is a file"].removeprefix("error: "))):
+        Workdir("file/run", {"seed": 1})
+
+
+@pytest.mark.parametrize("name", ["no_weights", "other_shape", "cut", "export", "none"])
+def test_load_says_the_same(place, monkeypatch, name):
+    monkeypatch.chdir(place)
+    says = {"none": "no such model folder", "cut": "weights cut short", "export": "damaged export"}
+    found = SAYS[says.get(name, name.replace("_", " "))].removeprefix("error: ")
+    with pytest.raises(UserError, match=re.escape(found)):
+        load(f"./models/{name}" if name == "none" else f"models/{name}")
+
+
+def test_every_mistake_is_tried():
+    apart = {"uneven batch", "loss not finite", "batch larger than data", "other settings"}
+    apart |= {"workdir is a file", "no such model folder"}  # within this process
+    assert set(ARGS) | set(HUB) | apart == set(SAYS)
+
+
+@pytest.mark.parametrize("mistake", SAYS)
+def test_documented(mistake):
+    page = (ROOT / "docs" / "errors.md").read_text()
+    assert SAYS[mistake].removeprefix("error: ") in page

@@ -1,0 +1,163 @@
+"""metrics.jsonl through kills and resumes, progress without a terminal and on one, files that appear whole."""
+
+import io
+import json
+import os
+import time
+
+import pytest
+
+from nash_jax.training.metrics import JsonlWriter, Progress, optional_writers, read_rows, write_text
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "metrics.jsonl"
+
+
+def row(phase, step, **values):
+    return {"phase": phase, "step": step, **values}
+
+
+# -- metrics.jsonl -----------------------------------------------------------------------------------------
+
+
+def test_one_object_a_line_as_soon_as_written(path):
+    writer = JsonlWriter(path)
+    for step in (1, 2):
+        writer.write("finetune", step, {"loss": 0.5 * step})
+        assert [json.loads(line) for line in path.read_text().splitlines()][-1] == row(
+            "finetune", step, loss=0.5 * step
+        )
+    writer.close()
+    assert read_rows(path) == [row("finetune", 1, loss=0.5), row("finetune", 2, loss=1.0)]
+
+
+def test_another_writer_appends(path):
+    JsonlWriter(path).write("finetune", 1, {"loss": 1.0})
+    JsonlWriter(path).write("prune", 1, {"loss": 2.0})
+    assert read_rows(path) == [row("finetune", 1, loss=1.0), row("prune", 1, loss=2.0)]
+
+
+def test_rewind_drops_later_rows_of_its_phase_alone(path):
+    writer = JsonlWriter(path)
+    for phase in ("finetune", "prune"):
+        for step in (5, 10, 15):
+            writer.write(phase, step, {"loss": float(step)})
+    writer.rewind("prune", 10)
+    kept = [row("finetune", s, loss=float(s)) for s in (5, 10, 15)] + [row("prune", s, loss=float(s)) for s in (5, 10)]
+    assert read_rows(path) == kept
+    writer.write("prune", 15, {"loss": 1.0})
+    assert read_rows(path) == [*kept, row("prune", 15, loss=1.0)]
+    writer.rewind("prune", 0)
+    assert read_rows(path) == kept[:3]
+
+
+def test_rewind_of_a_new_run(path):
+    writer = JsonlWriter(path)
+    writer.rewind("finetune", 0)
+    assert path.read_text() == ""
+    assert read_rows(path.with_name("none.jsonl")) == []
+
+
+@pytest.mark.parametrize("cut", [1, 9, 30])
+def test_last_line_cut_short_by_a_kill(path, cut):
+    """It is left out when read, and gone after the rewind of the run that goes on."""
+    writer = JsonlWriter(path)
+    for step in (1, 2, 3):
+        writer.write("finetune", step, {"loss": 0.25})
+    whole = path.read_text()
+    path.write_text(whole[:-cut])
+    kept = [row("finetune", s, loss=0.25) for s in ((1, 2, 3) if cut == 1 else (1, 2))]
+    assert read_rows(path) == kept
+    writer.rewind("finetune", 2)
+    writer.write("finetune", 3, {"loss": 0.25})
+    assert path.read_text() == whole
+
+
+def test_tensorboard_and_wandb_are_left_out_when_not_there(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    names = [type(writer).__name__ for writer in optional_writers(tmp_path)]
+    assert names in ([], ["TensorBoardWriter"])
+    assert (tmp_path / "tensorboard").exists() == bool(names)
+
+
+# -- files that appear whole -------------------------------------------------------------------------------
+
+
+def test_write_text_writes_beside_and_renames(tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    reader = path.open()  # opened before, it goes on reading the old file: the new one is another
+    before = os.stat(path).st_ino
+    write_text(path, "new")
+    assert reader.read() == "old" and path.read_text() == "new"
+    assert os.stat(path).st_ino != before
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+    reader.close()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "done"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "half \ud800")  # no UTF-8: fails within the write
+    assert path.read_text() == "old"
+
+
+def test_what_a_killed_write_left_is_written_over(tmp_path):
+    (tmp_path / "done.partial").write_text("a long text that a killed run left")
+    write_text(tmp_path / "done", "{}")
+    assert (tmp_path / "done").read_text() == "{}"
+    assert [p.name for p in tmp_path.iterdir()] == ["done"]
+
+
+# -- progress ----------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_plain_lines_elsewhere():
+    stream = io.StringIO()
+    progress = Progress("finetune", 4, 0, stream)
+    for step in (1, 2, 3, 4):
+        progress.update(step, lambda: "loss 0.500")
+    progress.close()
+    assert stream.getvalue() == "finetune: step 4/4, 0 s left, loss 0.500\n"  # the others came within ten seconds
+
+
+def test_a_line_every_ten_seconds_with_the_time_left():
+    stream, asked = io.StringIO(), []
+
+    def describe():
+        asked.append(1)
+        return "loss 0.500"
+
+    progress = Progress("prune", 100, 20, stream)  # resumed at step 20
+    progress.begun = progress.said = time.monotonic() - 12  # as if 12 seconds had gone by
+    progress.update(60, describe)  # 40 steps in 12 s: 40 more take as long
+    progress.update(61, describe)
+    assert stream.getvalue() == "prune: step 60/100, 12 s left, loss 0.500\n"
+    assert len(asked) == 1  # what is not shown is not made
+    assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
+
+
+def test_a_bar_on_a_terminal():
+    stream = Terminal()
+    progress = Progress("retrain", 8, 2, stream)
+    progress.update(8, lambda: "loss 0.250")
+    progress.close()
+    last = stream.getvalue().split("\r")[-1]
+    assert "retrain" in last and "8/8" in last and "100%" in last
+    assert "2/8" in stream.getvalue()
+
+
+def test_nothing_left_to_do():
+    stream = io.StringIO()
+    Progress("prune", 8, 8, stream).close()
+    assert stream.getvalue() == ""
