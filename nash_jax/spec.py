@@ -92,6 +92,10 @@ class ModelSpec:
     decoder_start_id: int = 0
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            kind, value = field.type, getattr(self, field.name)
+            if kind in (int, float, str, bool) and type(value) not in ((int, float) if kind is float else (kind,)):
+                raise UserError(f"spec.{field.name} is {value!r}", f"a value of type {kind.__name__}")
         if self.family not in FAMILIES:
             raise UserError(f"spec.family is {self.family!r}", f"one of {FAMILIES}")
         if self.activation not in ACTIVATIONS:
@@ -99,6 +103,8 @@ class ModelSpec:
         for name in ("vocab_size", "d_model", "head_dim", "num_heads", "position_buckets"):
             if getattr(self, name) < 1:
                 raise UserError(f"spec.{name} is {getattr(self, name)}", "a positive number")
+        if any(layer.ffn < 0 for layer in self.encoder) or any(layer.ffn < 0 for layer in self.decoder):
+            raise UserError("spec has a layer of negative FFN units", "0 (no FFN) or more")
         for ids in self._head_ids():
             if list(ids) != sorted(set(ids)) or any(not 0 <= i < self.num_heads for i in ids):
                 raise UserError(f"spec has head ids {ids}", f"increasing ids below num_heads={self.num_heads}")

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nash_jax.errors import UserError
 from nash_jax.models import param_axes
 from nash_jax.pruning import hard_concrete as hc
 from nash_jax.pruning.gates import GateGroup, HardConcreteGates, balanced_zeros, gate_groups
@@ -61,7 +62,8 @@ def test_patterns_match_in_full():
         "embed",
         "encoder.0.attention.heads",
     ]
-    assert groups_of(SPEC, "ffn", "vocab", "head_dim", "bias_heads") == ()
+    with pytest.raises(UserError, match="nothing in the model matches"):
+        groups_of(SPEC, "ffn", "vocab", "head_dim", "bias_heads")
 
 
 def test_only_units_have_a_droprate():

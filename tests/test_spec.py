@@ -48,7 +48,7 @@ def test_json_keeps_every_field():
         (lambda d: d.pop("vocab_size"), "not a model spec: .*vocab_size"),
         (lambda d: d.pop("encoder"), "not a model spec: .*encoder"),
         (lambda d: d.update(colour="red"), "not a model spec: .*colour"),
-        (lambda d: d.update(d_model="wide"), "not a model spec"),
+        (lambda d: d.update(d_model="wide"), "spec.d_model is 'wide'; expected a value of type int"),
         (lambda d: d.update(encoder=[{"heads": 3, "ffn": 1}]), "not a model spec"),
     ],
 )
@@ -226,3 +226,15 @@ def test_random_batch_rows_end_in_eos_then_padding(seed):
             assert (row[:end] > 1).all()
             assert (row[end + 1 :] == spec.pad_id).all()
             assert end >= 1
+
+
+@pytest.mark.parametrize(("field", "value"), [("tied", "no"), ("output_scale", "x"), ("eos_id", 1.5)])
+def test_a_field_of_another_type_is_named(field, value):
+    with pytest.raises(UserError, match=rf"spec\.{field} is"):
+        dataclasses.replace(random_spec(0), **{field: value})
+
+
+def test_negative_units_are_refused():
+    spec = random_spec(0)
+    with pytest.raises(UserError, match="negative"):
+        dataclasses.replace(spec, encoder=(dataclasses.replace(spec.encoder[0], ffn=-3),))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nash_jax.errors import UserError
 from nash_jax.pruning import hard_concrete
 
 Masks = dict[str, jax.Array]
@@ -42,6 +43,9 @@ def gate_groups(
       patterns: regular expressions over axis names (`encoder\.\d+\.ffn\.units`), sub-layer names
         (`decoder\.\d+\.ffn`) and `embed`.
       units_droprate: initial droprate of FFN units; all other gates start open.
+
+    Raises:
+      UserError: when nothing matches.
     """
     names: dict[str, int] = {}
     for path_axes in axes.values():
@@ -50,7 +54,10 @@ def gate_groups(
                 names[axis.rpartition(".")[0]] = 1
             if "." in axis or axis == "embed":
                 names[axis] = sizes[axis]
+    patterns = tuple(patterns)
     chosen = [n for n in sorted(names) if any(re.fullmatch(p, n) for p in patterns)]
+    if not chosen:
+        raise UserError(f"nothing in the model matches the gates {patterns}", "axes or sub-layers that it has")
     return tuple(GateGroup(n, names[n], units_droprate if n.endswith(".units") else None) for n in chosen)
 
 
