@@ -92,26 +92,16 @@ class Recipe:
 
     def data(self, folder: Path) -> dict[str, Any]:
         """Reads and checks the rows, fixes the tokenizer, tokenises the training split."""
-        name, given, shorten = self.config.task.tokenizer, self.given, self.config.shorten
-        if given is not None:  # said now, not after the teacher is trained
-            depth = len(given.spec.decoder)
-            choose_layers(depth, shorten.decoder_layers or depth, shorten.selection)
-        if name:
-            tokenizer = load_tokenizer(name)
-        elif given is not None and given.tokenizer is not None:
-            tokenizer = given.tokenizer
-        elif self.config.task.source == "pronunciation":
-            tokenizer = build_pronunciation_tokenizer(self.rows["train"])
-        else:
-            raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init that brings one")
+        rows, task = self.rows, self.config.task  # rows before models: the likelier mistake, sooner said
+        tokenizer = self._choose_tokenizer()
         own = clear(folder / "tokenizer")
         if is_main():
             save_tokenizer(tokenizer, own)
-            tokenize(self.rows["train"], tokenizer, self.config.task, folder)
+            tokenize(rows["train"], tokenizer, task, folder)
         barrier("tokenized")  # the other processes read what the main one wrote
-        sources, targets = tokenize(self.rows["train"], tokenizer, self.config.task, folder)
-        task = self.config.task
-        summary: dict[str, Any] = {split: {"rows": len(self.rows[split])} for split in SPLITS}
+        sources, targets = tokenize(rows["train"], tokenizer, task, folder)
+        self._check_sizes(len(sources))
+        summary: dict[str, Any] = {split: {"rows": len(rows[split])} for split in SPLITS}
         summary["train"] |= {
             "pairs": len(sources),
             "mean_source_tokens": round(float(sources.lengths.mean()), 1),
@@ -121,14 +111,37 @@ class Recipe:
         }
         return {"summary": summary}
 
+    def _choose_tokenizer(self) -> Any:
+        """The config's tokenizer, or the checkpoint's own, or one built from the task's rows."""
+        if self.config.task.tokenizer:
+            tokenizer = load_tokenizer(self.config.task.tokenizer)
+        elif self.given is not None and self.given.tokenizer is not None:
+            tokenizer = self.given.tokenizer
+        elif self.config.task.source == "pronunciation":
+            tokenizer = build_pronunciation_tokenizer(self.rows["train"])
+        else:
+            raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init that brings one")
+        ids = tokenizer(self.rows["train"][0]["source"])["input_ids"]
+        if ids[-1] != tokenizer.eos_token_id:
+            raise UserError(f"the tokenizer ends a text with id {ids[-1]}", f"EOS, {tokenizer.eos_token_id}")
+        return tokenizer
+
+    def _check_sizes(self, num_pairs: int) -> None:
+        """What would fail in a later stage, said before anything is trained."""
+        for name in ("finetune", "prune", "retrain"):
+            phase: TrainConfig = getattr(self.config, name)
+            if phase.epochs and num_pairs < phase.batch_size:
+                raise UserError(
+                    f"config.{name}.batch_size is {phase.batch_size}, with {num_pairs} training rows",
+                    "no more than there are rows",
+                )
+        if self.given is not None:
+            depth, shorten = len(self.given.spec.decoder), self.config.shorten
+            choose_layers(depth, shorten.decoder_layers or depth, shorten.selection)
+
     def batches(self, phase: TrainConfig, name: str) -> Batches:
         """Training batches of a phase, shuffled by a seed of its own."""
         tokenized = tokenize(self.rows["train"], self.tokenizer, self.config.task, self.workdir.folder / "data")
-        if len(tokenized[0]) < phase.batch_size:
-            raise UserError(
-                f"config.{name}.batch_size is {phase.batch_size}, with {len(tokenized[0])} training rows",
-                "no more than there are rows",
-            )
         return Batches(*tokenized, phase.batch_size, self._seed(name), self.tokenizer.pad_token_id)
 
     def _seed(self, name: str) -> int:

@@ -175,8 +175,8 @@ ARGS = {  # those that need nothing else but a command line
 SOUND = ["--config=letters.py", "--config.model.init=models/sound"]  # nothing to compile for fresh parameters
 HUB = {
     "tokenizer not on the hub": ["--config=letters.py", "--config.task.tokenizer=nowhere"],
-    "hub unreachable": [SAMSUM],
-    "data set unreachable": [SAMSUM, "--config.model.init=", "--config.task.tokenizer=tokenizer"],
+    "hub unreachable": ["--config=letters.py", "--config.model.init=google-t5/t5-base"],
+    "data set unreachable": [SAMSUM],
 }
 
 
@@ -201,19 +201,21 @@ def test_batch_does_not_split_over_devices(command):
     assert SAYS["uneven batch"] in error_of(command("--config=letters.py", "--config.finetune.batch_size=6", devices=4))
 
 
-def test_loss_is_not_finite(command, place):
-    flags = ("--config.finetune.learning_rate=1e30", "--config.finetune.eval_every=9")
-    line = error_of(command(*SOUND, "--workdir=runs/nan", *flags))
+def test_loss_is_not_finite_then_other_settings(command, place):
+    flags = ("--workdir=runs/begun", "--config.finetune.learning_rate=1e30", "--config.finetune.eval_every=9")
+    line = error_of(command(*SOUND, *flags))
     assert SAYS["loss not finite"] in line
     step = int(re.search(r"the loss is (nan|inf) at step (\d)", line)[2])
-    logged = [row["step"] for row in read_rows(place / "runs" / "nan" / "metrics.jsonl")]
+    logged = [row["step"] for row in read_rows(place / "runs" / "begun" / "metrics.jsonl")]
     assert logged == list(range(1, step)) and step > 1
+    assert SAYS["other settings"] in error_of(command(*SOUND, *flags, "--config.seed=58"))  # its data stage is done
 
 
-def test_batch_larger_than_data_then_other_settings(command):
-    large = [*SOUND, "--workdir=runs/begun", "--config.finetune.batch_size=64"]
+def test_batch_larger_than_data(command, place):
+    """Found before anything is trained, and put right in the same workdir."""
+    large = [*SOUND, "--workdir=runs/large", "--config.finetune.batch_size=64"]
     assert SAYS["batch larger than data"] in error_of(command(*large))
-    assert SAYS["other settings"] in error_of(command(*large, "--config.seed=58"))
+    assert not (place / "runs" / "large" / "data" / "done").exists()
 
 
 def test_help(command):

@@ -72,6 +72,7 @@ def start(command: list[str], processes: int, devices: int) -> list[subprocess.P
         address = f"127.0.0.1:{free.getsockname()[1]}"
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
+        "PYTHONFAULTHANDLER": "1",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
     }
     started = []
@@ -89,12 +90,12 @@ def start(command: list[str], processes: int, devices: int) -> list[subprocess.P
 def finish(started: list[subprocess.Popen[str]]) -> list[str]:
     """What each process printed; all must end well."""
     try:
-        printed = [process.communicate(timeout=150)[0] for process in started]
+        printed = [process.communicate(timeout=300)[0] for process in started]
     finally:
         for process in started:
             process.kill()
     for process, text in zip(started, printed, strict=True):
-        assert process.returncode == 0, text
+        assert process.returncode == 0, f"status {process.returncode}\n{text}"
     return printed
 
 

@@ -80,6 +80,8 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
         )
     except KeyError as error:
         raise UserError(f"config.json has no {error}", "the config.json of a T5 checkpoint") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.json has a value of another type: {error}", "numbers for sizes") from error
 
 
 def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
@@ -101,6 +103,8 @@ def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
         raise UserError(f"{folder} has no config.json", "a folder in the hub's layout") from error
     except ValueError as error:
         raise UserError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.json'} holds a {type(config).__name__}", "the settings of a T5")
     return from_hf_state(spec_from_config(config), _read_state(folder), str(folder))
 
 
@@ -194,7 +198,10 @@ def _read_state(folder: Path) -> dict[str, np.ndarray]:
     if (folder / "model.safetensors").exists():
         files = [folder / "model.safetensors"]
     elif index.exists():
-        files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+        try:
+            files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{index} is no index of shards: {error!r}", "the file as it was saved") from error
     else:
         have = sorted(p.name for p in folder.iterdir())
         raise UserError(f"{folder} has no model.safetensors (it has {have})", "safetensors weights or their index")

@@ -79,7 +79,7 @@ _SURVIVORS_LEAD = (
 )
 _TRAINING_LEAD = "Pale lines are the logged values, strong lines their moving average, dots the evaluations."
 _SPARSITY_LEAD = "The multipliers push the expected sparsity of the gates to its target."
-_LATENCY_LEAD = "Mean ± standard deviation over the runs, compilation left out. Factors are speedups over dense."
+_LATENCY_LEAD = "Mean ± standard deviation, compilation left out. Factors: median of dense over median of pruned."
 
 
 def _page(report: Report, main: Markup) -> str:

@@ -82,4 +82,4 @@ def load_tree(folder: str | os.PathLike[str]) -> Any:
         abstract = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), metadata)
         return ocp.load(os.path.abspath(path), abstract)
     except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
-        raise UserError(f"the checkpoint at {path} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the checkpoint at {path} cannot be read: {str(error).splitlines()[0][:200]}") from error

@@ -11,6 +11,8 @@ from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
 
+from nash_jax.errors import UserError
+
 
 class Writer(Protocol):
     """Takes one row of numbers at a time."""
@@ -61,8 +63,12 @@ class WandbWriter:
     """Weights & Biases, with the extra `wandb` and WANDB_PROJECT set."""
 
     def __init__(self, folder: Path) -> None:
-        import wandb
-
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "WANDB_PROJECT is set, but wandb is not installed", "both or neither", "pip install 'nash_jax[wandb]'"
+            ) from error
         self._run = wandb.init(dir=str(folder), resume="allow", id=folder.name)
 
     def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
