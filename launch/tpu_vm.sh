@@ -34,7 +34,7 @@ create() {
 setup() {
   local archive
   archive=$(mktemp -d)/nash_jax.tar.gz
-  tar -C "$(dirname "$0")/.." -czf "$archive" pyproject.toml README.md nash_jax configs
+  tar -C "$(dirname "$0")/.." --exclude=__pycache__ -czf "$archive" pyproject.toml README.md nash_jax configs
   gcloud compute tpus tpu-vm scp "$archive" "$TPU":nash_jax.tar.gz --zone="$ZONE" --worker=all
   rm -r "$(dirname "$archive")"
   # the hosts' own Python may be too old; uv brings one
@@ -50,7 +50,7 @@ run() {
     *" --workdir"*) ;;
     *) echo "run needs --workdir=DIR, on a file system that all hosts share" >&2 && exit 2 ;;
   esac
-  on_all_hosts "cd nash_jax && NASH_JAX_DISTRIBUTED=1 .venv/bin/python -m nash_jax.main $(printf '%q ' "$@")"
+  on_all_hosts "cd nash_jax && NASH_JAX_DISTRIBUTED=1 exec .venv/bin/python -m nash_jax.main $(printf '%q ' "$@")"
 }
 
 stop() {

@@ -1,0 +1,235 @@
+"""The launch files: they parse, name what exists, and start the command they should (with stand-ins)."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+import yaml
+
+from nash_jax import sharding
+from nash_jax.config import default_config
+
+ROOT = Path(__file__).resolve().parents[1]
+LAUNCH = ROOT / "launch"
+SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
+SKYPILOT = sorted(LAUNCH.glob("skypilot/*.yaml"))
+TEXTS = [*SCRIPTS, *SKYPILOT, LAUNCH / "README.md", ROOT / "docs" / "launch.md", ROOT / "CONTRIBUTING.md"]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def bash(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", *arguments], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path):
+    """`stand_in(program, script)` puts a program of that name before all others; returns the PATH to use."""
+
+    def make(program: str, script: str) -> str:
+        path = tmp_path / "bin" / program
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/usr/bin/env bash\n{script}\n")
+        path.chmod(0o755)
+        return f"{path.parent}:{os.environ['PATH']}"
+
+    return make
+
+
+# -- they say what is true ------------------------------------------------------------------------------------
+
+
+def test_all_launchers_are_here_and_in_the_readme():
+    assert [p.name for p in SCRIPTS] == ["local.sh", "slurm.sbatch", "tpu_vm.sh"]
+    assert [p.name for p in SKYPILOT] == ["gpu.yaml", "tpu.yaml"]
+    readme = (LAUNCH / "README.md").read_text()
+    for path in (*SCRIPTS, *SKYPILOT):
+        assert f"({path.relative_to(LAUNCH)})" in readme
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_shell_scripts_parse(path):
+    done = bash("-n", str(path))
+    assert done.returncode == 0, done.stderr
+    if path.suffix == ".sh":
+        assert os.access(path, os.X_OK)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_what_is_named_exists(path):
+    text = path.read_text()
+    for config in re.findall(r"configs/\w+\.py", text):
+        assert (ROOT / config).is_file(), config
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (path.parent / link).exists(), link
+    for test in re.findall(r"tests/\w+\.py", text):
+        assert (ROOT / test).is_file(), test
+    for name in set(re.findall(r"\bconfig\.(\w+\.\w+)", text)) - {"a.b"}:  # a.b stands for any setting
+        group, field = name.split(".")
+        assert field in default_config()[group], name
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_environment_variables_are_read_by_someone(path):
+    jax_source = Path(jax.__file__).parent / "_src"
+    known = "".join(p.read_text() for p in (Path(sharding.__file__), jax_source / "distributed.py"))
+    known += "".join(p.read_text() for p in (jax_source / "clusters").glob("*.py")) + "JAX_PLATFORMS"
+    for name in set(re.findall(r"\b(?:NASH_)?JAX_[A-Z_]+\b", path.read_text())):
+        assert name in known
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_no_paths_of_someones_machine(path):
+    assert not re.search(r"(?<![\w.~$}])/(?:home|root|Users|work|tmp|mnt)/", path.read_text())
+
+
+# -- one machine ----------------------------------------------------------------------------------------------
+
+
+def test_local_passes_arguments_on_and_the_exit_status_back():
+    done = bash("launch/local.sh", "--config=configs/no such.py", PYTHON=sys.executable)
+    assert done.returncode == 2
+    assert "configs/no such.py" in done.stderr
+
+
+# -- Slurm ----------------------------------------------------------------------------------------------------
+
+
+def test_slurm_starts_one_process_a_node_with_all_its_devices(stand_in):
+    path = stand_in("srun", 'echo "$JAX_LOCAL_DEVICE_IDS|$NASH_JAX_DISTRIBUTED|$*"')
+    done = bash(
+        "launch/slurm.sbatch", "--config=configs/samsum.py", "--workdir=a b",
+        PATH=path, SLURM_GPUS_ON_NODE="4", SLURM_CPUS_PER_TASK="16", PYTHON="python",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    devices, distributed, command = done.stdout.strip().split("|")
+    assert (devices, distributed) == ("0,1,2,3", "1")
+    assert command.endswith("python -m nash_jax.main --config=configs/samsum.py --workdir=a b")
+    assert "--kill-on-bad-exit=1" in command
+    options = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(.*))?$", (LAUNCH / "slurm.sbatch").read_text(), re.M))
+    assert options["ntasks-per-node"] == "1"
+    assert {"nodes", "gpus-per-node", "time", "requeue"} <= options.keys()
+
+
+# -- SkyPilot -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SKYPILOT, ids=name_of)
+def test_skypilot_files_have_what_a_task_needs(path):
+    task = yaml.safe_load(path.read_text())
+    fields = {"name", "num_nodes", "resources", "workdir", "envs", "file_mounts", "setup", "run"}
+    assert task.keys() == fields  # all in SkyPilot's YAML reference
+    allowed = {"infra", "accelerators", "accelerator_args", "use_spot"}
+    assert {"accelerators", "use_spot"} <= task["resources"].keys() <= allowed
+    assert task["file_mounts"] == {"/runs": {"name": "${BUCKET}", "store": "gcs", "mode": "MOUNT"}}
+    for stage in ("setup", "run"):
+        assert bash("-n", "-c", task[stage]).returncode == 0
+        for name in re.findall(r"\$\{?([A-Z]+)\b(?!_)", task[stage]):
+            assert name in {*task["envs"], "HOME", "PATH"}
+    extra = re.search(r"'\.\[(\w+)\]'", task["setup"]).group(1)
+    assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+
+
+def sky_run(path: Path, folder: Path, **environment: str) -> str:
+    """What the command of a SkyPilot file's `run` sees: its variables and arguments."""
+    task = yaml.safe_load(path.read_text())
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/usr/bin/env bash\nenv | grep JAX_ | grep -v XLA | sort | tr "\\n" " "\necho "$@"\n')
+    python.chmod(0o755)
+    clean = {name: value for name, value in os.environ.items() if "JAX_" not in name}
+    done = subprocess.run(
+        ["bash", "-c", task["run"]], cwd=folder, env=clean | task["envs"] | environment, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_skypilot_gpu_tells_each_process_its_place(tmp_path):
+    found = sky_run(
+        LAUNCH / "skypilot" / "gpu.yaml", tmp_path,
+        SKYPILOT_NODE_IPS="10.0.0.1\n10.0.0.2", SKYPILOT_NUM_NODES="2", SKYPILOT_NODE_RANK="1", RUN="mine",
+    )  # fmt: skip
+    assert found == (
+        "JAX_COORDINATOR_ADDRESS=10.0.0.1:12321 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=1 "
+        "-m nash_jax.main --config=configs/samsum.py --workdir=/runs/mine"
+    )
+
+
+def test_skypilot_tpu_lets_jax_find_the_slice_and_fits_the_batches(tmp_path):
+    path = LAUNCH / "skypilot" / "tpu.yaml"
+    found = sky_run(path, tmp_path)
+    assert found.startswith("NASH_JAX_DISTRIBUTED=1 -m nash_jax.main --config=configs/samsum.py ")
+    chips = int(yaml.safe_load(path.read_text())["resources"]["accelerators"].rpartition("-")[2])
+    given = dict(re.findall(r"--config\.(\w+)\.batch_size=(\d+)", found))
+    for phase in ("finetune", "prune", "retrain"):
+        assert int(given.get(phase, default_config()[phase].batch_size)) % chips == 0
+
+
+# -- TPU slice with gcloud ------------------------------------------------------------------------------------
+
+GCLOUD = """
+printf '%s\\n' "$*" >> "$CALLS"
+case "$*" in *describe*)
+  [ -e "$CALLS.asked" ] && echo "${STATE:-ACTIVE}" || echo PROVISIONING
+  touch "$CALLS.asked" ;;
+esac
+"""
+
+
+def tpu_vm(stand_in, tmp_path: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    """(exit status, what gcloud was told) of launch/tpu_vm.sh."""
+    calls = tmp_path / "calls"
+    path = stand_in("gcloud", GCLOUD)
+    done = bash(
+        "launch/tpu_vm.sh", *arguments,
+        PATH=path, CALLS=str(calls), TPU="nash", ZONE="us-west4-a", POLL_SECONDS="0", **environment,
+    )  # fmt: skip
+    return done.returncode, calls.read_text() if calls.exists() else ""
+
+
+def test_tpu_vm_waits_for_its_slice(stand_in, tmp_path):
+    status, calls = tpu_vm(stand_in, tmp_path, "create", SPOT="1")
+    assert status == 0
+    create, *describes = calls.splitlines()
+    assert create == (
+        "compute tpus queued-resources create nash --node-id=nash --zone=us-west4-a "
+        "--accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite --spot"
+    )
+    assert len(describes) == 2
+
+
+def test_tpu_vm_gives_up_on_a_refused_slice(stand_in, tmp_path):
+    assert tpu_vm(stand_in, tmp_path, "create", STATE="FAILED")[0] == 1
+
+
+def test_tpu_vm_installs_on_all_hosts(stand_in, tmp_path):
+    status, calls = tpu_vm(stand_in, tmp_path, "setup", MOUNT="echo mounted")
+    assert status == 0
+    copied, *installed = calls.splitlines()
+    assert copied.startswith("compute tpus tpu-vm scp ") and copied.endswith("--worker=all")
+    assert "--worker=all" in installed[0] and "'.[tpu]'" in calls and "echo mounted" in calls
+    command = calls.partition("--command=")[2]
+    assert bash("-n", "-c", command).returncode == 0
+
+
+def test_tpu_vm_runs_the_command_on_all_hosts(stand_in, tmp_path):
+    status, calls = tpu_vm(stand_in, tmp_path, "run", "--config=configs/samsum.py", "--workdir=/runs/a b")
+    assert status == 0
+    assert calls.strip() == (
+        "compute tpus tpu-vm ssh nash --zone=us-west4-a --worker=all --command=cd nash_jax && NASH_JAX_DISTRIBUTED=1 "
+        "exec .venv/bin/python -m nash_jax.main --config=configs/samsum.py --workdir=/runs/a\\ b"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["run", "--config=configs/samsum.py"], ["walk"], []])
+def test_tpu_vm_refuses_what_cannot_work(stand_in, tmp_path, arguments):
+    assert tpu_vm(stand_in, tmp_path, *arguments) == (2, "")
