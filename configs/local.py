@@ -5,7 +5,10 @@ Command:   python -m nash_jax.main --config=configs/local.py \
                --config.task.test_file=test.jsonl --config.task.source_column=document \
                --config.task.target_column=summary --config.model.init=FOLDER_OR_HUB_NAME
 Hardware:  whatever the model needs. A fresh small model (leave model.init empty and name a tokenizer in
-           --config.task.tokenizer) trains on two CPU cores; see docs/own_data.md for one timed in full.
+           --config.task.tokenizer) trains on two CPU cores.
+Time:      by the data; the progress lines say how much is left after the first steps.
+Expected:  the recipe is a start for a fresh model; a fine-tuned one wants config.finetune.epochs=0 and learning
+           rates like those of configs/samsum.py.
 """
 
 from nash_jax.config import default_config

@@ -57,7 +57,7 @@ def command(tmp_path: Path) -> list[str]:
     tokenizer = build_pronunciation_tokenizer([{"source": LETTERS, "references": [" ".join(LETTERS.upper())]}])
     spec = dense_spec(
         vocab_size=len(tokenizer), d_model=16, d_ff=32, num_heads=4, encoder_layers=1, decoder_layers=2,
-        dropout_rate=0.1,
+        dropout_rate=0.0,  # compiles in half the time
     )  # fmt: skip
     nash_jax.Seq2Seq(spec, random_params(spec, scale=0.2), tokenizer).save(tmp_path / "model")
     settings["model.init"] = tmp_path / "model"
