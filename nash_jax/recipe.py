@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from nash_jax.benchmark.latency import measure, speedups
 from nash_jax.config import Config, PruneConfig, TrainConfig
-from nash_jax.data.pipeline import Batches, tokenize
+from nash_jax.data.pipeline import Batches, Ragged, tokenize
 from nash_jax.data.sources import SPLITS, load_rows
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
@@ -99,7 +99,7 @@ class Recipe:
             save_tokenizer(tokenizer, own)
             tokenize(rows["train"], tokenizer, task, folder)
         barrier("tokenized")  # the other processes read what the main one wrote
-        sources, targets = tokenize(rows["train"], tokenizer, task, folder)
+        sources, targets = self.tokenized
         self._check_sizes(len(sources))
         summary: dict[str, Any] = {split: {"rows": len(rows[split])} for split in SPLITS}
         summary["train"] |= {
@@ -139,10 +139,14 @@ class Recipe:
             depth, shorten = len(self.given.spec.decoder), self.config.shorten
             choose_layers(depth, shorten.decoder_layers or depth, shorten.selection)
 
+    @functools.cached_property
+    def tokenized(self) -> tuple[Ragged, Ragged]:
+        """Source and target ids of the training rows: read once, for all phases."""
+        return tokenize(self.rows["train"], self.tokenizer, self.config.task, self.workdir.folder / "data")
+
     def batches(self, phase: TrainConfig, name: str) -> Batches:
         """Training batches of a phase, shuffled by a seed of its own."""
-        tokenized = tokenize(self.rows["train"], self.tokenizer, self.config.task, self.workdir.folder / "data")
-        return Batches(*tokenized, phase.batch_size, self._seed(name), self.tokenizer.pad_token_id)
+        return Batches(*self.tokenized, phase.batch_size, self._seed(name), self.tokenizer.pad_token_id)
 
     def _seed(self, name: str) -> int:
         return zlib.crc32(f"{self.config.seed} {name}".encode())

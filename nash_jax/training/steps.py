@@ -22,7 +22,6 @@ from nash_jax.pruning.lagrangian import Constraint, lagrangian, target_at
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-LossFn = Callable[..., tuple[jax.Array, Metrics]]
 
 
 def stream(root: jax.Array, name: str, step: jax.Array | int) -> jax.Array:
