@@ -25,7 +25,7 @@ from nash_jax.evaluation.evaluator import Evaluator
 from nash_jax.evaluation.text_metrics import METRICS, baselines
 from nash_jax.generation.engine import Engine
 from nash_jax.model import Seq2Seq, load
-from nash_jax.models import build, mask_sites, param_axes
+from nash_jax.models import build, frozen_params, mask_sites, param_axes
 from nash_jax.pruning.compact import compact, fold, kept_positions, removed_share
 from nash_jax.pruning.gates import ENCODER_GATES, HardConcreteGates, gate_groups
 from nash_jax.pruning.lagrangian import Constraint, gate_costs, initial_multipliers, size_terms
@@ -239,13 +239,12 @@ class Recipe:
     ) -> tuple[dict[str, Any], Any]:  # fmt: skip
         """Builds the phase and runs the loop; (what it reports, the best state)."""
         spec = student.spec
-        if isinstance(config, PruneConfig):
-            tx = make_optimizer(
-                config, num_steps,
-                gate_learning_rate=config.gate_learning_rate, freeze_embeddings=config.freeze_embeddings,
-            )  # fmt: skip
-        else:
-            tx = make_optimizer(config, num_steps)
+        joint = config if isinstance(config, PruneConfig) else None
+        tx = make_optimizer(
+            config, num_steps,
+            gate_learning_rate=joint.gate_learning_rate if joint else 0.0,
+            frozen=frozen_params(spec, embeddings=bool(joint and joint.freeze_embeddings)),
+        )  # fmt: skip
         if config.distill.hidden and name != "finetune":
             params = params | {"projection": jnp.eye(spec.d_model)}
         shardings = param_shardings(self.mesh, param_axes(spec), spec.axis_sizes())

@@ -7,14 +7,37 @@ many FFN units; zero heads or zero units mean that the sub-layer is gone.
 
 import dataclasses
 import json
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nash_jax.errors import UserError
 
 SPEC_VERSION = 1
-ACTIVATIONS = ("relu", "gelu_tanh")
-FAMILIES = ("t5",)
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
+NORMS = ("rms", "layer")
+POSITIONS = ("relative", "relative_per_layer", "learned", "sinusoidal")
+
+_BART = {
+    "norm": "layer", "norm_eps": 1e-5, "pre_norm": False, "bias": True, "scaled_attention": True, "activation": "gelu",
+    "logits_bias": True, "embedding_norm": True, "positions": "learned", "position_offset": 2, "max_positions": 1024,
+    "pad_id": 1, "eos_id": 2, "decoder_start_id": 2,
+}  # fmt: skip
+_SINUSOIDAL = {"positions": "sinusoidal", "position_offset": 0, "embedding_norm": False}
+_GATED = {"activation": "gelu_tanh", "gated": True, "tied": False}
+# what sets a family apart from T5 v1.0; a family is also the layout that a model is written in for transformers
+FAMILIES: dict[str, dict[str, Any]] = {
+    "t5": {},
+    "mt5": _GATED,
+    "umt5": {**_GATED, "positions": "relative_per_layer"},
+    "bart": _BART,
+    "mbart": {**_BART, "pre_norm": True},
+    "marian": {**_BART, **_SINUSOIDAL, "activation": "silu", "max_positions": 512},
+    "pegasus": {
+        **_BART, **_SINUSOIDAL, "pre_norm": True, "activation": "relu", "pad_id": 0, "eos_id": 1, "decoder_start_id": 0,
+    },
+    "custom": {},
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,22 +74,38 @@ class ModelSpec:
     """Everything that fixes the function of an encoder-decoder but its parameters.
 
     Attributes:
-      family: which module builds it.
-      vocab_size: rows of the embedding table.
+      family: the layout in which `transformers` knows it; `custom`: none. The flags below alone fix the function.
+      vocab_size: rows of the embedding table and entries of the output.
+      encoder_vocab_size: rows of the encoder's own embedding table; None: encoder and decoder share one.
       d_model: width of the residual stream.
       head_dim: width of one attention head.
       num_heads: heads of the original model: columns of the position-bias tables, range of head ids.
+      decoder_head_dim: width of the decoder's heads, where it differs.
+      decoder_num_heads: heads of the original decoder, where they differ.
       encoder: encoder layers, first to last.
       decoder: decoder layers, first to last.
+      norm: `rms` (no centring, no bias) or `layer`.
+      norm_eps: epsilon of the norms.
+      pre_norm: norms before each sub-layer and one after the last; otherwise one after each residual sum.
+      bias: projections of attention and FFN have biases.
+      scaled_attention: scores are divided by sqrt(head_dim).
       activation: FFN non-linearity.
       gated: FFN has two input projections, one activated, multiplied (T5 v1.1, FLAN).
-      tied: the LM head is the embedding table.
+      tied: the LM head is the decoder's embedding table.
+      logits_bias: a bias is added to the logits.
       output_scale: factor on the decoder's output before the LM head (T5 v1.0: d_model**-0.5, of the
         *original* d_model).
+      embedding_scale: factor on token embeddings (sqrt of the original d_model, where there is one).
+      embedding_norm: a norm after token and position embeddings are added.
+      positions: `relative` (a table of biases for each stack), `relative_per_layer` (one for each
+        self-attention), `learned` or `sinusoidal` (added to the embeddings).
+      position_offset: row of position 0 in a learned table.
+      max_positions: positions that a learned or sinusoidal table has, sources and targets alike.
       position_buckets: relative-position buckets.
       position_max_distance: distance from which all positions share the last bucket.
-      norm_eps: epsilon of the norms.
       dropout_rate: dropout used in training.
+      attention_dropout_rate: dropout of attention weights; None: `dropout_rate`.
+      activation_dropout_rate: dropout of activated FFN values; None: `dropout_rate`.
       pad_id: padding token id.
       eos_id: end-of-sequence token id.
       decoder_start_id: first token given to the decoder.
@@ -79,41 +118,70 @@ class ModelSpec:
     encoder: tuple[EncoderLayer, ...]
     decoder: tuple[DecoderLayer, ...]
     family: str = "t5"
+    encoder_vocab_size: int | None = None
+    decoder_head_dim: int | None = None
+    decoder_num_heads: int | None = None
+    norm: str = "rms"
+    norm_eps: float = 1e-6
+    pre_norm: bool = True
+    bias: bool = False
+    scaled_attention: bool = False
     activation: str = "relu"
     gated: bool = False
     tied: bool = True
+    logits_bias: bool = False
     output_scale: float = 1.0
+    embedding_scale: float = 1.0
+    embedding_norm: bool = False
+    positions: str = "relative"
+    position_offset: int = 0
+    max_positions: int = 0
     position_buckets: int = 32
     position_max_distance: int = 128
-    norm_eps: float = 1e-6
     dropout_rate: float = 0.1
+    attention_dropout_rate: float | None = None
+    activation_dropout_rate: float | None = None
     pad_id: int = 0
     eos_id: int = 1
     decoder_start_id: int = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            kind, value = field.type, getattr(self, field.name)
-            if kind in (int, float, str, bool) and type(value) not in ((int, float) if kind is float else (kind,)):
-                raise UserError(f"spec.{field.name} is {value!r}", f"a value of type {kind.__name__}")
-        if self.family not in FAMILIES:
-            raise UserError(f"spec.family is {self.family!r}", f"one of {FAMILIES}")
-        if self.activation not in ACTIVATIONS:
-            raise UserError(f"spec.activation is {self.activation!r}", f"one of {ACTIVATIONS}")
+            _check_type(field, getattr(self, field.name))
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"spec.{name} is {getattr(self, name)!r}", f"one of {tuple(allowed)}")
         for name in ("vocab_size", "d_model", "head_dim", "num_heads", "position_buckets"):
             if getattr(self, name) < 1:
                 raise UserError(f"spec.{name} is {getattr(self, name)}", "a positive number")
-        if any(layer.ffn < 0 for layer in self.encoder) or any(layer.ffn < 0 for layer in self.decoder):
+        if self.absolute_positions and self.max_positions < 1:
+            raise UserError(f"spec.max_positions is {self.max_positions}", f"rows for {self.positions} positions")
+        if any(layer.ffn < 0 for layer in (*self.encoder, *self.decoder)):
             raise UserError("spec has a layer of negative FFN units", "0 (no FFN) or more")
-        for ids in self._head_ids():
-            if list(ids) != sorted(set(ids)) or any(not 0 <= i < self.num_heads for i in ids):
-                raise UserError(f"spec has head ids {ids}", f"increasing ids below num_heads={self.num_heads}")
+        for side, ids in self._head_ids():
+            if list(ids) != sorted(set(ids)) or any(not 0 <= i < self.heads_of(side) for i in ids):
+                raise UserError(f"spec has {side} head ids {ids}", f"increasing ids below {self.heads_of(side)}")
 
-    def _head_ids(self) -> Iterable[tuple[int, ...]]:
-        yield from (layer.heads for layer in self.encoder)
+    def _head_ids(self) -> Iterable[tuple[str, tuple[int, ...]]]:
+        yield from (("encoder", layer.heads) for layer in self.encoder)
         for layer in self.decoder:
-            yield layer.self_heads
-            yield layer.cross_heads
+            yield "decoder", layer.self_heads
+            yield "decoder", layer.cross_heads
+
+    @property
+    def absolute_positions(self) -> bool:
+        """Positions are added to the embeddings."""
+        return self.positions in ("learned", "sinusoidal")
+
+    def heads_of(self, side: str) -> int:
+        """Heads that `encoder` or `decoder` had in the original model."""
+        own = self.decoder_num_heads if side == "decoder" else None
+        return self.num_heads if own is None else own
+
+    def head_dim_of(self, side: str) -> int:
+        """Width of a head of `encoder` or `decoder`."""
+        own = self.decoder_head_dim if side == "decoder" else None
+        return self.head_dim if own is None else own
 
     def sublayers(self) -> dict[str, tuple[str, int]]:
         """Full sub-layer name (`encoder.3.attention`) → (its prunable axis' full name, size)."""
@@ -130,7 +198,10 @@ class ModelSpec:
         plain = {
             "vocab": self.vocab_size,
             "embed": self.d_model,
+            "encoder_vocab": self.encoder_vocab_size or 0,
             "head_dim": self.head_dim,
+            "decoder_head_dim": self.head_dim_of("decoder"),
+            "positions": self.max_positions + self.position_offset,
             "qkv": 3,
             "kv": 2,
             "gate": 2,
@@ -194,6 +265,22 @@ class ModelSpec:
             raise UserError(f"not a model spec: {error!r}", "the spec.json of a nash_jax export") from error
 
 
+_CHOICES: dict[str, Iterable[str]] = {
+    "family": FAMILIES,
+    "activation": ACTIVATIONS,
+    "norm": NORMS,
+    "positions": POSITIONS,
+}
+
+
+def _check_type(field: "dataclasses.Field[Any]", value: Any) -> None:
+    """A number, text or truth value has the field's type; an int will do for a float."""
+    kinds = typing.get_args(field.type) or (field.type,)
+    allowed = (*kinds, int) if float in kinds else kinds
+    if kinds[0] in (int, float, str, bool) and type(value) not in allowed:
+        raise UserError(f"spec.{field.name} is {value!r}", f"a value of type {kinds[0].__name__}")
+
+
 def dense_spec(
     *,
     vocab_size: int,
@@ -203,9 +290,12 @@ def dense_spec(
     encoder_layers: int,
     decoder_layers: int,
     head_dim: int | None = None,
+    decoder_d_ff: int | None = None,
+    decoder_num_heads: int | None = None,
+    family: str = "t5",
     **flags: Any,
 ) -> ModelSpec:
-    """A spec whose layers are all alike.
+    """A spec whose layers are all alike, with the flags of its family.
 
     Args:
       vocab_size: rows of the embedding table.
@@ -215,17 +305,25 @@ def dense_spec(
       encoder_layers: number of encoder layers.
       decoder_layers: number of decoder layers.
       head_dim: width of a head; d_model / num_heads when left out.
+      decoder_d_ff: FFN units of the decoder's layers, where they differ.
+      decoder_num_heads: heads of the decoder's attentions, where they differ; they share out the same width.
+      family: where the other flags come from.
       **flags: other fields of `ModelSpec`.
     """
     heads = tuple(range(num_heads))
+    head_dim = head_dim if head_dim is not None else d_model // num_heads
+    if decoder_num_heads is not None and decoder_num_heads != num_heads:
+        flags |= {"decoder_num_heads": decoder_num_heads, "decoder_head_dim": head_dim * num_heads // decoder_num_heads}
+    decoder_heads = tuple(range(decoder_num_heads or num_heads))
     return ModelSpec(
         vocab_size=vocab_size,
         d_model=d_model,
-        head_dim=head_dim if head_dim is not None else d_model // num_heads,
+        head_dim=head_dim,
         num_heads=num_heads,
         encoder=(EncoderLayer(heads, d_ff),) * encoder_layers,
-        decoder=(DecoderLayer(heads, heads, d_ff),) * decoder_layers,
-        **flags,
+        decoder=(DecoderLayer(decoder_heads, decoder_heads, decoder_d_ff or d_ff),) * decoder_layers,
+        family=family,
+        **(FAMILIES[family] | flags),
     )
 
 
@@ -236,23 +334,31 @@ _T5_SIZES = {  # name: d_model, d_ff of v1.0, d_ff of v1.1, heads of v1.0, heads
 }
 
 
+_BART_SIZES = {"base": (768, 3072, 12, 6), "large": (1024, 4096, 16, 12)}  # name: d_model, d_ff, heads, layers
+
+
 def preset(name: str) -> ModelSpec:
-    """Shapes of the public T5 checkpoints, for random-weight runs: `t5-small` … `flan-t5-large`.
+    """Shapes of public checkpoints, for random-weight runs: `t5-small` … `flan-t5-large`, `bart-base`, `bart-large`.
 
     Raises:
       UserError: for an unknown name, listing the known ones.
     """
-    version, _, size = name.rpartition("t5-")
-    if size not in _T5_SIZES or version not in ("", "flan-"):
-        known = [f"{v}t5-{s}" for v in ("", "flan-") for s in _T5_SIZES]
+    family, _, size = name.rpartition("-")
+    if family == "bart" and size in _BART_SIZES:
+        d_model, d_ff, heads, layers = _BART_SIZES[size]
+        return dense_spec(
+            vocab_size=50265, d_model=d_model, d_ff=d_ff, num_heads=heads, encoder_layers=layers, decoder_layers=layers,
+            family="bart",
+        )  # fmt: skip
+    if family not in ("t5", "flan-t5") or size not in _T5_SIZES:
+        known = [f"{f}-{s}" for f in ("t5", "flan-t5") for s in _T5_SIZES] + [f"bart-{s}" for s in _BART_SIZES]
         raise UserError(f"unknown preset {name!r}", f"one of {', '.join(known)}")
     d_model, ff_v0, ff_v1, heads_v0, heads_v1, layers_v0, layers_v1 = _T5_SIZES[size]
-    common = {"vocab_size": 32128, "d_model": d_model, "head_dim": 64}
-    if version:
+    common: dict[str, Any] = {"vocab_size": 32128, "d_model": d_model, "head_dim": 64}
+    if family == "flan-t5":
         return dense_spec(
-            **common, d_ff=ff_v1, num_heads=heads_v1, encoder_layers=layers_v1, decoder_layers=layers_v1,
-            activation="gelu_tanh", gated=True, tied=False,
-        )  # fmt: skip
+            **common, d_ff=ff_v1, num_heads=heads_v1, encoder_layers=layers_v1, decoder_layers=layers_v1, **_GATED
+        )
     return dense_spec(
         **common, d_ff=ff_v0, num_heads=heads_v0, encoder_layers=layers_v0, decoder_layers=layers_v0,
         output_scale=d_model**-0.5,

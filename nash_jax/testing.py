@@ -6,16 +6,18 @@ from typing import Any
 import numpy as np
 
 from nash_jax.models import param_axes
-from nash_jax.spec import DecoderLayer, EncoderLayer, ModelSpec
+from nash_jax.models.positions import sinusoids
+from nash_jax.spec import ACTIVATIONS, FAMILIES, NORMS, POSITIONS, DecoderLayer, EncoderLayer, ModelSpec
 from nash_jax.tree import unflatten
 
 
-def random_spec(seed: int, *, ragged: bool = False, **flags: Any) -> ModelSpec:
-    """A small T5 spec: random sizes and flags; `ragged` gives each layer its own heads and units.
+def random_spec(seed: int, *, ragged: bool = False, family: str = "t5", **flags: Any) -> ModelSpec:
+    """A small spec of a family: random sizes and flags; `ragged` gives each layer its own heads and units.
 
     Args:
       seed: NumPy seed.
       ragged: layers differ, and sub-layers may be gone.
+      family: whose flags; `custom` draws all of them at random.
       **flags: fields to fix.
     """
     rng = np.random.default_rng(seed)
@@ -44,7 +46,41 @@ def random_spec(seed: int, *, ragged: bool = False, **flags: Any) -> ModelSpec:
         position_max_distance=int(rng.choice([20, 64, 128])),
         dropout_rate=0.0,
     )
+    if FAMILIES[family]:
+        own: dict[str, Any] = dict(FAMILIES[family])
+        if family in _BART_LIKE:
+            scale = d_model**0.5 if rng.random() < 0.5 else 1.0
+            own |= {"gated": False, "output_scale": 1.0, "embedding_scale": scale}
+        spec = dataclasses.replace(spec, **(own | {"family": family, "tied": spec.tied}))
+    elif family == "custom":
+        spec = dataclasses.replace(spec, **_random_flags(rng, spec), family=family)
     return dataclasses.replace(spec, **flags)
+
+
+_BART_LIKE = ("bart", "mbart", "marian", "pegasus")
+
+
+def _random_flags(rng: np.random.Generator, spec: ModelSpec) -> dict[str, Any]:
+    """Any combination of flags, also those that no public model has."""
+
+    def choose(*values: Any) -> Any:
+        return values[int(rng.integers(len(values)))]
+
+    return {
+        "norm": choose(*NORMS),
+        "pre_norm": choose(True, False),
+        "bias": choose(True, False),
+        "scaled_attention": choose(True, False),
+        "activation": choose(*ACTIVATIONS),
+        "logits_bias": choose(True, False),
+        "embedding_scale": choose(1.0, spec.d_model**0.5),
+        "embedding_norm": choose(True, False),
+        "positions": choose(*POSITIONS),
+        "position_offset": choose(0, 2),
+        "max_positions": 64,
+        "encoder_vocab_size": choose(None, spec.vocab_size),
+        "decoder_head_dim": choose(None, 3),
+    }
 
 
 def random_params(spec: ModelSpec, seed: int = 0, scale: float = 0.5) -> dict[str, Any]:
@@ -54,6 +90,8 @@ def random_params(spec: ModelSpec, seed: int = 0, scale: float = 0.5) -> dict[st
     for path, axes in sorted(param_axes(spec).items()):
         value = rng.normal(size=[sizes[a] for a in axes]) * scale
         flat[path] = (value * 0.2 + 1 if path.endswith("scale") else value).astype(np.float32)
+        if path.endswith("positions") and spec.positions == "sinusoidal":
+            flat[path] = sinusoids(*value.shape)
     return unflatten(flat)
 
 

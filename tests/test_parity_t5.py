@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from nash_jax.convert.hf import hf_config, load_hf, rectangular, save_hf, spec_from_config, to_hf_state
 from nash_jax.errors import UserError
 from nash_jax.models import mask_sites, param_axes
-from nash_jax.models.layers import relative_position_bucket
+from nash_jax.models.positions import relative_position_bucket
 from nash_jax.pruning.compact import compact
 from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.spec import DecoderLayer, EncoderLayer

@@ -32,8 +32,13 @@ def untie(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[s
     """The same function with an LM head of its own, [d_model, vocab]: faster in decoding than the tied table."""
     if not spec.tied:
         return spec, dict(params)
-    head = np.ascontiguousarray(np.asarray(params["shared"]["embedding"]).T)
-    return dataclasses.replace(spec, tied=False), {**params, "lm_head": head}
+    return dataclasses.replace(spec, tied=False), {**params, "lm_head": _tied_head(params)}
+
+
+def _tied_head(params: Mapping[str, Any]) -> np.ndarray:
+    """The decoder's embedding table as an LM head, [d_model, vocab]."""
+    table = params["shared" if "shared" in params else "decoder"]["embedding"]
+    return np.ascontiguousarray(np.asarray(table).T)
 
 
 class Engine:
@@ -56,7 +61,7 @@ class Engine:
     def update(self, params: Mapping[str, Any]) -> None:
         """Takes other parameters of the same shapes (of a tied model too); nothing compiles again."""
         if "lm_head" not in params:
-            params = {**params, "lm_head": np.asarray(params["shared"]["embedding"]).T}
+            params = {**params, "lm_head": _tied_head(params)}
         self.params = map_with_path(lambda _, leaf: jnp.asarray(leaf, self.model.dtype), params)
 
     def _encode_fn(self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, max_length: int) -> Any:

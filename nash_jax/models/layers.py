@@ -1,4 +1,4 @@
-"""Blocks that T5's encoder and decoder are made of.
+"""The sub-layers that encoders and decoders are made of.
 
 Letters: B batch, T queries, S keys, D d_model, N heads, H head size, F FFN units, V vocabulary.
 Masks multiply in three places (REFERENCE: CoFi, section 3): heads on the attention context, units on the
@@ -7,10 +7,14 @@ sub-layer outputs. A mask left out is all ones.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from nash_jax.models.positions import RelativePositionBias
+from nash_jax.spec import ModelSpec
 
 Masks = Mapping[str, jax.Array]
 Dtype = jnp.dtype | type
@@ -19,7 +23,9 @@ NEGATIVE = -1e9  # added to scores that must not be attended to; finite, so a ro
 
 ACTIVATION_FNS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
 }
 
 
@@ -49,75 +55,164 @@ class RMSNorm(nn.Module):
     def __call__(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         x = x.astype(jnp.float32)
-        total = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-        if masks is None or "embed" not in masks:
-            count: jax.Array | int = x.shape[-1]
-        else:
-            count = jnp.maximum(jnp.sum(masks["embed"] > 0), 1)
-        return (x * jax.lax.rsqrt(total / count + self.eps) * jnp.broadcast_to(scale, x.shape)).astype(self.dtype)
+        mean_square = jnp.sum(jnp.square(x), axis=-1, keepdims=True) / _kept(masks, x.shape[-1])
+        return (x * jax.lax.rsqrt(mean_square + self.eps) * jnp.broadcast_to(scale, x.shape)).astype(self.dtype)
 
 
-class FeedForward(nn.Module):
-    """The FFN sub-layer: norm, one or two input projections, activation, output projection."""
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) · scale + bias, in float32; under a d_model mask over kept dimensions only."""
 
-    name_in_spec: str
-    units: int
-    activation: str
-    gated: bool
     eps: float
-    dropout_rate: float
     dtype: Dtype
 
     @nn.compact
+    def __call__(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        x, count = x.astype(jnp.float32), _kept(masks, x.shape[-1])
+        kept = {"embed": masks["embed"] > 0} if masks is not None and "embed" in masks else None
+        centred = apply_mask(x - jnp.sum(x, axis=-1, keepdims=True) / count, kept, "embed")
+        variance = jnp.sum(jnp.square(centred), axis=-1, keepdims=True) / count
+        y = centred * jax.lax.rsqrt(variance + self.eps) * jnp.broadcast_to(scale, x.shape)
+        return apply_mask(y + jnp.broadcast_to(bias, x.shape), kept, "embed").astype(self.dtype)
+
+
+def _kept(masks: Masks | None, width: int) -> jax.Array | int:
+    """Number of residual dimensions that a d_model mask leaves open. A closed one holds 0."""
+    return width if masks is None or "embed" not in masks else jnp.maximum(jnp.sum(masks["embed"] > 0), 1)
+
+
+def make_norm(spec: ModelSpec, dtype: Dtype) -> RMSNorm | LayerNorm:
+    """The norm that the spec asks for."""
+    return (RMSNorm if spec.norm == "rms" else LayerNorm)(spec.norm_eps, dtype)
+
+
+class Sublayer(nn.Module):
+    """What attention and FFN share: a norm before the sub-layer or after the residual sum.
+
+    A sub-layer without heads or units still adds its output bias and, where norms come after, still norms:
+    that is what is left of it when all its gates are closed.
+
+    Attributes:
+      spec: shape of the whole model.
+      place: name in the spec, `decoder.0.cross_attention`.
+      dtype: compute dtype.
+    """
+
+    spec: ModelSpec
+    place: str
+    dtype: Dtype
+
+    @property
+    def size(self) -> int:
+        """Heads or units."""
+        return self.spec.sublayers()[self.place][1]
+
+    def _build_shared(self, bias_name: str) -> None:
+        self.norm = make_norm(self.spec, self.dtype)
+        self.dropout = nn.Dropout(self.spec.dropout_rate)
+        if self.spec.bias:
+            self.output_bias = self.param(bias_name, nn.initializers.zeros, (self.spec.d_model,))
+
+    def enter(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
+        """The sub-layer's input of the residual stream [B, T, D]."""
+        return self.norm(x, masks) if self.spec.pre_norm else x
+
+    def leave(
+        self, x: jax.Array, product: jax.Array | None, masks: Masks | None = None, *, deterministic: bool = True
+    ) -> jax.Array:
+        """The residual stream after the sub-layer.
+
+        Args:
+          x: the stream before, [B, T, D].
+          product: what the output kernel gave, [B, T, D]; None when the sub-layer has no heads or units.
+          masks: masks by name.
+          deterministic: no dropout.
+        """
+        y = jnp.zeros_like(x) if product is None else product
+        if self.spec.bias:
+            y = y + jnp.broadcast_to(self.output_bias.astype(self.dtype), y.shape)
+        y = apply_mask(apply_mask(y, masks, self.place), masks, "embed")
+        x = x + self.dropout(y, deterministic=deterministic)
+        return x if self.spec.pre_norm else self.norm(x, masks)
+
+
+class FeedForward(Sublayer):
+    """The FFN sub-layer: one or two input projections, activation, output projection."""
+
+    def setup(self) -> None:
+        s, normal = self.spec, nn.initializers.normal
+        self._build_shared("wo_bias")
+        rate = s.dropout_rate if s.activation_dropout_rate is None else s.activation_dropout_rate
+        self.hidden_dropout = nn.Dropout(rate)
+        if self.size == 0:
+            return
+        inner = (2, self.size) if s.gated else (self.size,)
+        self.wi = self.param("wi", normal(s.d_model**-0.5), (s.d_model, *inner))
+        self.wo = self.param("wo", normal(self.size**-0.5), (self.size, s.d_model))
+        if s.bias:
+            self.wi_bias = self.param("wi_bias", nn.initializers.zeros, inner)
+
     def __call__(self, x: jax.Array, masks: Masks | None = None, *, deterministic: bool = True) -> jax.Array:
-        d_model, dense = x.shape[-1], nn.initializers.normal
-        act = ACTIVATION_FNS[self.activation]
-        x = RMSNorm(self.eps, self.dtype, name="norm")(x, masks)
-        wi_shape = (d_model, 2, self.units) if self.gated else (d_model, self.units)
-        wi = self.param("wi", dense(d_model**-0.5), wi_shape).astype(self.dtype)
-        if self.gated:
-            hidden = x @ wi.reshape(d_model, -1)  # [B, T, 2F]: the activated half, then the linear half
-            hidden = act(hidden[..., : self.units]) * hidden[..., self.units :]
-        else:
-            hidden = act(x @ wi)  # [B, T, F]
-        hidden = apply_mask(hidden, masks, f"{self.name_in_spec}.units")
-        hidden = nn.Dropout(self.dropout_rate)(hidden, deterministic=deterministic)
-        wo = self.param("wo", dense(self.units**-0.5), (self.units, d_model)).astype(self.dtype)
-        return apply_mask(hidden @ wo, masks, self.name_in_spec)
+        """The residual stream [B, T, D] after the sub-layer."""
+        if self.size == 0:
+            return self.leave(x, None, masks, deterministic=deterministic)
+        hidden = self._hidden(self.enter(x, masks))
+        hidden = apply_mask(hidden, masks, f"{self.place}.units")
+        hidden = self.hidden_dropout(hidden, deterministic=deterministic)
+        return self.leave(x, hidden @ self.wo.astype(self.dtype), masks, deterministic=deterministic)
+
+    def _hidden(self, x: jax.Array) -> jax.Array:
+        act = ACTIVATION_FNS[self.spec.activation]
+        hidden = x @ self.wi.astype(self.dtype).reshape(self.spec.d_model, -1)  # [B, T, F], gated: [B, T, 2F]
+        if self.spec.bias:
+            hidden = hidden + jnp.broadcast_to(self.wi_bias.astype(self.dtype).reshape(-1), hidden.shape)
+        if self.spec.gated:  # the activated half, then the linear half
+            return act(hidden[..., : self.size]) * hidden[..., self.size :]
+        return act(hidden)
 
 
-class Attention(nn.Module):
-    """An attention sub-layer without scaling of the scores (T5), over the kept heads only.
+class Attention(Sublayer):
+    """An attention sub-layer over the kept heads only.
 
     Self-attention owns one fused kernel for query, key and value, cross-attention one for the query and a
     fused one for key and value, so that a step reads few, large arrays.
     """
 
-    name_in_spec: str
-    num_heads: int
-    head_dim: int
-    d_model: int
-    cross: bool
-    eps: float
-    dropout_rate: float
-    dtype: Dtype
-
     def setup(self) -> None:
-        self.norm = RMSNorm(self.eps, self.dtype)
-        shape, normal = (self.num_heads, self.head_dim), nn.initializers.normal
-        if self.cross:
-            query_std = (self.d_model * self.head_dim) ** -0.5
-            self.q = self.param("q", normal(query_std), (self.d_model, *shape))
-            self.kv = self.param("kv", normal(self.d_model**-0.5), (self.d_model, 2, *shape))
+        s, side = self.spec, self.place.partition(".")[0]
+        self._build_shared("out_bias")
+        self.weight_dropout = nn.Dropout(
+            s.dropout_rate if s.attention_dropout_rate is None else s.attention_dropout_rate
+        )
+        if self.size == 0:
+            return
+        self.head_dim = s.head_dim_of(side)
+        shape, normal = (self.size, self.head_dim), nn.initializers.normal
+        # unscaled scores (T5): the query's initial values make up for it
+        query_std = (1.0 if s.scaled_attention else self.head_dim**-0.5) * s.d_model**-0.5
+        if self.place.endswith("cross_attention"):
+            self.q = self._kernel("q", normal(query_std), shape)
+            self.kv = self._kernel("kv", normal(s.d_model**-0.5), (2, *shape))
         else:
-            self.qkv = self.param("qkv", _fused_init, (self.d_model, 3, *shape))
-        self.out = self.param("out", normal((self.num_heads * self.head_dim) ** -0.5), (*shape, self.d_model))
-        self.dropout = nn.Dropout(self.dropout_rate)
+            self.qkv = self._kernel("qkv", _fused_init(query_std), (3, *shape))
+            if s.positions == "relative_per_layer":
+                self.position_bias = RelativePositionBias(
+                    s.position_buckets, s.position_max_distance, self.size, side == "encoder"
+                )
+        self.out = self.param("out", normal((self.size * self.head_dim) ** -0.5), (*shape, s.d_model))
 
-    def _project(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """x [B, T, D] · kernel [D, ...] → [B, T, ...] as one matrix product."""
-        y = x @ kernel.astype(self.dtype).reshape(self.d_model, -1)
-        return y.reshape(*x.shape[:-1], *kernel.shape[1:])
+    def _kernel(self, name: str, init: Any, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array | None]:
+        kernel = self.param(name, init, (self.spec.d_model, *shape))
+        return kernel, self.param(f"{name}_bias", nn.initializers.zeros, shape) if self.spec.bias else None
+
+    def _project(self, x: jax.Array, kernel: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+        """x [B, T, D] · kernel [D, ...] + bias [...] → [B, T, ...] as one matrix product."""
+        weight, bias = kernel
+        y = x @ weight.astype(self.dtype).reshape(weight.shape[0], -1)
+        if bias is not None:
+            y = y + jnp.broadcast_to(bias.astype(self.dtype).reshape(-1), y.shape)
+        return y.reshape(*x.shape[:-1], *weight.shape[1:])
 
     def keys_values(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Cross-attention keys and values, each [B, S, N, H], of encoder output [B, S, D]."""
@@ -125,13 +220,13 @@ class Attention(nn.Module):
         return kv[:, :, 0], kv[:, :, 1]
 
     def query_keys_values(self, x: jax.Array, masks: Masks | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Self-attention query, key and value, each [B, T, N, H], of the sub-layer's input [B, T, D]."""
-        qkv = self._project(self.norm(x, masks), self.qkv)  # [B, T, 3, N, H]
+        """Self-attention query, key and value, each [B, T, N, H], of the residual stream [B, T, D]."""
+        qkv = self._project(self.enter(x, masks), self.qkv)  # [B, T, 3, N, H]
         return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
 
     def query(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
-        """Cross-attention query [B, T, N, H] of the sub-layer's input [B, T, D]."""
-        return self._project(self.norm(x, masks), self.q)
+        """Cross-attention query [B, T, N, H] of the residual stream [B, T, D]."""
+        return self._project(self.enter(x, masks), self.q)
 
     def attend(
         self,
@@ -143,7 +238,7 @@ class Attention(nn.Module):
         *,
         deterministic: bool = True,
     ) -> jax.Array:
-        """Softmax attention and output projection.
+        """Softmax attention and output kernel.
 
         Args:
           query: [B, T, N, H].
@@ -154,71 +249,26 @@ class Attention(nn.Module):
           deterministic: no dropout.
 
         Returns:
-          The sub-layer's output, [B, T, D].
+          What `leave` adds to the residual stream, [B, T, D].
         """
+        if self.spec.scaled_attention:
+            query = query * jnp.asarray(self.head_dim**-0.5, query.dtype)
         scores = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(scores + bias, axis=-1).astype(self.dtype)
-        weights = self.dropout(weights, deterministic=deterministic)
+        weights = self.weight_dropout(weights, deterministic=deterministic)
         context = jnp.einsum("BNTS,BSNH->BTNH", weights, value)
-        heads = f"{self.name_in_spec}.heads"
+        heads = f"{self.place}.heads"
         if masks is not None and heads in masks:
             context = context * masks[heads].astype(context.dtype)[None, None, :, None]
         context = context.reshape(*context.shape[:2], -1)  # [B, T, N·H]
-        out = context @ self.out.astype(self.dtype).reshape(-1, self.d_model)
-        return apply_mask(out, masks, self.name_in_spec)
+        return context @ self.out.astype(self.dtype).reshape(-1, self.spec.d_model)
 
 
-def _fused_init(rng: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> jax.Array:
-    """T5's initial values for a fused [D, 3, N, H] kernel: D**-0.5, the query's divided by sqrt(H)."""
-    std = jnp.array([shape[-1] ** -0.5, 1.0, 1.0])[:, None, None] * shape[0] ** -0.5
-    return jax.random.normal(rng, shape, dtype) * std[None]
+def _fused_init(query_std: float) -> Any:
+    """Initial values of a fused [D, 3, N, H] kernel: the query's, then keys' and values' deviation D**-0.5."""
 
+    def init(rng: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> jax.Array:
+        std = jnp.array([query_std, shape[0] ** -0.5, shape[0] ** -0.5])[None, :, None, None]
+        return jax.random.normal(rng, shape, dtype) * jnp.broadcast_to(std, shape)
 
-class RelativePositionBias(nn.Module):
-    """T5's bucketed relative-position bias: one table for a stack, a column for each original head."""
-
-    num_buckets: int
-    max_distance: int
-    num_heads: int
-    bidirectional: bool
-
-    def setup(self) -> None:
-        shape = (self.num_buckets, self.num_heads)
-        self.embedding = self.param("embedding", nn.initializers.normal(0.1), shape)
-
-    def __call__(self, relative_position: jax.Array) -> jax.Array:
-        """Key position minus query position, int [...] → bias [N, ...], float32."""
-        buckets = relative_position_bucket(
-            relative_position,
-            bidirectional=self.bidirectional,
-            num_buckets=self.num_buckets,
-            max_distance=self.max_distance,
-        )
-        return jnp.moveaxis(self.embedding[buckets].astype(jnp.float32), -1, 0)
-
-
-def relative_position_bucket(
-    relative_position: jax.Array, *, bidirectional: bool, num_buckets: int, max_distance: int
-) -> jax.Array:
-    """Bucket of each relative position: exact for small distances, logarithmic up to `max_distance`.
-
-    Args:
-      relative_position: key position minus query position, int32 of any shape.
-      bidirectional: separate buckets for keys after the query (encoder); otherwise they share bucket 0.
-      num_buckets: buckets in all.
-      max_distance: from here on everything shares the last bucket.
-
-    Returns:
-      int32 of the same shape, in [0, num_buckets). Source: T5 (Raffel et al. 2020, section 2.1).
-    """
-    offset = jnp.zeros_like(relative_position)
-    if bidirectional:
-        num_buckets //= 2
-        offset = jnp.where(relative_position > 0, num_buckets, 0)
-        distance = jnp.abs(relative_position)
-    else:
-        distance = jnp.maximum(-relative_position, 0)
-    exact = num_buckets // 2
-    ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / jnp.log(max_distance / exact)
-    far = exact + (ratio * (num_buckets - exact)).astype(jnp.int32)
-    return offset + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
+    return init

@@ -1,6 +1,6 @@
 """Optimizers: one for the model, one for gates, ascent for the multipliers, in one partition."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -8,8 +8,6 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from nash_jax.config import TrainConfig
-
-EMBEDDINGS = ("shared/embedding", "lm_head")
 
 
 def make_schedule(config: TrainConfig, num_steps: int) -> optax.Schedule:
@@ -65,18 +63,18 @@ def _matrices(params: Any) -> Any:
 
 
 def make_optimizer(
-    config: TrainConfig, num_steps: int, *, gate_learning_rate: float = 0.01, freeze_embeddings: bool = False
+    config: TrainConfig, num_steps: int, *, gate_learning_rate: float = 0.01, frozen: Collection[str] = ()
 ) -> optax.GradientTransformation:
     """The optimizer of a phase, partitioned by the top level of `params`.
 
-    Model parameters, clipped by global norm, by the optimizer named in the config (embeddings held still if
-    asked); gates by Adam; multipliers by Adam ascent; the hidden-state projection by Adam like the model.
+    Model parameters, clipped by global norm, by the optimizer named in the config (frozen ones held still);
+    gates by Adam; multipliers by Adam ascent; the hidden-state projection by Adam like the model.
 
     Args:
       config: of the phase.
       num_steps: its length, for the schedule.
       gate_learning_rate: of gates and multipliers.
-      freeze_embeddings: keep embeddings and LM head as they are.
+      frozen: paths of model parameters that stay as they are.
     """
 
     def labels(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,8 +83,7 @@ def make_optimizer(
         }
 
     def _model_label(path: tuple[Any, ...], _: Any) -> str:
-        frozen = freeze_embeddings and "/".join(k.key for k in path) in EMBEDDINGS
-        return "frozen" if frozen else "model"
+        return "frozen" if "/".join(k.key for k in path) in frozen else "model"
 
     return optax.partition(
         {

@@ -1,0 +1,108 @@
+"""The table of logical axes, and where masks fold: what pruning, sharding and conversion know of a model."""
+
+from nash_jax.spec import ModelSpec
+
+
+def param_axes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
+    """Parameter path → names of its axes, for every parameter of `EncoderDecoder(spec)`.
+
+    Plain axes: vocab, encoder_vocab, positions, embed, head_dim, qkv, kv, gate, buckets, bias_heads. Prunable
+    ones carry their place: `encoder.3.attention.heads`, `decoder.0.ffn.units`. A bias table that belongs to a
+    whole stack keeps all heads (`bias_heads`).
+    """
+    axes: dict[str, tuple[str, ...]] = {}
+    if spec.encoder_vocab_size is None:
+        axes["shared/embedding"] = ("vocab", "embed")
+    else:
+        axes["encoder/embedding"] = ("encoder_vocab", "embed")
+        axes["decoder/embedding"] = ("vocab", "embed")
+    for side in ("encoder", "decoder"):
+        if spec.absolute_positions:
+            axes[f"{side}/positions"] = ("positions", "embed")
+        if spec.embedding_norm:
+            axes |= _norm(spec, f"{side}/embedding_norm")
+        if spec.pre_norm:
+            axes |= _norm(spec, f"{side}/final_norm")
+    for name, (axis, size) in spec.sublayers().items():
+        axes |= _sublayer(spec, name, axis, size)
+    if not spec.tied:
+        axes["lm_head"] = ("embed", "vocab")
+    if spec.logits_bias:
+        axes["logits_bias"] = ("vocab",)
+    return axes
+
+
+def _norm(spec: ModelSpec, path: str) -> dict[str, tuple[str, ...]]:
+    leaves = ("scale",) if spec.norm == "rms" else ("scale", "bias")
+    return {f"{path}/{leaf}": ("embed",) for leaf in leaves}
+
+
+def _sublayer(spec: ModelSpec, name: str, axis: str, size: int) -> dict[str, tuple[str, ...]]:
+    """One sub-layer's parameters; of one without heads or units, its output bias and a norm that comes after."""
+    side, _, sublayer = name.split(".")
+    path = sublayer_path(name)
+    axes: dict[str, tuple[str, ...]] = {}
+    if size or not spec.pre_norm:
+        axes |= _norm(spec, f"{path}/norm")
+    if spec.bias:
+        axes[f"{path}/{'wo_bias' if sublayer == 'ffn' else 'out_bias'}"] = ("embed",)
+    if size == 0:
+        return axes
+    if sublayer == "ffn":
+        inner: dict[str, tuple[str, ...]] = {"wi": ("gate", axis) if spec.gated else (axis,)}
+        axes[f"{path}/wo"] = (axis, "embed")
+    else:
+        head = (axis, _head_dim(spec, side))
+        inner = {"q": head, "kv": ("kv", *head)} if sublayer == "cross_attention" else {"qkv": ("qkv", *head)}
+        axes[f"{path}/out"] = (*head, "embed")
+        axes |= _position_bias(spec, side, sublayer, path, axis)
+    for leaf, own in inner.items():
+        axes[f"{path}/{leaf}"] = ("embed", *own)
+        if spec.bias:
+            axes[f"{path}/{leaf}_bias"] = own
+    return axes
+
+
+def _head_dim(spec: ModelSpec, side: str) -> str:
+    return "decoder_head_dim" if side == "decoder" and spec.decoder_head_dim is not None else "head_dim"
+
+
+def _position_bias(spec: ModelSpec, side: str, sublayer: str, path: str, axis: str) -> dict[str, tuple[str, ...]]:
+    if sublayer == "cross_attention":
+        return {}
+    if spec.positions == "relative":
+        return {f"{side}/position_bias/embedding": ("buckets", "bias_heads")}
+    return {f"{path}/position_bias/embedding": ("buckets", axis)} if spec.positions == "relative_per_layer" else {}
+
+
+def sublayer_path(name: str) -> str:
+    """`decoder.0.ffn` → `decoder/layers_0/ffn`, where its parameters are."""
+    side, index, sublayer = name.split(".")
+    return f"{side}/layers_{index}/{sublayer}"
+
+
+def mask_sites(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
+    """Parameter path → names of the masks that are folded into it at compaction.
+
+    A head or unit mask acts right before the output projection and a sub-layer mask right after it, so
+    both fold there, the latter into the output bias too; a d_model mask acts on token and position embeddings
+    and on sub-layer outputs. A tied LM head reads the masked table, masked model and compacted model alike.
+    """
+    sites: dict[str, tuple[str, ...]] = {}
+    sublayers = {sublayer_path(name): (name, axis) for name, (axis, _) in spec.sublayers().items()}
+    for path in param_axes(spec):
+        parent, _, leaf = path.rpartition("/")
+        if (path.endswith("/embedding") and "position_bias" not in path) or leaf == "positions":
+            sites[path] = ("embed",)
+        elif leaf in ("out", "wo"):
+            sites[path] = (sublayers[parent][1], sublayers[parent][0], "embed")
+        elif leaf in ("out_bias", "wo_bias"):
+            sites[path] = (sublayers[parent][0], "embed")
+    return sites
+
+
+def frozen_params(spec: ModelSpec, *, embeddings: bool) -> set[str]:
+    """Paths of parameters that training holds still: sinusoids always; all embeddings and the LM head if asked."""
+    tables = {path for path, axes in param_axes(spec).items() if {"vocab", "encoder_vocab", "positions"} & set(axes)}
+    sinusoids = {"encoder/positions", "decoder/positions"} if spec.positions == "sinusoidal" else set()
+    return (tables if embeddings else set()) | sinusoids

@@ -1,0 +1,68 @@
+"""Where a token stands: T5's relative-position bias, and sinusoids."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def sinusoids(length: int, width: int) -> np.ndarray:
+    """Fixed position embeddings, float32 [length, width]: sines in the first half, cosines in the second.
+
+    Feature i of each half turns at 10000^(-2i / width) radians a position (Vaswani et al. 2017, section 3.5; the
+    order of features is that of Marian and Pegasus).
+    """
+    sines = (width + 1) // 2
+    rates = 10000.0 ** (-2 * np.arange(sines) / width)
+    angles = np.arange(length)[:, None] * rates
+    return np.concatenate([np.sin(angles), np.cos(angles[:, : width - sines])], axis=1).astype(np.float32)
+
+
+class RelativePositionBias(nn.Module):
+    """T5's bucketed relative-position bias, a column for each head."""
+
+    num_buckets: int
+    max_distance: int
+    num_heads: int
+    bidirectional: bool
+
+    def setup(self) -> None:
+        shape = (self.num_buckets, self.num_heads)
+        self.embedding = self.param("embedding", nn.initializers.normal(0.1), shape)
+
+    def __call__(self, relative_position: jax.Array) -> jax.Array:
+        """Key position minus query position, int [...] → bias [N, ...], float32."""
+        buckets = relative_position_bucket(
+            relative_position,
+            bidirectional=self.bidirectional,
+            num_buckets=self.num_buckets,
+            max_distance=self.max_distance,
+        )
+        return jnp.moveaxis(self.embedding[buckets].astype(jnp.float32), -1, 0)
+
+
+def relative_position_bucket(
+    relative_position: jax.Array, *, bidirectional: bool, num_buckets: int, max_distance: int
+) -> jax.Array:
+    """Bucket of each relative position: exact for small distances, logarithmic up to `max_distance`.
+
+    Args:
+      relative_position: key position minus query position, int32 of any shape.
+      bidirectional: separate buckets for keys after the query (encoder); otherwise they share bucket 0.
+      num_buckets: buckets in all.
+      max_distance: from here on everything shares the last bucket.
+
+    Returns:
+      int32 of the same shape, in [0, num_buckets). Source: T5 (Raffel et al. 2020, section 2.1).
+    """
+    offset = jnp.zeros_like(relative_position)
+    if bidirectional:
+        num_buckets //= 2
+        offset = jnp.where(relative_position > 0, num_buckets, 0)
+        distance = jnp.abs(relative_position)
+    else:
+        distance = jnp.maximum(-relative_position, 0)
+    exact = num_buckets // 2
+    ratio = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / jnp.log(max_distance / exact)
+    far = exact + (ratio * (num_buckets - exact)).astype(jnp.int32)
+    return offset + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))

@@ -1,0 +1,362 @@
+"""Encoder-decoders in Linen over a `ModelSpec`: T5 and its relatives, BART and its relatives, by flags of the spec.
+
+Letters: B batch, S source, T target, D d_model, N heads, H head size, V vocabulary, K beams.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from nash_jax.models.axes import param_axes
+from nash_jax.models.layers import (
+    NEGATIVE,
+    Attention,
+    Dtype,
+    FeedForward,
+    Masks,
+    apply_mask,
+    attention_bias,
+    make_norm,
+)
+from nash_jax.models.positions import RelativePositionBias, sinusoids
+from nash_jax.spec import ModelSpec
+
+KeysValues = tuple[jax.Array, jax.Array]
+Bias = Any  # additive attention bias of all layers: one array, or a list of one array (or None) for each layer
+
+
+class _Block(nn.Module):
+    """What encoder and decoder layers share: building sub-layers by their name in the spec."""
+
+    spec: ModelSpec
+    index: int
+    dtype: Dtype
+
+    def _sublayer(self, kind: Any, place: str) -> Any:
+        """The sub-layer's module, or None if nothing at all is left of it."""
+        size, s = self.spec.sublayers()[place][1], self.spec
+        return kind(s, place, self.dtype) if size or s.bias or not s.pre_norm else None
+
+    def _own_bias(self, bias: Bias, side: str, heads: Sequence[int]) -> jax.Array:
+        """This layer's bias, [B, n, T, S] for its n heads or [B, 1, T, S] for all."""
+        if isinstance(bias, list):
+            return bias[self.index]
+        whole = bias.shape[1] == 1 or len(heads) == self.spec.heads_of(side)
+        return bias if whole else bias[:, jnp.array(heads)]
+
+    def _transform(self, x: jax.Array, masks: Masks | None, deterministic: bool) -> jax.Array:
+        return x if self.ffn is None else self.ffn(x, masks, deterministic=deterministic)
+
+    def _attend_self(
+        self, attention: Attention | None, x: jax.Array, bias: Bias, side: str, heads: Sequence[int],
+        masks: Masks | None, deterministic: bool,
+    ) -> jax.Array:  # fmt: skip
+        if attention is None:
+            return x
+        product = None
+        if heads:
+            q, k, v = attention.query_keys_values(x, masks)
+            own = self._own_bias(bias, side, heads)
+            product = attention.attend(q, k, v, own, masks, deterministic=deterministic)
+        return attention.leave(x, product, masks, deterministic=deterministic)
+
+
+class EncoderBlock(_Block):
+    """Self-attention and FFN, each added to the residual stream."""
+
+    def setup(self) -> None:
+        self.attention = self._sublayer(Attention, f"encoder.{self.index}.attention")
+        self.ffn = self._sublayer(FeedForward, f"encoder.{self.index}.ffn")
+
+    def __call__(self, x: jax.Array, bias: Bias, masks: Masks | None, deterministic: bool) -> jax.Array:
+        """x [B, S, D] and all layers' attention bias → [B, S, D]."""
+        heads = self.spec.encoder[self.index].heads
+        x = self._attend_self(self.attention, x, bias, "encoder", heads, masks, deterministic)
+        return self._transform(x, masks, deterministic)
+
+
+class DecoderBlock(_Block):
+    """Causal self-attention, cross-attention and FFN."""
+
+    def setup(self) -> None:
+        self.self_attention = self._sublayer(Attention, f"decoder.{self.index}.self_attention")
+        self.cross_attention = self._sublayer(Attention, f"decoder.{self.index}.cross_attention")
+        self.ffn = self._sublayer(FeedForward, f"decoder.{self.index}.ffn")
+
+    def __call__(
+        self,
+        x: jax.Array,
+        self_bias: Bias,
+        encoded: jax.Array,
+        cross_bias: jax.Array,
+        masks: Masks | None,
+        deterministic: bool,
+    ) -> jax.Array:
+        """x [B, T, D], causal bias, encoded [B, S, D], cross_bias [B, 1, 1, S] → [B, T, D]."""
+        heads = self.spec.decoder[self.index].self_heads
+        x = self._attend_self(self.self_attention, x, self_bias, "decoder", heads, masks, deterministic)
+        return self._rest(x, self.keys_values(encoded), cross_bias, masks, deterministic)
+
+    def step(
+        self, x: jax.Array, cache: KeysValues | None, position: jax.Array, bias: Bias,
+        cross: KeysValues | None, cross_bias: jax.Array,
+    ) -> tuple[jax.Array, KeysValues | None]:  # fmt: skip
+        """One token of B·K rows: x [B·K, 1, D], cache of [B·K, T, N, H] keys and values, cross [B, S, N, H]."""
+        attention = self.self_attention
+        if attention is not None:
+            product = None
+            if cache is not None:
+                q, k, v = attention.query_keys_values(x)
+                start = (0, position, 0, 0)
+                cache = (
+                    jax.lax.dynamic_update_slice(cache[0], k.astype(cache[0].dtype), start),
+                    jax.lax.dynamic_update_slice(cache[1], v.astype(cache[1].dtype), start),
+                )
+                own = self._own_bias(bias, "decoder", self.spec.decoder[self.index].self_heads)
+                product = attention.attend(q, *cache, own)
+            x = attention.leave(x, product)
+        return self._rest(x, cross, cross_bias, None, True), cache
+
+    def keys_values(self, encoded: jax.Array) -> KeysValues | None:
+        """This layer's cross-attention keys and values, or None if it has no heads there."""
+        return self.cross_attention.keys_values(encoded) if self.spec.decoder[self.index].cross_heads else None
+
+    def _rest(
+        self, x: jax.Array, cross: KeysValues | None, cross_bias: jax.Array, masks: Masks | None, deterministic: bool
+    ) -> jax.Array:
+        attention = self.cross_attention
+        if attention is not None:
+            product = None
+            if cross is not None:
+                q = attention.query(x, masks)
+                # beams of one source are so many queries to its keys
+                q = q.reshape(cross[0].shape[0], -1, *q.shape[2:])
+                product = attention.attend(q, *cross, cross_bias, masks, deterministic=deterministic).reshape(x.shape)
+            x = attention.leave(x, product, masks, deterministic=deterministic)
+        return self._transform(x, masks, deterministic)
+
+
+class _Stack(nn.Module):
+    """Embeddings, layers and final norm of one side, with what the spec says of its positions."""
+
+    spec: ModelSpec
+    side: str
+    dtype: Dtype
+    remat: bool
+
+    def setup(self) -> None:
+        s, axes, decoder = self.spec, param_axes(self.spec), self.side == "decoder"
+        sizes = s.axis_sizes()
+        table = axes.get(f"{self.side}/embedding")
+        if table:
+            self.embedding = self.param("embedding", embedding_init(s), tuple(sizes[a] for a in table))
+        if s.absolute_positions:
+            self.positions = self.param("positions", _position_init(s), (sizes["positions"], s.d_model))
+        if s.embedding_norm:
+            self.embedding_norm = make_norm(s, self.dtype)
+        block: Any = DecoderBlock if decoder else EncoderBlock
+        if self.remat:
+            block = nn.remat(block, static_argnums=(6,) if decoder else (4,))
+        self.layers = [block(s, i, self.dtype) for i in range(len(s.decoder if decoder else s.encoder))]
+        if s.pre_norm:
+            self.final_norm = make_norm(s, self.dtype)
+        self.dropout = nn.Dropout(s.dropout_rate)
+        if f"{self.side}/position_bias/embedding" in axes:
+            self.position_bias = RelativePositionBias(
+                s.position_buckets, s.position_max_distance, s.num_heads, not decoder
+            )
+
+    def embed(
+        self, shared: jax.Array | None, ids: jax.Array, positions: jax.Array, masks: Masks | None, deterministic: bool
+    ) -> jax.Array:
+        """Token ids [B, T] at positions [T] → [B, T, D]; `shared` is the table when both sides share one."""
+        s = self.spec
+        x = jnp.take(self.embedding if shared is None else shared, ids, axis=0) * s.embedding_scale
+        if s.absolute_positions:
+            # a bucket may be longer than the table: what stands there is padding
+            x = x + jnp.take(self._positions(), positions + s.position_offset, axis=0, mode="clip")[None]
+        x = apply_mask(x.astype(self.dtype), masks, "embed")
+        if s.embedding_norm:
+            x = self.embedding_norm(x, masks)
+        return self.dropout(x, deterministic=deterministic)
+
+    def _positions(self) -> jax.Array:
+        """The table; sinusoids are a parameter, so that they are pruned and stored as others are, but not trained."""
+        return jax.lax.stop_gradient(self.positions) if self.spec.positions == "sinusoidal" else self.positions
+
+    def bias(self, relative_position: jax.Array) -> Bias:
+        """Relative-position bias of key minus query position [...]: [N, ...], one for each layer, or None."""
+        if self.spec.positions == "relative_per_layer":
+            attentions = [getattr(x, "self_attention" if self.side == "decoder" else "attention") for x in self.layers]
+            return [a.position_bias(relative_position) if a is not None and a.size else None for a in attentions]
+        has_table = f"{self.side}/position_bias/embedding" in param_axes(self.spec)
+        return self.position_bias(relative_position) if has_table else None
+
+    def finish(self, x: jax.Array, masks: Masks | None = None, deterministic: bool = True) -> jax.Array:
+        """The stack's output [B, T, D]."""
+        if not self.spec.pre_norm:
+            return x
+        x = self.final_norm(x, masks)
+        return self.dropout(x, deterministic=deterministic) if self.spec.norm == "rms" else x  # T5 alone drops here
+
+
+def embedding_init(spec: ModelSpec) -> Any:
+    """Initial values of token embeddings: T5's have deviation 1, others d_model**-0.5."""
+    return nn.initializers.normal(1.0 if spec.norm == "rms" else spec.d_model**-0.5)
+
+
+def _position_init(spec: ModelSpec) -> Any:
+    if spec.positions == "learned":
+        return nn.initializers.normal(spec.d_model**-0.5)
+    return lambda _, shape: jnp.asarray(sinusoids(*shape))
+
+
+def _plus(bias: Bias, other: jax.Array, *, expand: bool) -> Bias:
+    """Every layer's bias [N, ...] (with a batch axis put before it, if `expand`) plus `other`; `other` for none."""
+    return other if bias is None else jax.tree.map(lambda b: (b[None] if expand else b) + other, bias)
+
+
+class EncoderDecoder(nn.Module):
+    """An encoder-decoder language model.
+
+    Attributes:
+      spec: its shape and flags.
+      dtype: compute dtype; parameters are float32, and so are softmax, norms and logits.
+      remat: recompute activations of each layer in the backward pass.
+    """
+
+    spec: ModelSpec
+    dtype: Dtype = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        s = self.spec
+        if s.encoder_vocab_size is None:
+            self.shared = nn.Embed(s.vocab_size, s.d_model, embedding_init=embedding_init(s))
+        self.encoder = _Stack(s, "encoder", self.dtype, self.remat)
+        self.decoder = _Stack(s, "decoder", self.dtype, self.remat)
+        if not s.tied:
+            self.lm_head = self.param("lm_head", nn.initializers.normal(s.d_model**-0.5), (s.d_model, s.vocab_size))
+        if s.logits_bias:
+            self.logits_bias = self.param("logits_bias", nn.initializers.zeros, (s.vocab_size,))
+
+    def _table(self) -> jax.Array | None:
+        return self.shared.embedding if self.spec.encoder_vocab_size is None else None
+
+    def encode(
+        self,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        masks: Masks | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """Source ids [B, S] and padding mask [B, S] → encoder output [B, S, D], each layer's output."""
+        positions = jnp.arange(input_ids.shape[1])
+        relative = self.encoder.bias(positions[None, :] - positions[:, None])  # [N, S, S]
+        bias = _plus(relative, attention_bias(attention_mask), expand=True)
+        x = self.encoder.embed(self._table(), input_ids, positions, masks, deterministic)
+        hidden = []
+        for layer in self.encoder.layers:
+            x = layer(x, bias, masks, deterministic)
+            hidden.append(x)
+        return self.encoder.finish(x, masks, deterministic), hidden
+
+    def decode(
+        self,
+        decoder_input_ids: jax.Array,
+        encoded: jax.Array,
+        attention_mask: jax.Array,
+        masks: Masks | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """Target ids [B, T] and encoder output [B, S, D] → logits [B, T, V] float32, each layer's output."""
+        positions = jnp.arange(decoder_input_ids.shape[1])
+        relative = positions[None, :] - positions[:, None]
+        causal = jnp.where(relative > 0, NEGATIVE, 0.0)[None, None]  # [1, 1, T, T]
+        bias = _plus(self.decoder.bias(relative), causal, expand=True)
+        cross_bias = attention_bias(attention_mask)
+        x = self.decoder.embed(self._table(), decoder_input_ids, positions, masks, deterministic)
+        hidden = []
+        for layer in self.decoder.layers:
+            x = layer(x, bias, encoded, cross_bias, masks, deterministic)
+            hidden.append(x)
+        return self._logits(self.decoder.finish(x, masks, deterministic), masks), hidden
+
+    def __call__(
+        self,
+        input_ids: jax.Array,
+        attention_mask: jax.Array,
+        decoder_input_ids: jax.Array,
+        masks: Masks | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Teacher-forced logits [B, T, V], float32."""
+        encoded, _ = self.encode(input_ids, attention_mask, masks, deterministic=deterministic)
+        return self.decode(decoder_input_ids, encoded, attention_mask, masks, deterministic=deterministic)[0]
+
+    def cross_keys_values(self, encoded: jax.Array) -> list[KeysValues | None]:
+        """Cross-attention keys and values of every decoder layer: computed once a sequence."""
+        return [layer.keys_values(encoded) for layer in self.decoder.layers]
+
+    def decode_bias(self, max_length: int) -> Bias:
+        """Causal self-attention bias by distance, [N, 2T-1] of all or each layer, or [1, 2T-1] for all heads.
+
+        The row of step t is `[:, T-1-t : 2T-1-t]`.
+        """
+        distance = jnp.arange(2 * max_length - 1) - (max_length - 1)  # key position minus query position
+        causal = jnp.where(distance > 0, NEGATIVE, 0.0)[None]
+        return _plus(self.decoder.bias(distance), causal, expand=False)
+
+    def decode_step(
+        self,
+        token_ids: jax.Array,
+        position: jax.Array,
+        cache: list[KeysValues | None],
+        bias: Bias,
+        cross: list[KeysValues | None],
+        cross_bias: jax.Array,
+    ) -> tuple[jax.Array, list[KeysValues | None]]:
+        """One cached decoding step of B·K rows: K beams for each of B sources, one after the other.
+
+        Args:
+          token_ids: the last token of each row, [B·K].
+          position: its position, int32 scalar.
+          cache: for each layer, keys and values [B·K, T, N, H] of the positions before.
+          bias: `decode_bias(T)`.
+          cross: `cross_keys_values(encoded)`, of B sources.
+          cross_bias: `attention_bias(attention_mask)`, of B sources.
+
+        Returns:
+          Logits [B·K, V] float32, and the cache with this position written.
+        """
+
+        def at_position(by_distance: jax.Array) -> jax.Array:  # [N, 2T-1] → [1, N, 1, T]
+            length = (by_distance.shape[1] + 1) // 2
+            row = jax.lax.dynamic_slice_in_dim(by_distance, length - 1 - position, length, axis=1)
+            return row[None, :, None, :]
+
+        own_bias = jax.tree.map(at_position, bias)
+        x = self.decoder.embed(self._table(), token_ids[:, None], position[None], None, True)
+        updated = []
+        for layer, own, keys_values in zip(self.decoder.layers, cache, cross, strict=True):
+            x, own = layer.step(x, own, position, own_bias, keys_values, cross_bias)
+            updated.append(own)
+        return self._logits(self.decoder.finish(x))[:, 0], updated
+
+    def _logits(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
+        x = x * self.spec.output_scale
+        if not self.spec.tied:
+            logits = jnp.asarray(x @ self.lm_head.astype(self.dtype), jnp.float32)
+        else:
+            shared = self._table()
+            table = apply_mask(self.decoder.embedding if shared is None else shared, masks, "embed")
+            logits = jnp.einsum("BTD,VD->BTV", x, table.astype(self.dtype)).astype(jnp.float32)
+        if self.spec.logits_bias:
+            logits = logits + jnp.broadcast_to(self.logits_bias.astype(jnp.float32), logits.shape)
+        return logits
