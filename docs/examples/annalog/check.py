@@ -96,7 +96,7 @@ class OurLogits:
         wide[:rows, :length] = target
         source = np.full((self.rows, -(-encoded.shape[1] // 32) * 32), pad_id)
         source[:, : encoded.shape[1]] = encoded[0, :, 0]
-        return torch.from_numpy(self.model.logits(source, None, wide)[:rows, :length]), None
+        return torch.tensor(self.model.logits(source, None, wide)[:rows, :length]), None
 
 
 class Searched(PreTrainedModel, GenerationMixin):
@@ -106,7 +106,11 @@ class Searched(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
 
     def __init__(self, peer: torch.nn.Module, spec: nash_jax.spec.ModelSpec) -> None:
-        ids = {"pad_token_id": spec.pad_id, "eos_token_id": spec.eos_id, "decoder_start_token_id": spec.decoder_start_id}
+        ids = {
+            "pad_token_id": spec.pad_id,
+            "eos_token_id": spec.eos_id,
+            "decoder_start_token_id": spec.decoder_start_id,
+        }
         super().__init__(PretrainedConfig(is_encoder_decoder=True, vocab_size=spec.vocab_size, **ids))
         self.peer = peer
         for name, value in ids.items():
@@ -216,15 +220,20 @@ def checks(model: nash_jax.Seq2Seq, peer: Any, field: SimpleField, widths: Seque
                 same = [a[0] == b[0] for a, b in zip(ours, theirs, strict=True)]
                 shared = sum(ids in b for a, b in zip(ours, theirs, strict=True) for ids in a)
                 counts = f"{sum(same)} of {len(same)} first, {shared} of {len(same) * width} of all hypotheses"
-                yield f"the two kinds of beam search, width {width} (they differ by definition)", f"share {counts}", True
+                yield (
+                    f"the two kinds of beam search, width {width} (they differ by definition)",
+                    f"share {counts}",
+                    True,
+                )
 
 
 def main() -> int:
     """Prints the comparisons; 1 when one fails."""
     parser = argparse.ArgumentParser(description="Compare an export of annalog's model with annalog's own code.")
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--widths", type=int, nargs="+", default=[3, 5, 10])
+    parser.add_argument("--widths", type=int, nargs="*", default=[3, 5, 10])
     args = parser.parse_args()
+    torch.set_num_threads(1)  # matrices this small only wait for more
     failed = 0
     with torch.no_grad():
         for what, result, good in checks(nash_jax.load(args.model), *load_peer(), args.widths):

@@ -92,7 +92,7 @@ def model_spec(state: State, tokens: Sequence[str]) -> ModelSpec:
         norm_eps=1e-5,
         pre_norm=False,
         bias=True,
-        attention_scale=True,
+        scaled_attention=True,
         activation="relu",
         gated=False,
         tied=False,
