@@ -286,7 +286,11 @@ def _read(field: Any, value: Any) -> Any:
 def _to_json(name: str, value: Any) -> Any:
     if _KINDS[name] is _SPECIAL and len(value) == 1:
         return value[0]
-    return [_to_json("", item) for item in value] if isinstance(value, tuple) else value
+    return _lists(value)
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 def options_from_files(

@@ -28,16 +28,25 @@ def warp(rules: Rules, values: Values, scores: jax.Array) -> jax.Array:
         scores = scores / values["temperature"]
     best = scores
     if "top_k" in rules.warpers:
-        best = jax.lax.top_k(scores, rules.top_k)[0]
+        best = _greatest(scores, rules.top_k)
         scores = _cut(scores, best[:, -1:], best[:, :1])
     if "top_p" in rules.warpers or "min_p" in rules.warpers:
-        top = jax.lax.top_k(best, rules.min_tokens_to_keep)[0]
+        top = _greatest(best, rules.min_tokens_to_keep)
     if "top_p" in rules.warpers:
         distance = _nucleus_radius(scores, top[:, :1] - best, top[:, :1], values["top_p"])
         scores = _cut(scores, jnp.minimum(top[:, :1] - distance, top[:, -1:]), top[:, :1])
     if "min_p" in rules.warpers:
         scores = _cut(scores, jnp.minimum(top[:, :1] + values["log_min_p"], top[:, -1:]), top[:, :1])
     return jax.nn.log_softmax(scores, axis=-1) if "renormalize_logits" in rules.warpers else scores
+
+
+def _greatest(scores: jax.Array, count: int) -> jax.Array:
+    """The `count` greatest scores, descending, [R, count].
+
+    Without the barrier a slice of them is merged into the search, which XLA's CPU backend then no longer knows as a
+    top-k and does by sorting: 12 ms for 32128 scores instead of 0.2.
+    """
+    return jax.lax.optimization_barrier(jax.lax.top_k(scores, count)[0])
 
 
 def _cut(scores: jax.Array, threshold: jax.Array, top: jax.Array) -> jax.Array:
