@@ -120,7 +120,7 @@ class Seq2Seq:
 
         def write(partial: Path) -> None:
             if is_main():
-                hf.save_hf(partial, self.spec, self.params)
+                hf.write_hf(partial, self.spec, self.params)
 
         self._save(Path(folder), write)
 

@@ -18,13 +18,13 @@ ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 NORMS = ("rms", "layer")
 POSITIONS = ("relative", "relative_per_layer", "learned", "sinusoidal")
 
-_BART = {
+_BART: dict[str, Any] = {
     "norm": "layer", "norm_eps": 1e-5, "pre_norm": False, "bias": True, "scaled_attention": True, "activation": "gelu",
     "logits_bias": True, "embedding_norm": True, "positions": "learned", "position_offset": 2, "max_positions": 1024,
     "pad_id": 1, "eos_id": 2, "decoder_start_id": 2,
 }  # fmt: skip
-_SINUSOIDAL = {"positions": "sinusoidal", "position_offset": 0, "embedding_norm": False}
-_GATED = {"activation": "gelu_tanh", "gated": True, "tied": False}
+_SINUSOIDAL: dict[str, Any] = {"positions": "sinusoidal", "position_offset": 0, "embedding_norm": False}
+_GATED: dict[str, Any] = {"activation": "gelu_tanh", "gated": True, "tied": False}
 # what sets a family apart from T5 v1.0; a family is also the layout that a model is written in for transformers
 FAMILIES: dict[str, dict[str, Any]] = {
     "t5": {},
@@ -156,7 +156,7 @@ class ModelSpec:
                 raise UserError(f"spec.{name} is {getattr(self, name)}", "a positive number")
         if self.absolute_positions and self.max_positions < 1:
             raise UserError(f"spec.max_positions is {self.max_positions}", f"rows for {self.positions} positions")
-        if any(layer.ffn < 0 for layer in (*self.encoder, *self.decoder)):
+        if any(ffn < 0 for ffn in [e.ffn for e in self.encoder] + [d.ffn for d in self.decoder]):
             raise UserError("spec has a layer of negative FFN units", "0 (no FFN) or more")
         for side, ids in self._head_ids():
             if list(ids) != sorted(set(ids)) or any(not 0 <= i < self.heads_of(side) for i in ids):

@@ -71,6 +71,35 @@ def test_masked_equals_compacted(logits, kind, tied):
     assert narrow != spec
 
 
+@pytest.mark.parametrize("family", ["umt5", "bart", "mbart", "marian", "pegasus"])
+def test_masked_equals_compacted_in_every_family(logits, family):
+    """All kinds of soft masks over a ragged model with biases, layer norms, position tables, in each family."""
+    spec = random_spec(len(family), ragged=True, family=family)
+    assert_same_function(logits, spec, random_params(spec), random_masks(spec, 1))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_masked_equals_compacted_under_any_flags(logits, seed):
+    spec = random_spec(seed, ragged=True, family="custom")
+    assert_same_function(logits, spec, random_params(spec, seed), random_masks(spec, seed), seed)
+
+
+def test_an_emptied_sublayer_leaves_its_bias_and_a_norm_that_comes_after(logits):
+    """BART: all heads closed one by one leaves the output bias as it is; a closed sub-layer takes it along."""
+    spec = random_spec(
+        5, family="bart", num_heads=2, encoder=(EncoderLayer((0, 1), 6),) * 2, decoder=(DecoderLayer((0,), (1,), 6),)
+    )
+    masks = {"encoder.0.attention.heads": np.zeros(2, np.float32), "encoder.1.ffn": np.float32(0)}
+    params = random_params(spec)
+    narrow, small = assert_same_function(logits, spec, params, masks)
+    assert narrow.encoder == (EncoderLayer((), 6), EncoderLayer((0, 1), 0))
+    left, closed = small["encoder"]["layers_0"]["attention"], small["encoder"]["layers_1"]["ffn"]
+    assert set(left) == {"out_bias", "norm"}
+    np.testing.assert_array_equal(left["out_bias"], params["encoder"]["layers_0"]["attention"]["out_bias"])
+    assert set(closed) == {"wo_bias", "norm"}
+    assert not closed["wo_bias"].any()
+
+
 @pytest.mark.parametrize("seed", [0, 6, 9])
 def test_masked_equals_compacted_whatever_is_gone(logits, seed):
     spec = random_spec(seed, ragged=True)

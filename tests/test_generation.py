@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from nash_jax import models
-from nash_jax.convert import hf
+from nash_jax import Seq2Seq, models
 from nash_jax.generation.engine import Engine, batch_bucket, bucket, untie
 from nash_jax.testing import random_batch, random_params, random_spec
 
@@ -112,7 +111,7 @@ def test_tokens_equal_transformers(seed: int, tmp_path) -> None:
     spec = random_spec(seed, gated=gated, activation="gelu_tanh" if gated else "relu")
     spec = dataclasses.replace(spec, output_scale=spec.d_model**-0.5 if spec.tied else 1.0)
     params = random_params(spec, seed, scale=0.7)
-    hf.save_hf(tmp_path / "model", spec, params)
+    Seq2Seq(spec, params).save_hf(tmp_path / "model")
     reference = T5ForConditionalGeneration.from_pretrained(tmp_path / "model").eval()
     engine = Engine(spec, params)
     ids = random_batch(spec, seed, rows=6, source=11)["input_ids"]

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from nash_jax.convert.hf import hf_config, load_hf, rectangular, save_hf, spec_from_config, to_hf_state
+from nash_jax import Seq2Seq
+from nash_jax.convert.hf import hf_config, load_hf, spec_from_config, to_hf_state
+from nash_jax.convert.rectangle import rectangular
 from nash_jax.errors import UserError
 from nash_jax.models import mask_sites, param_axes
 from nash_jax.models.positions import relative_position_bucket
@@ -102,6 +104,10 @@ def torch_logits(torch, model, batch):
             attention_mask=(ids != 0).long(),
             decoder_input_ids=torch.from_numpy(batch["labels"]),
         ).logits.numpy()
+
+
+def save_hf(folder, spec, params):
+    Seq2Seq(spec, params).save_hf(folder)
 
 
 def load_torch(folder):
@@ -202,7 +208,7 @@ def test_compacted_models_load_in_transformers(torch, logits, tmp_path, capsys, 
     spec, params = compact(spec, params, masks, param_axes=param_axes, mask_sites=mask_sites)
     spec, params = select_layers(spec, params, decoder=[1, 2])
     save_hf(tmp_path / "export", spec, params)
-    assert capsys.readouterr().out == ""
+    assert "padded with zeros for transformers, " in capsys.readouterr().out
     batch = padded_batch(seed)
     expected = torch_logits(torch, load_torch(tmp_path / "export"), batch)
     found = logits(spec, params, batch)
@@ -301,10 +307,11 @@ def test_config_fields():
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda c: c.update(model_type="bart"), "config.json has model_type 'bart'; expected 't5'"),
+        (lambda c: c.update(model_type="bert"), r"config.json has model_type 'bert'; expected one of \('t5'"),
         (lambda c: c.pop("model_type"), "config.json has model_type None"),
-        (lambda c: c.update(feed_forward_proj="silu"), "feed_forward_proj is 'silu'; expected one of"),
-        (lambda c: c.pop("d_kv"), "config.json has no 'd_kv'"),
+        (lambda c: c.update(feed_forward_proj="swish"), "feed_forward_proj is 'swish'; expected one of"),
+        (lambda c: c.pop("d_model"), "config.json has no 'd_model'"),
+        (lambda c: c.update(d_kv="four"), "config.json has a value of another type|spec.head_dim is 'four'"),
     ],
 )
 def test_config_errors(edit, message):
@@ -341,7 +348,10 @@ def name_missing_shard(folder):
     [
         (lambda f: (f / "config.json").unlink(), "has no config.json; expected a folder in the hub's layout"),
         (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
-        (lambda f: (f / "model.safetensors").unlink(), r"has no model.safetensors \(it has \['config.json'\]\)"),
+        (
+            lambda f: (f / "model.safetensors").unlink(),
+            r"has no model.safetensors \(it has \['config.json', 'generation_config.json'\]\)",
+        ),
         (
             lambda f: (f / "model.safetensors").write_bytes(b"x" * 40),
             "model.safetensors cannot be read: .*fetch it again",
@@ -360,9 +370,40 @@ def test_damaged_folders(tmp_path, damage, message):
         load_hf(tmp_path / "model")
 
 
-def test_a_scale_that_transformers_cannot_express(tmp_path):
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_scale_that_transformers_cannot_express_goes_into_a_head_of_its_own(logits, tmp_path, tied):
     """v1.0 with a pruned d_model keeps the scale of its original d_model."""
-    spec = dataclasses.replace(DENSE, output_scale=0.123)
-    with pytest.raises(UserError, match=r"output_scale 0\.123 is not d_model\*\*-0\.5"):
+    spec = dataclasses.replace(DENSE, output_scale=0.123, tied=tied)
+    params, batch = random_params(spec), padded_batch(0, source=9)
+    batch = {name: ids % spec.vocab_size for name, ids in batch.items()}
+    save_hf(tmp_path / "model", spec, params)
+    written, loaded = load_hf(tmp_path / "model")
+    assert (written.tied, written.output_scale) == (False, 1.0)
+    np.testing.assert_allclose(logits(written, loaded, batch), logits(spec, params, batch), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "flags", "message"),
+    [
+        ("custom", {}, "no class of transformers for family 'custom'"),
+        ("t5", {"norm": "layer"}, "norm is 'layer', which t5 in transformers cannot express; expected 'rms'"),
+        ("bart", {"embedding_scale": 3.0}, "embedding_scale is 3.0, which bart"),
+        ("bart", {"pre_norm": True}, "pre_norm is True, which bart"),
+        ("bart", {"head_dim": 5}, "encoder heads are .* wide in all"),
+        ("mbart", {"encoder_vocab_size": 99}, "the encoder has 99 tokens"),
+    ],
+)
+def test_what_transformers_cannot_express_is_refused_by_name(tmp_path, family, flags, message):
+    spec = random_spec(
+        0,
+        family=family,
+        num_heads=2,
+        head_dim=4,
+        d_model=8,
+        encoder=(EncoderLayer((0,), 6),),
+        decoder=(DecoderLayer((0, 1), (1,), 6),),
+    )
+    spec = dataclasses.replace(spec, **flags)
+    with pytest.raises(UserError, match=message):
         save_hf(tmp_path / "model", spec, random_params(spec))
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "model").exists()

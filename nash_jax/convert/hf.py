@@ -1,94 +1,100 @@
-"""T5 checkpoints in the layout of `transformers`: `config.json` and safetensors, both ways, without torch.
+"""Checkpoints in the layout of `transformers`, both ways, without torch: `config.json` and weights.
 
-A folder may come from any version of transformers. Facts that matter (REFERENCE, section 8):
-  * v1.0 scales the decoder's output by d_model**-0.5. transformers 5 keeps that in
-    `scale_decoder_outputs`; before, `tie_word_embeddings` implied it.
-  * a checkpoint is untied when it stores an `lm_head.weight` that differs from `shared.weight`.
-  * block 0 of a stack owns the position-bias table of the whole stack.
+A folder may come from any version of transformers. What the weights say goes before what the config says: a
+model is untied when it stores an `lm_head.weight` that differs from the decoder's table, and has two embedding
+tables when it stores two that differ.
 """
 
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from nash_jax.convert import bart_layout, t5_layout
+from nash_jax.convert.layout import Layout
+from nash_jax.convert.rectangle import rectangular
+from nash_jax.convert.weights import read_weights
 from nash_jax.errors import UserError
 from nash_jax.models import param_axes
-from nash_jax.spec import DecoderLayer, EncoderLayer, ModelSpec, dense_spec
-from nash_jax.tree import check_shapes, flatten, unflatten
+from nash_jax.models.positions import sinusoids
+from nash_jax.spec import ModelSpec
+from nash_jax.tree import check_shapes, count, flatten, unflatten
 
-_ACTIVATIONS = {  # feed_forward_proj → (activation, gated); a gated "gelu" is the tanh form
-    "relu": ("relu", False),
-    "gelu_new": ("gelu_tanh", False),
-    "gated-relu": ("relu", True),
-    "gated-gelu": ("gelu_tanh", True),
-    "gated-gelu_new": ("gelu_tanh", True),
+LAYOUTS: dict[str, Layout] = {
+    **dict.fromkeys(("t5", "mt5", "umt5"), t5_layout.LAYOUT),
+    **dict.fromkeys(("bart", "mbart", "marian", "pegasus"), bart_layout.LAYOUT),
 }
-_PROJECTIONS = {kind: name for name, kind in reversed(_ACTIVATIONS.items())}
-_BLOCK_SUBLAYER = {  # (side, sub-layer) → place in a block, name of the module there
-    ("encoder", "attention"): (0, "SelfAttention"),
-    ("encoder", "ffn"): (1, "DenseReluDense"),
-    ("decoder", "self_attention"): (0, "SelfAttention"),
-    ("decoder", "cross_attention"): (1, "EncDecAttention"),
-    ("decoder", "ffn"): (2, "DenseReluDense"),
-}
-_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # of shared.weight
+_AS_STORED = ("embedding", "positions", "logits_bias")  # matrices that are not [out, in] kernels
+
+
+def layout_of(spec: ModelSpec) -> Layout:
+    """The layout of a spec's family.
+
+    Raises:
+      UserError: for a family that `transformers` does not have.
+    """
+    if spec.family not in LAYOUTS:
+        raise UserError(f"no class of transformers for family {spec.family!r}", f"one of {tuple(LAYOUTS)}")
+    return LAYOUTS[spec.family]
 
 
 def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
-    """The dense spec that a T5 `config.json` describes (tied until the weights say otherwise).
+    """The dense spec that a `config.json` describes (tied until the weights say otherwise).
+
+    Fields that are missing have the defaults of the config's class, sizes must be there.
 
     Raises:
-      UserError: for another model type, or settings this family does not have.
+      UserError: for another model type, or settings the family does not have.
     """
     kind = config.get("model_type")
-    if kind != "t5":
-        raise UserError(f"config.json has model_type {kind!r}", "'t5' (T5, T5 v1.1, FLAN-T5)")
+    if kind not in LAYOUTS:
+        raise UserError(f"config.json has model_type {kind!r}", f"one of {tuple(LAYOUTS)}")
+    layers = "encoder_layers" if kind in ("bart", "mbart", "marian", "pegasus") else "num_layers"
+    for name in ("vocab_size", "d_model", layers):
+        if name not in config:
+            raise UserError(f"config.json has no {name!r}", f"the config.json of a {kind} checkpoint")
     try:
-        projection = config.get("feed_forward_proj", "relu")
-        if projection not in _ACTIVATIONS:
-            raise UserError(f"feed_forward_proj is {projection!r}", f"one of {tuple(_ACTIVATIONS)}")
-        activation, gated = _ACTIVATIONS[projection]
-        layers = config["num_layers"]
-        scaled = config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True) is not False)
-        eos = config.get("eos_token_id", 1)
-        return dense_spec(
-            vocab_size=config["vocab_size"],
-            d_model=config["d_model"],
-            head_dim=config["d_kv"],
-            d_ff=config["d_ff"],
-            num_heads=config["num_heads"],
-            encoder_layers=layers,
-            decoder_layers=layers if config.get("num_decoder_layers") is None else config["num_decoder_layers"],
-            activation=activation,
-            gated=gated,
-            output_scale=config["d_model"] ** -0.5 if scaled else 1.0,
-            position_buckets=config.get("relative_attention_num_buckets", 32),
-            position_max_distance=config.get("relative_attention_max_distance", 128),
-            norm_eps=config.get("layer_norm_epsilon", 1e-6),
-            dropout_rate=float(config.get("dropout_rate", 0.1)),
-            pad_id=config.get("pad_token_id") or 0,
-            eos_id=eos[0] if isinstance(eos, list) else eos,
-            decoder_start_id=config.get("decoder_start_token_id") or 0,
-        )
-    except KeyError as error:
-        raise UserError(f"config.json has no {error}", "the config.json of a T5 checkpoint") from error
+        return LAYOUTS[kind].spec_from_config(_class_defaults(kind) | dict(config))
     except (TypeError, ValueError) as error:
         raise UserError(f"config.json has a value of another type: {error}", "numbers for sizes") from error
+
+
+def _class_defaults(kind: str) -> dict[str, Any]:
+    """What `transformers` takes for fields that a config.json leaves out, but for those it derives or forces."""
+    from transformers import CONFIG_MAPPING
+
+    derived = ("num_decoder_layers", "decoder_vocab_size", "tie_word_embeddings", "scale_decoder_outputs")
+    return {name: value for name, value in CONFIG_MAPPING[kind]().to_dict().items() if name not in derived}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a model's folder.
+
+    Raises:
+      UserError: when it is no such thing.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path.parent} has no {path.name}", "a folder in the hub's layout") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds a {type(found).__name__}", "the settings of a model")
+    return found
 
 
 def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
     """Reads a folder in the hub's layout.
 
     Args:
-      folder: holds `config.json` and `model.safetensors`, or its shards and `model.safetensors.index.json`.
+      folder: holds `config.json`, and `model.safetensors`, its shards and `model.safetensors.index.json`, or
+        the same as `pytorch_model.bin`.
 
     Returns:
       The spec, and parameters as float32 NumPy arrays.
@@ -97,38 +103,32 @@ def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
       UserError: for missing or broken files, or weights that do not fit the config.
     """
     folder = Path(folder)
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} has no config.json", "a folder in the hub's layout") from error
-    except ValueError as error:
-        raise UserError(f"{folder / 'config.json'} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / 'config.json'} holds a {type(config).__name__}", "the settings of a T5")
-    return from_hf_state(spec_from_config(config), _read_state(folder), str(folder))
+    spec = spec_from_config(read_json(folder / "config.json"))
+    return from_hf_state(spec, read_weights(folder), str(folder))
 
 
 def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) -> tuple[ModelSpec, dict[str, Any]]:
     """Turns a `transformers` state dict of NumPy arrays into (spec, parameters).
 
-    The spec comes back untied when the state holds an LM head of its own.
+    The spec comes back untied when the state holds an LM head of its own, and with two embedding tables when
+    it holds two.
     """
-    copies = [state.pop(name) for name in _COPIES if name in state]
-    if copies:
-        state.setdefault("shared.weight", copies[0])
-    state.pop("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", None)  # unused, old t5
-    head = state.get("lm_head.weight")
-    tied = head is None or ("shared.weight" in state and np.array_equal(head, state["shared.weight"]))
-    spec = dataclasses.replace(spec, tied=tied)
-    if tied:
-        state.pop("lm_head.weight", None)
-    names = hf_names(spec)
+    layout = layout_of(spec)
+    state = _with_prefix(layout, state)
+    spec, state = _settle_tables(spec, state, layout.prefix)
+    if spec.positions == "sinusoidal":
+        table = sinusoids(spec.max_positions, spec.d_model)
+        for side in ("encoder", "decoder"):
+            state.setdefault(f"{layout.prefix}{side}.embed_positions.weight", table)
+    if spec.logits_bias:
+        state.setdefault("final_logits_bias", np.zeros((1, spec.vocab_size), np.float32))
+    names = layout.names(spec)
     missing = [n for parts in names.values() for n in parts if n not in state]
     unknown = sorted(set(state) - {n for parts in names.values() for n in parts})
     if missing or unknown:
         raise UserError(
             f"{source} does not fit its config.json: missing {missing[:3]}, left over {unknown[:3]}",
-            f"{len(names)} parameters of a T5 with {len(spec.encoder)}+{len(spec.decoder)} layers",
+            f"{len(names)} parameters of a {spec.family} with {len(spec.encoder)}+{len(spec.decoder)} layers",
         )
     sizes, axes = spec.axis_sizes(), param_axes(spec)
     flat = {}
@@ -143,186 +143,143 @@ def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) ->
     return spec, params
 
 
-def hf_names(spec: ModelSpec) -> dict[str, list[str]]:
-    """Our parameter path → the names of the `transformers` weights it is made of."""
-    names: dict[str, list[str]] = {}
-    for path in param_axes(spec):
-        side, *rest = path.split("/")
-        if path == "shared/embedding":
-            names[path] = ["shared.weight"]
-        elif path == "lm_head":
-            names[path] = ["lm_head.weight"]
-        elif rest[0] == "final_norm":
-            names[path] = [f"{side}.final_layer_norm.weight"]
-        elif rest[0] == "position_bias":
-            names[path] = [f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
-        else:
-            place, module = _BLOCK_SUBLAYER[side, rest[1]]
-            prefix = f"{side}.block.{rest[0].removeprefix('layers_')}.layer.{place}"
-            if rest[2] == "norm":
-                names[path] = [f"{prefix}.layer_norm.weight"]
-            else:
-                leaves = {"qkv": "qkv", "kv": "kv", "q": "q", "out": "o"}.get(rest[2])
-                kernels = list(leaves) if leaves else ["wo"] if rest[2] == "wo" else _wi_names(spec)
-                names[path] = [f"{prefix}.{module}.{k}.weight" for k in kernels]
-    return names
+def _with_prefix(layout: Layout, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The state without what means nothing; a bare encoder-decoder's names get the prefix they lack."""
+    kept = {name: leaf for name, leaf in state.items() if not name.endswith(layout.ignored)}
+    if any(name.startswith(layout.prefix) for name in kept):
+        return kept
+    outside = ("lm_head.weight", "final_logits_bias")
+    return {name if name in outside else layout.prefix + name: leaf for name, leaf in kept.items()}
 
 
-def _wi_names(spec: ModelSpec) -> list[str]:
-    return ["wi_0", "wi_1"] if spec.gated else ["wi"]
+def _settle_tables(
+    spec: ModelSpec, state: dict[str, np.ndarray], prefix: str
+) -> tuple[ModelSpec, dict[str, np.ndarray]]:
+    """Makes spec and state agree on how many embedding tables there are, and drops stored copies."""
+    shared, encoder, decoder = (
+        f"{prefix}{n}.weight" for n in ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
+    )
+    rest = {name: leaf for name, leaf in state.items() if name not in (shared, encoder, decoder)}
+    stored = [state[name] for name in (shared, encoder, decoder) if name in state]
+    own = {
+        "encoder": state.get(encoder, stored[0] if stored else None),
+        "decoder": state.get(decoder, state.get(shared, stored[-1] if stored else None)),
+    }
+    if own["encoder"] is None or own["decoder"] is None:
+        return spec, rest  # nothing stored: what is missing is said later
+    if np.array_equal(own["encoder"], own["decoder"]):
+        spec, rest[shared] = dataclasses.replace(spec, encoder_vocab_size=None), own["decoder"]
+    else:
+        spec = dataclasses.replace(spec, encoder_vocab_size=len(own["encoder"]))
+        rest[encoder], rest[decoder] = own["encoder"], own["decoder"]
+    head = rest.get("lm_head.weight")
+    spec = dataclasses.replace(spec, tied=head is None or np.array_equal(head, own["decoder"]))
+    if spec.tied:
+        rest.pop("lm_head.weight", None)
+    return spec, rest
 
 
 def _from_hf(path: str, parts: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Weights [out, in] → one array of our shape: input axis first, fused parts on the second axis."""
-    if path.endswith(("embedding", "scale")):
+    if path.endswith(_AS_STORED):
         return np.ascontiguousarray(parts[0].reshape(shape))
-    kernels = [p.T for p in parts]  # [in, out]
-    fused = kernels[0] if len(kernels) == 1 else np.stack(kernels, axis=1)
+    axis = 0 if parts[0].ndim == 1 else 1
+    leaves = [p.T for p in parts]  # kernels become [in, out], biases stay
+    fused = leaves[0] if len(leaves) == 1 else np.stack(leaves, axis=axis)
     return np.ascontiguousarray(fused.reshape(shape))
 
 
 def _to_hf(path: str, leaf: np.ndarray, num_parts: int) -> list[np.ndarray]:
     """The inverse of `_from_hf`."""
-    if path.endswith(("embedding", "scale")):
+    name = path.rpartition("/")[2]
+    if path.endswith("logits_bias"):
+        return [leaf[None]]
+    if path.endswith(_AS_STORED):
         return [leaf]
-    if path.endswith("out"):
+    if name.endswith("bias") or name == "scale":
+        return [np.ascontiguousarray(part.reshape(-1)) for part in (leaf if num_parts > 1 else [leaf])]
+    if name == "out":
         return [np.ascontiguousarray(leaf.reshape(-1, leaf.shape[-1]).T)]
-    if num_parts == 1:
-        return [np.ascontiguousarray(leaf.reshape(leaf.shape[0], -1).T)]
-    return [np.ascontiguousarray(leaf[:, i].reshape(leaf.shape[0], -1).T) for i in range(num_parts)]
-
-
-def _read_state(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of a safetensors checkpoint, single or sharded, as float32."""
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists():
-        files = [folder / "model.safetensors"]
-    elif index.exists():
-        try:
-            files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{index} is no index of shards: {error!r}", "the file as it was saved") from error
-    else:
-        have = sorted(p.name for p in folder.iterdir())
-        raise UserError(f"{folder} has no model.safetensors (it has {have})", "safetensors weights or their index")
-    state = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="np") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                    state[name] = tensors.get_tensor(name).astype(np.float32)
-        except FileNotFoundError as error:
-            raise UserError(f"{file} is missing", "every shard that the index names") from error
-        except SafetensorError as error:
-            raise UserError(f"{file} cannot be read: {error}", "a whole safetensors file", "fetch it again") from error
-    return state
-
-
-def rectangular(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
-    """Pads a ragged model with zeros to equal heads and units in every layer: the same function.
-
-    Kept heads go back to their old places, so that T5's shared position bias stays right. A padded head's
-    value and output are zero, a padded unit's output row is zero, a padded sub-layer's norm scale is one.
-
-    Returns:
-      The rectangular spec and its parameters.
-    """
-    widest = max([1, *(size for axis, size in spec.sublayers().values() if axis.endswith(".units"))])
-    heads = tuple(range(spec.num_heads))
-    full = dataclasses.replace(
-        spec,
-        encoder=(EncoderLayer(heads, widest),) * len(spec.encoder),
-        decoder=(DecoderLayer(heads, heads, widest),) * len(spec.decoder),
-    )
-    ids = _kept_ids(spec)
-    sizes, flat, new = full.axis_sizes(), flatten(params), {}
-    for path, names in param_axes(full).items():
-        target = np.zeros([sizes[a] for a in names], np.float32)
-        if path in flat:
-            target[np.ix_(*[ids.get(a, range(sizes[a])) for a in names])] = np.asarray(flat[path])
-        elif path.endswith("scale"):
-            target[:] = 1
-        new[path] = target
-    return full, unflatten(new)
-
-
-def _kept_ids(spec: ModelSpec) -> dict[str, list[int]]:
-    """Prunable axis → original positions of what it kept (units have lost theirs: the first ones)."""
-    ids: dict[str, list[int]] = {}
-    for i, e in enumerate(spec.encoder):
-        ids[f"encoder.{i}.attention.heads"] = list(e.heads)
-        ids[f"encoder.{i}.ffn.units"] = list(range(e.ffn))
-    for i, d in enumerate(spec.decoder):
-        ids[f"decoder.{i}.self_attention.heads"] = list(d.self_heads)
-        ids[f"decoder.{i}.cross_attention.heads"] = list(d.cross_heads)
-        ids[f"decoder.{i}.ffn.units"] = list(range(d.ffn))
-    return ids
+    parts = [leaf] if num_parts == 1 else [leaf[:, i] for i in range(num_parts)]
+    return [np.ascontiguousarray(part.reshape(len(part), -1).T) for part in parts]
 
 
 def to_hf_state(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """A rectangular model's `transformers` state dict, float32 NumPy arrays."""
-    flat = flatten(params)
+    """A rectangular model's `transformers` state dict, float32 NumPy arrays, tables that it ties stored once."""
+    flat, layout = flatten(params), layout_of(spec)
     state: dict[str, np.ndarray] = {}
-    for path, names in hf_names(spec).items():
+    for path, names in layout.names(spec).items():
         state.update(zip(names, _to_hf(path, np.asarray(flat[path]), len(names)), strict=True))
+    if spec.absolute_positions:
+        state.setdefault("final_logits_bias", np.zeros((1, spec.vocab_size), np.float32))
     return state
+
+
+def _copies(spec: ModelSpec, state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Tables stored more than once, as `transformers` expects of a model that it does not tie."""
+    decoder = state.get(f"{prefix}shared.weight", state.get(f"{prefix}decoder.embed_tokens.weight"))
+    assert decoder is not None  # every model has a table
+    apart = spec.encoder_vocab_size is not None
+    copies = {}
+    if spec.tied and (not spec.absolute_positions or apart):
+        copies["lm_head.weight"] = decoder.copy()
+    if spec.absolute_positions and not spec.tied and not apart:
+        copies |= {f"{prefix}{side}.embed_tokens.weight": decoder.copy() for side in ("encoder", "decoder")}
+    if apart and spec.family != "marian":
+        copies[f"{prefix}shared.weight"] = state[f"{prefix}encoder.embed_tokens.weight"].copy()
+    return copies
 
 
 def hf_config(spec: ModelSpec) -> dict[str, Any]:
     """The `config.json` of a rectangular model, for transformers 4 and 5.
 
     Raises:
-      UserError: when transformers' T5 cannot express the spec.
+      UserError: when the family's class in transformers cannot express the spec; it says which flag.
     """
-    scaled = spec.output_scale != 1.0
-    if scaled and not np.isclose(spec.output_scale, spec.d_model**-0.5, rtol=1e-6):
-        raise UserError(
-            f"output_scale {spec.output_scale} is not d_model**-0.5",
-            "an unpruned d_model (transformers' T5 cannot express another scale)",
-        )
-    if scaled != spec.tied:
-        note = "tied without scaling" if spec.tied else "untied with scaling"
-        print(f"note: this T5 is {note}; transformers before version 5 cannot express that")
-    return {
-        "architectures": ["T5ForConditionalGeneration"],
-        "model_type": "t5",
-        "vocab_size": spec.vocab_size,
-        "d_model": spec.d_model,
-        "d_kv": spec.head_dim,
-        "d_ff": spec.encoder[0].ffn,
-        "num_layers": len(spec.encoder),
-        "num_decoder_layers": len(spec.decoder),
-        "num_heads": spec.num_heads,
-        "feed_forward_proj": _PROJECTIONS[spec.activation, spec.gated],
-        "relative_attention_num_buckets": spec.position_buckets,
-        "relative_attention_max_distance": spec.position_max_distance,
-        "layer_norm_epsilon": spec.norm_eps,
-        "dropout_rate": spec.dropout_rate,
-        "tie_word_embeddings": scaled,
-        "scale_decoder_outputs": scaled,
-        "is_encoder_decoder": True,
-        "pad_token_id": spec.pad_id,
-        "eos_token_id": spec.eos_id,
-        "decoder_start_token_id": spec.decoder_start_id,
-        "torch_dtype": "float32",
-    }
+    return layout_of(spec).config_from_spec(spec)
 
 
-def save_hf(folder: str | os.PathLike[str], spec: ModelSpec, params: Mapping[str, Any]) -> None:
-    """Writes a folder that `transformers` loads as T5ForConditionalGeneration.
+def _expressible(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
+    """The same function with an output scale that the family's class has: an LM head of its own takes the rest."""
+    allowed = (1.0,) if spec.absolute_positions else t5_layout.output_scales(spec)
+    if any(np.isclose(spec.output_scale, scale, rtol=1e-6) for scale in allowed):
+        return spec, dict(params)
+    if spec.tied:
+        table = params["shared" if "shared" in params else "decoder"]["embedding"]
+        spec, params = dataclasses.replace(spec, tied=False), {**params, "lm_head": np.asarray(table).T}
+    factor = np.float32(spec.output_scale / allowed[0])
+    head = np.asarray(params["lm_head"]) * factor
+    return dataclasses.replace(spec, output_scale=allowed[0]), {**params, "lm_head": head}
 
-    A ragged model is padded with zeros to a rectangle. The folder appears whole or not at all.
+
+def write_hf(
+    folder: str | os.PathLike[str],
+    spec: ModelSpec,
+    params: Mapping[str, Any],
+    generation: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes `config.json`, `generation_config.json` and `model.safetensors`, which `transformers` loads.
+
+    A ragged model is padded with zeros to a rectangle, and what that costs is printed.
+
+    Args:
+      folder: an empty folder.
+      spec: the model's shape.
+      params: its parameters.
+      generation: its defaults of generation.
+
+    Raises:
+      UserError: when the family's class in transformers cannot express the model.
     """
     folder = Path(folder)
-    full, padded = rectangular(spec, params)
+    layout_of(spec)
+    full, padded = rectangular(*_expressible(spec, params))
     config, state = hf_config(full), to_hf_state(full, padded)
-    if full.tied:  # stored twice, as transformers 4 expects of an untied config
-        state["lm_head.weight"] = state["shared.weight"].copy()
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
-    (partial / "config.json").write_text(json.dumps(config, indent=1))
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    state |= _copies(full, state, layout_of(full).prefix)
+    extra = count(padded) / count(params) - 1
+    if full.encoder != spec.encoder or full.decoder != spec.decoder:
+        print(f"note: padded with zeros for transformers, {extra:.0%} more parameters; the export has none of them")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    ids = {name: config[name] for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
+    (folder / "generation_config.json").write_text(json.dumps({**ids, **(generation or {})}, indent=1))
+    (folder / "config.json").write_text(json.dumps(config, indent=1))

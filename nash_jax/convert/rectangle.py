@@ -1,0 +1,56 @@
+"""Ragged models as rectangles: what a format without sizes of each layer can hold."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nash_jax.models import param_axes
+from nash_jax.spec import DecoderLayer, EncoderLayer, ModelSpec
+from nash_jax.tree import flatten, unflatten
+
+
+def rectangular(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
+    """Pads a ragged model with zeros to all heads and equal units in every layer: the same function.
+
+    Kept heads go back to their old places, so that T5's shared position bias stays right. A padded head's
+    query, key, value and output are zero, a padded unit's output row is zero, a padded sub-layer's norm scale
+    is one. Units go to the widest layer of a side; in T5's families, which know one width, of the model.
+
+    Returns:
+      The rectangular spec and its parameters.
+    """
+    encoder_units = max([1, *(layer.ffn for layer in spec.encoder)])
+    decoder_units = max([1, *(layer.ffn for layer in spec.decoder)])
+    if not spec.absolute_positions:
+        encoder_units = decoder_units = max(encoder_units, decoder_units)
+    heads, decoder_heads = tuple(range(spec.num_heads)), tuple(range(spec.heads_of("decoder")))
+    full = dataclasses.replace(
+        spec,
+        encoder=(EncoderLayer(heads, encoder_units),) * len(spec.encoder),
+        decoder=(DecoderLayer(decoder_heads, decoder_heads, decoder_units),) * len(spec.decoder),
+    )
+    ids = _kept_ids(spec)
+    sizes, flat, new = full.axis_sizes(), flatten(params), {}
+    for path, names in param_axes(full).items():
+        target = np.zeros([sizes[a] for a in names], np.float32)
+        if path in flat:
+            target[np.ix_(*[ids.get(a, range(sizes[a])) for a in names])] = np.asarray(flat[path])
+        elif path.endswith("scale"):
+            target[:] = 1
+        new[path] = target
+    return full, unflatten(new)
+
+
+def _kept_ids(spec: ModelSpec) -> dict[str, list[int]]:
+    """Prunable axis → original positions of what it kept (units have lost theirs: the first ones)."""
+    ids: dict[str, list[int]] = {}
+    for i, e in enumerate(spec.encoder):
+        ids[f"encoder.{i}.attention.heads"] = list(e.heads)
+        ids[f"encoder.{i}.ffn.units"] = list(range(e.ffn))
+    for i, d in enumerate(spec.decoder):
+        ids[f"decoder.{i}.self_attention.heads"] = list(d.self_heads)
+        ids[f"decoder.{i}.cross_attention.heads"] = list(d.cross_heads)
+        ids[f"decoder.{i}.ffn.units"] = list(range(d.ffn))
+    return ids

@@ -1,0 +1,152 @@
+"""T5, v1.1, FLAN, ByT5, mT5 and UMT5 as `transformers` writes them.
+
+Facts that matter (REFERENCE, section 8):
+  * v1.0 scales the decoder's output by d_model**-0.5. transformers 5 keeps that in `scale_decoder_outputs`;
+    before, `tie_word_embeddings` implied it. transformers 5 never scales mT5 and always scales UMT5; before,
+    it scaled both when tied, which the public ones are not.
+  * block 0 of a stack owns the position-bias table of the whole stack; in UMT5 every block has one.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nash_jax.convert.layout import Layout, Names, embedding_names, require_family_flags, special_ids
+from nash_jax.errors import UserError
+from nash_jax.models import param_axes
+from nash_jax.spec import FAMILIES, ModelSpec, dense_spec
+
+_ACTIVATIONS = {  # feed_forward_proj → (activation, gated); a gated "gelu" is the tanh form
+    "relu": ("relu", False),
+    "gelu": ("gelu", False),
+    "gelu_new": ("gelu_tanh", False),
+    "silu": ("silu", False),
+    "gated-relu": ("relu", True),
+    "gated-gelu": ("gelu_tanh", True),
+    "gated-gelu_new": ("gelu_tanh", True),
+    "gated-silu": ("silu", True),
+}
+_PROJECTIONS = {kind: name for name, kind in reversed(_ACTIVATIONS.items())}
+_CLASSES = {
+    "t5": "T5ForConditionalGeneration",
+    "mt5": "MT5ForConditionalGeneration",
+    "umt5": "UMT5ForConditionalGeneration",
+}
+_SUBLAYER = {  # (side, sub-layer) → place in a block, name of the module there
+    ("encoder", "attention"): (0, "SelfAttention"),
+    ("encoder", "ffn"): (1, "DenseReluDense"),
+    ("decoder", "self_attention"): (0, "SelfAttention"),
+    ("decoder", "cross_attention"): (1, "EncDecAttention"),
+    ("decoder", "ffn"): (2, "DenseReluDense"),
+}
+
+
+def _spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
+    family, projection = config["model_type"], config["feed_forward_proj"]
+    if projection not in _ACTIVATIONS:
+        raise UserError(f"feed_forward_proj is {projection!r}", f"one of {tuple(_ACTIVATIONS)}")
+    activation, gated = _ACTIVATIONS[projection]
+    layers = config["num_layers"]
+    return dense_spec(
+        vocab_size=config["vocab_size"],
+        d_model=config["d_model"],
+        head_dim=config["d_kv"],
+        d_ff=config["d_ff"],
+        num_heads=config["num_heads"],
+        encoder_layers=layers,
+        decoder_layers=layers if config.get("num_decoder_layers") is None else config["num_decoder_layers"],
+        family=family,
+        activation=activation,
+        gated=gated,
+        tied=True,
+        output_scale=config["d_model"] ** -0.5 if _is_scaled(config) else 1.0,
+        position_buckets=config["relative_attention_num_buckets"],
+        position_max_distance=config["relative_attention_max_distance"],
+        norm_eps=config["layer_norm_epsilon"],
+        dropout_rate=float(config["dropout_rate"]),
+        **special_ids({**config, "bos_token_id": None}),  # T5 starts with padding when nothing else is said
+    )
+
+
+def _is_scaled(config: Mapping[str, Any]) -> bool:
+    if config["model_type"] == "mt5":
+        return False
+    scaled = config.get("scale_decoder_outputs")
+    return config.get("tie_word_embeddings", True) is not False if scaled is None else bool(scaled)
+
+
+def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    require_family_flags(spec, {
+        "norm_eps": None, "activation": None, "gated": None, "tied": None, "max_positions": None,
+        "position_buckets": None, "position_max_distance": None,
+        "output_scale": output_scales(spec),
+    })  # fmt: skip
+    scaled = spec.output_scale != 1.0
+    if spec.family == "t5" and scaled != spec.tied:
+        note = "tied without scaling" if spec.tied else "untied with scaling"
+        print(f"note: this T5 is {note}; transformers before version 5 cannot express that")
+    own = {"scale_decoder_outputs": scaled} if spec.family != "mt5" else {}
+    return own | {
+        "architectures": [_CLASSES[spec.family]],
+        "model_type": spec.family,
+        "vocab_size": spec.vocab_size,
+        "d_model": spec.d_model,
+        "d_kv": spec.head_dim,
+        "d_ff": max([1, *(e.ffn for e in spec.encoder), *(d.ffn for d in spec.decoder)]),
+        "num_layers": len(spec.encoder),
+        "num_decoder_layers": len(spec.decoder),
+        "num_heads": spec.num_heads,
+        "feed_forward_proj": _PROJECTIONS[spec.activation, spec.gated],
+        "relative_attention_num_buckets": spec.position_buckets,
+        "relative_attention_max_distance": spec.position_max_distance,
+        "layer_norm_epsilon": spec.norm_eps,
+        "dropout_rate": spec.dropout_rate,
+        "tie_word_embeddings": scaled if spec.family == "t5" else spec.tied,
+        "is_encoder_decoder": True,
+        "pad_token_id": spec.pad_id,
+        "eos_token_id": spec.eos_id,
+        "decoder_start_token_id": spec.decoder_start_id,
+        "dtype": "float32",
+    }
+
+
+def output_scales(spec: ModelSpec) -> tuple[float, ...]:
+    """Factors on the decoder's output that the class of a T5 relative can have, in transformers 5."""
+    return {"t5": (1.0, spec.d_model**-0.5), "mt5": (1.0,), "umt5": (spec.d_model**-0.5,)}[spec.family]
+
+
+def _names(spec: ModelSpec) -> Names:
+    names = embedding_names(spec, "")
+    for path in param_axes(spec):
+        side, *rest = path.split("/")
+        if path in names:
+            continue
+        if rest[0] == "final_norm":
+            names[path] = [f"{side}.final_layer_norm.weight"]
+        elif rest[0] == "position_bias":
+            names[path] = [f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
+        else:
+            names[path] = _layer_names(spec, side, *rest)
+    return names
+
+
+def _layer_names(spec: ModelSpec, side: str, layer: str, sublayer: str, leaf: str, *_: str) -> list[str]:
+    place, module = _SUBLAYER[side, sublayer]
+    prefix = f"{side}.block.{layer.removeprefix('layers_')}.layer.{place}"
+    if leaf == "norm":
+        return [f"{prefix}.layer_norm.weight"]
+    kernels = {
+        "qkv": ["q", "k", "v"],
+        "kv": ["k", "v"],
+        "q": ["q"],
+        "out": ["o"],
+        "wo": ["wo"],
+        "wi": ["wi_0", "wi_1"] if spec.gated else ["wi"],
+        "position_bias": ["relative_attention_bias"],
+    }[leaf]
+    return [f"{prefix}.{module}.{kernel}.weight" for kernel in kernels]
+
+
+# old t5 checkpoints store a bias table for cross-attention, which nothing reads
+_IGNORED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
+LAYOUT = Layout(_spec_from_config, _config_from_spec, _names, "", _IGNORED)
+assert set(_CLASSES) <= set(FAMILIES)

@@ -1,0 +1,90 @@
+"""Reads the weights of a folder in the hub's layout: safetensors, single or sharded, or old PyTorch files."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from nash_jax.errors import UserError
+
+Tensors = Iterator[tuple[str, np.ndarray]]
+
+
+def read_weights(folder: Path) -> dict[str, np.ndarray]:
+    """All tensors of a checkpoint as float32, whatever they are stored in (float16 and bfloat16 are exact in it).
+
+    Raises:
+      UserError: when there are none, or a file is missing or broken.
+    """
+    for stem, suffix, read in (("model", "safetensors", _safetensors), ("pytorch_model", "bin", _torch_file)):
+        files = _files(folder, stem, suffix)
+        if files:
+            state: dict[str, np.ndarray] = {}
+            for file in files:
+                state.update(_checked(file, read))
+            return state
+    have = sorted(p.name for p in folder.iterdir())
+    raise UserError(
+        f"{folder} has no model.safetensors (it has {have})",
+        "safetensors weights or their index; or an old pytorch_model.bin",
+    )
+
+
+def _files(folder: Path, stem: str, suffix: str) -> list[Path]:
+    """The file of that name, or the shards that its index names."""
+    whole, index = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
+    if whole.exists():
+        return [whole]
+    if not index.exists():
+        return []
+    try:
+        return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is no index of shards: {error!r}", "the file as it was saved") from error
+
+
+def _checked(file: Path, read: Callable[[Path], Tensors]) -> dict[str, np.ndarray]:
+    if not file.exists():
+        raise UserError(f"{file} is missing", "every shard that the index names")
+    return {name: tensor for name, tensor in read(file) if np.issubdtype(tensor.dtype, np.floating)}
+
+
+def _safetensors(file: Path) -> Tensors:
+    import ml_dtypes  # noqa: F401  (gives NumPy the bfloat16 that safetensors asks it for)
+
+    try:
+        with safe_open(file, framework="np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                yield name, _float32(tensors.get_tensor(name))
+    except SafetensorError as error:
+        raise UserError(f"{file} cannot be read: {error}", "a whole safetensors file", "fetch it again") from error
+
+
+def _float32(tensor: np.ndarray) -> np.ndarray:
+    is_int = np.issubdtype(tensor.dtype, np.integer) or tensor.dtype == bool
+    return tensor if is_int else tensor.astype(np.float32)
+
+
+def _torch_file(file: Path) -> Tensors:
+    """A PyTorch checkpoint through PyTorch's own weights-only reader: nothing in it is run."""
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{file} needs PyTorch to be read",
+            "model.safetensors",
+            "pip install torch, or save it as safetensors where PyTorch is",
+        ) from error
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its readers do; the message names what was refused
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{file} cannot be read as weights alone: {reason}", "a state dict of tensors", "nothing else is unpickled"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise UserError(f"{file} holds a {type(state).__name__} of other things", "a state dict of tensors")
+    for name, tensor in state.items():
+        yield name, (tensor.float() if tensor.is_floating_point() else tensor).numpy()

@@ -1,0 +1,340 @@
+"""What a call of `generate` may set: the names and the meaning of `transformers.GenerationConfig`."""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from nash_jax.errors import UserError
+from nash_jax.tree import did_you_mean
+
+DEFAULT_NEW_TOKENS = 64
+
+# Fields of transformers that change the output and that are not here → the value at which they do nothing.
+_UNSUPPORTED: dict[str, Any] = {
+    "assistant_early_exit": None,
+    "constraints": None,
+    "diversity_penalty": 0.0,
+    "dola_layers": None,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "force_words_ids": None,
+    "guidance_scale": 1.0,
+    "max_time": None,
+    "num_beam_groups": 1,
+    "penalty_alpha": 0.0,
+    "prompt_lookup_num_tokens": None,
+    "sequence_bias": None,
+    "stop_strings": None,
+    "token_healing": False,
+    "top_h": None,
+    "typical_p": 1.0,
+    "use_mtp": False,
+    "watermarking_config": None,
+}
+
+
+class _Kind(NamedTuple):
+    """How a value is read into its normal form (`ValueError` when it cannot be), and what to expect."""
+
+    read: Callable[[Any], Any]
+    expected: str
+
+
+def _require(holds: bool) -> None:
+    if not holds:
+        raise ValueError
+
+
+def _read_whole(value: Any, least: int = 0) -> int:
+    _require(isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least)
+    return int(value)
+
+
+def _read_number(value: Any, accepts: Callable[[float], bool] = math.isfinite) -> float:
+    _require(isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value))
+    _require(accepts(float(value)))
+    return float(value)
+
+
+def _read_list(value: Any, read: Callable[[Any], Any] = _read_whole) -> tuple[Any, ...]:
+    _require(isinstance(value, list | tuple))
+    return tuple(read(item) for item in value)
+
+
+def _read_filled(value: Any) -> tuple[int, ...]:
+    _require(isinstance(value, list | tuple) and len(value) > 0)
+    return _read_list(value)
+
+
+def _read_special(value: Any) -> tuple[int, ...]:
+    return _read_filled(value if isinstance(value, list | tuple) else [value])
+
+
+def _read_flag(value: Any) -> bool:
+    _require(isinstance(value, bool))
+    return value
+
+
+def _read_stopping(value: Any) -> bool | str:
+    return value if value == "never" else _read_flag(value)
+
+
+def _read_decay(value: Any) -> tuple[int, float]:
+    start, factor = _read_list(value, lambda item: item)
+    return _read_whole(start), _read_number(factor, lambda x: x > 0)
+
+
+def _whole(least: int) -> _Kind:
+    return _Kind(lambda value: _read_whole(value, least), f"a whole number, {least} or more")
+
+
+_ID = _Kind(_read_whole, "a token id")
+_IDS = _Kind(_read_list, "a list of token ids")
+_SPECIAL = _Kind(_read_special, "a token id or a list of them")
+_FLAG = _Kind(_read_flag, "True or False")
+_NUMBER = _Kind(_read_number, "a number")
+_POSITIVE = _Kind(lambda value: _read_number(value, lambda x: x > 0), "a number above 0")
+_SHARE = _Kind(lambda value: _read_number(value, lambda x: 0 <= x <= 1), "a number from 0 to 1")
+
+_KINDS: dict[str, _Kind] = {
+    "max_new_tokens": _whole(1),
+    "max_length": _whole(1),
+    "min_new_tokens": _whole(0),
+    "min_length": _whole(0),
+    "num_beams": _whole(1),
+    "num_return_sequences": _whole(1),
+    "length_penalty": _NUMBER,
+    "early_stopping": _Kind(_read_stopping, "True, False or 'never'"),
+    "do_sample": _FLAG,
+    "temperature": _POSITIVE,
+    "top_k": _whole(0),
+    "top_p": _SHARE,
+    "min_p": _SHARE,
+    "repetition_penalty": _POSITIVE,
+    "encoder_repetition_penalty": _POSITIVE,
+    "no_repeat_ngram_size": _whole(0),
+    "encoder_no_repeat_ngram_size": _whole(0),
+    "bad_words_ids": _Kind(lambda value: _read_list(value, _read_filled), "a list of non-empty lists of token ids"),
+    "forced_bos_token_id": _ID,
+    "forced_eos_token_id": _SPECIAL,
+    "suppress_tokens": _IDS,
+    "begin_suppress_tokens": _IDS,
+    "exponential_decay_length_penalty": _Kind(_read_decay, "[start, factor], a whole number and a number above 0"),
+    "remove_invalid_values": _FLAG,
+    "renormalize_logits": _FLAG,
+    "decoder_start_token_id": _Kind(_read_whole, "one token id for all rows"),
+    "bos_token_id": _SPECIAL,
+    "eos_token_id": _SPECIAL,
+    "pad_token_id": _ID,
+    "seed": _whole(0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationOptions:
+    """How to generate; hashable: lists become tuples, and a BOS or EOS id becomes a tuple of one.
+
+    Attributes:
+      max_new_tokens: tokens to generate at most; wins over `max_length`. With neither, it is
+        `DEFAULT_NEW_TOKENS` = 64: transformers' own default of 20 cuts summaries short without a word.
+      max_length: total length at most, the prompt (the decoder's start token) included.
+      min_new_tokens: tokens to generate at least; wins over `min_length`.
+      min_length: total length at least, the prompt included.
+      num_beams: beams of beam search; 1: greedy search or sampling.
+      num_return_sequences: sequences returned for each input.
+      length_penalty: exponent of the length that a finished beam's score is divided by.
+      early_stopping: beam search stops at `num_beams` finished beams (True), when better ones are unlikely
+        (False) or impossible ("never").
+      do_sample: draw tokens; otherwise the best is taken, and the four options that follow do nothing.
+      temperature: scores are divided by it.
+      top_k: draw among this many best tokens (and those that tie with the last); 0: among all.
+      top_p: draw among the most probable tokens that together reach this probability.
+      min_p: draw among tokens at least this times as probable as the best; None: off.
+      repetition_penalty: makes tokens that stand in the output less likely when above 1.
+      encoder_repetition_penalty: makes tokens that stand in the input more likely when above 1.
+      no_repeat_ngram_size: n-grams of this size occur once; 0: off.
+      encoder_no_repeat_ngram_size: n-grams of the input of this size do not occur; 0: off.
+      bad_words_ids: token sequences never generated.
+      forced_bos_token_id: first token after the decoder's start token.
+      forced_eos_token_id: last token when `max_length` is reached; an int or list is accepted.
+      suppress_tokens: ids never generated.
+      begin_suppress_tokens: ids not generated first.
+      exponential_decay_length_penalty: (start, factor): after `start` new tokens EOS grows more likely.
+      remove_invalid_values: NaN scores become 0, infinite ones the largest finite ones.
+      renormalize_logits: scores become log-probabilities again after all rules.
+      decoder_start_token_id: the decoder's first token; None: the spec's.
+      bos_token_id: beginning-of-sequence ids; None: none are known.
+      eos_token_id: any of these ends a row; an int or list is accepted; None: the spec's.
+      pad_token_id: fills rows that have ended; None: the spec's.
+      seed: of sampling; not an option of transformers.
+
+    Raises:
+      UserError: for a value of another type or out of range, or two that contradict each other.
+    """
+
+    max_new_tokens: int | None = None
+    max_length: int | None = None
+    min_new_tokens: int | None = None
+    min_length: int = 0
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 50
+    top_p: float = 1.0
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    encoder_repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: tuple[int, ...] | None = None
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    remove_invalid_values: bool = False
+    renormalize_logits: bool = False
+    decoder_start_token_id: int | None = None
+    bos_token_id: tuple[int, ...] | None = None
+    eos_token_id: tuple[int, ...] | None = None
+    pad_token_id: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _read(field, getattr(self, field.name)))
+        self._check_sequences()
+        self._check_forced()
+
+    def _check_sequences(self) -> None:
+        """Greedy search has one sequence, beam search no more than its beams."""
+        count = self.num_return_sequences
+        if self.num_beams == 1 and not self.do_sample and count > 1:
+            raise UserError(f"num_return_sequences is {count}", "1 in greedy search", "set num_beams or do_sample")
+        if 1 < self.num_beams < count:
+            raise UserError(f"num_return_sequences is {count}", f"no more than num_beams={self.num_beams}")
+
+    def _check_forced(self) -> None:
+        """A step that forces only suppressed tokens would leave nothing to choose."""
+        forced = {"forced_bos_token_id": self.forced_bos_token_id, "forced_eos_token_id": self.forced_eos_token_id}
+        for name, ids in forced.items():
+            if ids is not None and set(_read_special(ids)) <= set(self.suppress_tokens):
+                raise UserError(f"{name}={ids} stands in suppress_tokens too", "a token in one of the two")
+
+    def replace(self, **changes: Any) -> "GenerationOptions":
+        """The same options but for `changes`.
+
+        Raises:
+          UserError: for a name that is no option, or a value that is none of this option's.
+        """
+        for name in changes:
+            if name in _UNSUPPORTED:
+                raise UserError(f"generation option {name!r} of transformers is not supported", do="leave it out")
+            if name not in _KINDS:
+                raise UserError(f"there is no generation option {name!r}{did_you_mean(name, _KINDS)}")
+        return dataclasses.replace(self, **changes)
+
+    def limits(self, prompt_length: int) -> tuple[int, int]:
+        """(least, greatest) total length, the prompt included.
+
+        `max_new_tokens` wins over `max_length`, `min_new_tokens` over `min_length`. With neither maximum it is the
+        prompt and DEFAULT_NEW_TOKENS, not the 20 of transformers. The least may exceed the greatest, which wins.
+
+        Args:
+          prompt_length: tokens the decoder starts from: 1 when that is the start token alone.
+
+        Raises:
+          UserError: when `max_length` leaves no room for a new token.
+        """
+        longest = prompt_length + (self.max_new_tokens or DEFAULT_NEW_TOKENS)
+        if self.max_new_tokens is None and self.max_length is not None:
+            longest = self.max_length
+        if longest <= prompt_length:
+            raise UserError(
+                f"max_length is {longest} and the decoder starts from {prompt_length} tokens",
+                "a greater max_length",
+                "set max_new_tokens, which does not count them",
+            )
+        shortest = self.min_length if self.min_new_tokens is None else prompt_length + self.min_new_tokens
+        return shortest, longest
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the default, as a `generation_config.json` that transformers loads too."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: _to_json(name, value) for name, value in values.items() if value != _DEFAULTS[name]}
+
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(GenerationOptions)}
+
+
+def _read(field: Any, value: Any) -> Any:
+    """The value in its normal form; None means the default where that is nothing (None or an empty list)."""
+    if value is None and not isinstance(field.default, int | float):
+        return field.default
+    kind = _KINDS[field.name]
+    try:
+        return kind.read(value)
+    except ValueError:
+        raise UserError(f"generation option {field.name} is {value!r}", kind.expected) from None
+
+
+def _to_json(name: str, value: Any) -> Any:
+    if _KINDS[name] is _SPECIAL and len(value) == 1:
+        return value[0]
+    return _lists(value)
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+def options_from_files(
+    generation_config: Mapping[str, Any] | None, model_config: Mapping[str, Any]
+) -> GenerationOptions:
+    """The options a checkpoint comes with, as transformers 5 reads them.
+
+    `generation_config.json` alone counts when there is one; older checkpoints have these fields in `config.json`
+    (its `task_specific_params` are not applied). Null means the default. Fields that do not change the output, and
+    fields that transformers does not know either, are ignored. As in transformers the decoder starts from
+    `bos_token_id` when no `decoder_start_token_id` is named; other special ids not named stay the spec's.
+
+    Args:
+      generation_config: parsed `generation_config.json`, if there is one.
+      model_config: parsed `config.json`.
+
+    Raises:
+      UserError: for a value that is none of its option's, or a field that changes the output and is not here.
+    """
+    source = "config.json" if generation_config is None else "generation_config.json"
+    fields = _legacy_fields(model_config) if generation_config is None else generation_config
+    _refuse_unsupported(fields, source)
+    try:
+        options = GenerationOptions(**{n: v for n, v in fields.items() if n in _KINDS and v is not None})
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    if options.decoder_start_token_id is None and options.bos_token_id is not None:
+        return options.replace(decoder_start_token_id=options.bos_token_id[0])
+    return options
+
+
+def _legacy_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Generation fields of a `config.json`; its `seed` would be one of training."""
+    fields = {name: value for name, value in config.items() if name != "seed"}
+    if fields.get("force_bos_token_to_be_generated"):  # the name that BART's first checkpoints gave it
+        fields["forced_bos_token_id"] = fields.get("bos_token_id")
+    return fields
+
+
+def _refuse_unsupported(fields: Mapping[str, Any], source: str) -> None:
+    for name, neutral in _UNSUPPORTED.items():
+        if fields.get(name) not in (None, neutral):
+            raise UserError(
+                f"{source} sets {name} to {fields[name]!r}, which is not supported",
+                f"{name} unset or {neutral!r}",
+                "remove it from the file, which gives another output than transformers",
+            )
