@@ -201,6 +201,9 @@ def test_the_vocabulary_is_read_without_running_the_pickle(example, tmp_path):
     file.write_bytes(pickle.dumps({"itos": TOKENS[4:], "stoi": {}}))
     with pytest.raises(UserError, match="begins with the strings"):
         example.read_vocabulary(file)
+    file.write_bytes(b"no pickle")
+    with pytest.raises(UserError, match="is no pickle"):
+        example.read_vocabulary(file)
 
 
 def test_the_command_writes_an_export(torch, example, state, model, tmp_path, monkeypatch, capsys):

@@ -196,35 +196,50 @@ def compare(what: str, ours: list[Hypotheses], theirs: list[Hypotheses]) -> Chec
     return what, f"{good} of {len(pairs)} equal", good == len(pairs)
 
 
+def check_their_search(model: nash_jax.Seq2Seq, peer: Any, field: SimpleField, width: int, **options: Any) -> Check:
+    """annalog's search code over the logits of both models; its filter of invalid SMILES widens the beam threefold."""
+    rows = 3 * width if options else width
+    both = [ids_of(their_beams(m, field, width, **options)) for m in (OurLogits(model, rows), peer)]
+    what = f"annalog's beam search{', invalid SMILES filtered' if options else ''}, width {width}"
+    return compare(f"{what}: over our logits = over its own", *both)
+
+
+def check_our_search(
+    model: nash_jax.Seq2Seq, peer: Any, source: torch.Tensor, width: int, **options: Any
+) -> tuple[Check, list[Hypotheses]]:
+    """nash_jax's beam search against `transformers`' over annalog's model, and what it found."""
+    options = {"num_beams": width, "num_return_sequences": width, "max_new_tokens": MAX_LENGTH - 1} | options
+    tokens = (model.generate_ids(source.numpy(), **options), Searched(peer, model.spec).beams(source, **options))
+    ours, reference = (rows_of(t, width, model.spec.pad_id) for t in tokens)
+    what = f"our beam search, width {width}, length_penalty {options['length_penalty']:.0f}"
+    return compare(f"{what} = transformers' over annalog's model", ours, reference), ours
+
+
+def share(ours: list[Hypotheses], theirs: list[Hypotheses], width: int) -> Check:
+    """How much two searches have in common that differ by definition: told, not judged."""
+    pairs = list(zip(ours, theirs, strict=True))
+    first = sum(a[0] == b[0] for a, b in pairs)
+    shared, total = sum(ids in b for a, b in pairs for ids in a), sum(len(a) for a in ours)
+    result = f"{first} of {len(pairs)} best ones and {shared} of {total} of all are the same"
+    return f"annalog's beam search and ours, width {width}, differ by definition", result, True
+
+
 def checks(model: nash_jax.Seq2Seq, peer: Any, field: SimpleField, widths: Sequence[int]) -> Iterator[Check]:
     """All comparisons, the quick ones first."""
-    spec = model.spec
     source = field.process([field.preprocess(smiles) for smiles in SMILES.values()])
     yield check_tokens(model, field)
     yield check_logits(model, peer, source)
     yield check_scores(model, peer, field)
-    greedy = rows_of(model.generate_ids(source.numpy(), max_new_tokens=MAX_LENGTH - 1), 1, spec.pad_id)
+    greedy = rows_of(model.generate_ids(source.numpy(), max_new_tokens=MAX_LENGTH - 1), 1, model.spec.pad_id)
     yield compare("greedy: ours = annalog's beam search of width 1", greedy, ids_of(their_beams(peer, field, 1)))
-    searched = Searched(peer, spec)
     for width in widths:
-        theirs = ids_of(their_beams(peer, field, width))
-        over_ours = ids_of(their_beams(OurLogits(model, width), field, width))
-        yield compare(f"annalog's beam search, width {width}: over our logits = over its own", over_ours, theirs)
-        for options in ({"length_penalty": 0.0, "early_stopping": True}, {"length_penalty": 1.0}):
-            options = {"num_beams": width, "num_return_sequences": width, "max_new_tokens": MAX_LENGTH - 1} | options
-            ours = rows_of(model.generate_ids(source.numpy(), **options), width, spec.pad_id)
-            reference = searched.beams(source, **options)
-            what = f"our beam search, width {width}, length_penalty {options['length_penalty']:.0f}"
-            yield compare(f"{what} = transformers' over annalog's model", ours, rows_of(reference, width, spec.pad_id))
-            if options["length_penalty"] == 0:
-                same = [a[0] == b[0] for a, b in zip(ours, theirs, strict=True)]
-                shared = sum(ids in b for a, b in zip(ours, theirs, strict=True) for ids in a)
-                counts = f"{sum(same)} of {len(same)} first, {shared} of {len(same) * width} of all hypotheses"
-                yield (
-                    f"the two kinds of beam search, width {width} (they differ by definition)",
-                    f"share {counts}",
-                    True,
-                )
+        yield check_their_search(model, peer, field, width)
+        nearest, ours = check_our_search(model, peer, source, width, length_penalty=0.0, early_stopping=True)
+        yield nearest
+        yield share(ours, ids_of(their_beams(peer, field, width)), width)
+        yield check_our_search(model, peer, source, width, length_penalty=1.0)[0]
+    if widths:
+        yield check_their_search(model, peer, field, min(widths), filter_invalid=True)
 
 
 def main() -> int:

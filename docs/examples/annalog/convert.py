@@ -14,6 +14,7 @@ Letters: D d_model, N heads, H head size, F FFN units, V vocabulary, P positions
 
 import argparse
 import pickletools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def _side(left: State, side: str) -> dict[str, Any]:
 
 
 def read_weights(file: Path) -> State:
-    """A PyTorch state dict as NumPy arrays; `weights_only` lets the file hold tensors, not code."""
+    """A PyTorch state dict as float32 NumPy arrays; `weights_only` lets the file hold tensors, not code."""
     import torch
 
     state = torch.load(file, map_location="cpu", weights_only=True)
@@ -171,7 +172,10 @@ def read_vocabulary(file: Path) -> list[str]:
     Raises:
       UserError: for a file of another kind.
     """
-    opcodes = pickletools.genops(file.read_bytes())
+    try:
+        opcodes = list(pickletools.genops(file.read_bytes()))
+    except ValueError as error:
+        raise UserError(f"{file} is no pickle: {error}", "annalog's stereo_experiment_vocab_ttf.pkl") from error
     strings = [value for opcode, value, _ in opcodes if opcode.name == "SHORT_BINUNICODE"]
     tokens = strings[1 : strings.index("stoi")] if "stoi" in strings else []
     if strings[:1] != ["itos"] or not {UNKNOWN, PAD, START, END} <= set(tokens):
@@ -202,10 +206,13 @@ def main() -> None:
     for name in ("weights", "vocab", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args()
-    state, tokens = read_weights(args.weights), read_vocabulary(args.vocab)
-    params = convert(state)
-    nash_jax.Seq2Seq(model_spec(state, tokens), params, build_tokenizer(tokens)).save(args.output)
-    nash_jax.load(args.output)  # refuses parameters that do not fit the spec
+    try:
+        state, tokens = read_weights(args.weights), read_vocabulary(args.vocab)
+        params = convert(state)
+        nash_jax.Seq2Seq(model_spec(state, tokens), params, build_tokenizer(tokens)).save(args.output)
+        nash_jax.load(args.output)  # refuses parameters that do not fit the spec
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
     print(f"{count(params):,} parameters, {len(tokens)} tokens: {args.output}")
 
 
