@@ -13,7 +13,7 @@ import numpy as np
 
 from nash_jax.benchmark.components import component_times
 from nash_jax.benchmark.latency import measure
-from nash_jax.config import Config, chosen_stages, lasting_settings
+from nash_jax.config import STAGES, Config, chosen_stages, lasting_settings
 from nash_jax.data.sources import load_rows
 from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer
 from nash_jax.errors import UserError
@@ -26,22 +26,22 @@ from nash_jax.report.write import write_evaluation
 from nash_jax.tree import flatten
 from nash_jax.workdir import Workdir
 
-STAGES = frozenset({"evaluate", "benchmark"})
+EVALUATION_STAGES = ("evaluate", "benchmark")
 
 
 def make_recipe(config: Config, workdir: str | None, name: str) -> "Recipe | EvaluateRecipe":
     """What `config.stages` asks for: stages of a training run, or evaluation of a model.
 
-    Evaluation, where only its stages are asked for and the workdir holds no trained run.
+    Evaluation, where only its stages are asked for and the workdir is no training run's.
 
     Args:
       config: the settings.
       workdir: as the user named it; without it, a folder of `runs/`, of its own for each of the two.
       name: of the config file.
     """
-    if STAGES.issuperset(chosen_stages(config)):
-        folder = workdir or f"runs/{name}-evaluate"
-        if not (Path(folder).expanduser() / "retrain" / "done").exists():
+    if set(chosen_stages(config)).issubset(EVALUATION_STAGES):
+        folder = Path(workdir or f"runs/{name}-evaluate")
+        if not (folder.expanduser() / STAGES[0]).exists():
             return EvaluateRecipe(config, folder)
     return Recipe(config, workdir or f"runs/{name}")
 
@@ -74,7 +74,7 @@ class EvaluateRecipe:
         """Runs the stages asked for that are not done; returns what report.json holds."""
         for name in chosen_stages(self.config):
             self.workdir.run(name, getattr(self, name))
-        found = {name: self.workdir.result(name) for name in sorted(STAGES, reverse=True)}
+        found = {name: self.workdir.result(name) for name in EVALUATION_STAGES}
         return write_evaluation(self, {name: result for name, result in found.items() if result is not None})
 
     @functools.cached_property

@@ -17,7 +17,7 @@ A component below the noise may come out negative; it is shown as it was measure
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
 
 Parts = frozenset[str]
+Timed = Callable[[Engine, np.ndarray, int], Call]  # (model, ids [B, S], new tokens) → the call to time
 Times = dict[str, np.ndarray]  # component → milliseconds [runs]
 
 LOOP, SOURCE, KEYS_VALUES = "loop, target embeddings", "source embeddings", "cross-attention keys, values"
@@ -47,6 +48,7 @@ _FIELDS: dict[str, tuple[str, str, Any]] = {  # component → (side, field of it
     "decoder FFN": ("decoder", "ffn", 0),
 }
 _FEW_WORDS = 8  # an LM head of so many costs nothing
+_SOURCE = frozenset({HEAD})  # no layers, the real vocabulary: source embeddings are read from the real table
 _AT_LEAST_MS = 20.0
 
 
@@ -69,7 +71,8 @@ def component_times(
         per_token_ms: of what runs for each token, else None; of the whole without what runs once;
         share: of the whole generation.
     """
-    times = _measure(engine, batch_size, source_length, new_tokens, runs)
+    present = parts_in(engine.spec)
+    times = _split(_time_parts(engine, _wanted(present), batch_size, source_length, new_tokens, runs), present)
     whole = times.pop(WHOLE)
     median = {name: float(np.median(ms)) for name, ms in times.items()}
     std: dict[str, float | None] = {name: spread(ms) for name, ms in times.items()}
@@ -113,30 +116,45 @@ def parts_in(spec: ModelSpec) -> Parts:
     return frozenset(found if CROSS in found else found - set(ENCODER))
 
 
-def _measure(engine: Engine, batch_size: int, source_length: int, new_tokens: int, runs: int) -> Times:
-    """Milliseconds of every component, and of the whole generation."""
-    present = parts_in(engine.spec)
-    encoder, decoder = ([p for p in side if p in present] for side in (ENCODER, DECODER))
-    source = frozenset({HEAD})  # the real vocabulary: source embeddings are read from the real table
-    wanted = {(generation, present), (encoding, Parts()), (encoding, source | present & {CROSS})}
-    wanted |= {(generation, kept) for kept in _chains(Parts(), decoder)}
-    wanted |= {(_encoder_alone, kept) for kept in _chains(source, encoder)}
-    engines = {kept: _narrow(engine, kept) for _, kept in wanted}
-    calls: dict[tuple[Any, Parts], Call] = {}
-    for timed, kept in sorted(wanted, key=lambda key: (key[0].__name__, sorted(key[1]))):
-        ids = random_ids(engines[kept].spec.vocab_size, batch_size, source_length)
-        calls[timed, kept] = timed(engines[kept], ids, new_tokens)
-    ms = in_turn(calls, runs, _AT_LEAST_MS)
+def _wanted(present: Parts) -> list[tuple[Timed, Parts]]:
+    """What is timed, on which parts, in a fixed order."""
+    found = {(generation, present), (encoding, Parts()), (encoding, _SOURCE | present & {CROSS})}
+    found |= {(generation, kept) for kept in _chains(Parts(), _ordered(DECODER, present))}
+    found |= {(_encoder_alone, kept) for kept in _chains(_SOURCE, _ordered(ENCODER, present))}
+    return sorted(found, key=lambda item: (item[0].__name__, sorted(item[1])))
 
-    added = _added(lambda kept: ms[generation, kept], Parts(), decoder)
+
+def _time_parts(
+    engine: Engine,
+    wanted: Sequence[tuple[Timed, Parts]],
+    batch_size: int,
+    source_length: int,
+    new_tokens: int,
+    runs: int,
+) -> dict[tuple[Timed, Parts], np.ndarray]:
+    """Milliseconds [runs] of each."""
+    engines = {kept: _narrow(engine, kept) for _, kept in wanted}
+    ids = {kept: random_ids(e.spec.vocab_size, batch_size, source_length) for kept, e in engines.items()}
+    calls = {(timed, kept): timed(engines[kept], ids[kept], new_tokens) for timed, kept in wanted}
+    return in_turn(calls, runs, _AT_LEAST_MS)
+
+
+def _split(ms: Mapping[tuple[Timed, Parts], np.ndarray], present: Parts) -> Times:
+    """Times of what was timed → times of components, and of the whole generation."""
+    added = contributions(lambda kept: ms[generation, kept], Parts(), _ordered(DECODER, present))
     times = {LOOP: ms[generation, Parts()]}
     if CROSS in present:
-        before = ms[encoding, source | {CROSS}] - ms[encoding, Parts()]  # all before the first token but the encoder
-        times[SOURCE] = ms[_encoder_alone, source] - ms[encoding, Parts()]
-        times |= _added(lambda kept: ms[_encoder_alone, kept], source, encoder)
+        # CROSS has its keys and values made in each of these generations, from embeddings alone: not for each token
+        before = ms[encoding, _SOURCE | {CROSS}] - ms[encoding, Parts()]
+        times[SOURCE] = ms[_encoder_alone, _SOURCE] - ms[encoding, Parts()]
+        times |= contributions(lambda kept: ms[_encoder_alone, kept], _SOURCE, _ordered(ENCODER, present))
         times[KEYS_VALUES] = before - times[SOURCE]
         added[CROSS] = added[CROSS] - before
     return times | added | {WHOLE: ms[generation, present]}
+
+
+def _ordered(parts: Sequence[str], present: Parts) -> list[str]:
+    return [part for part in parts if part in present]
 
 
 def _chains(base: Parts, parts: Sequence[str]) -> set[Parts]:
@@ -145,7 +163,7 @@ def _chains(base: Parts, parts: Sequence[str]) -> set[Parts]:
     return {base | set(order[:count]) for order in orders for count in range(len(parts) + 1)}
 
 
-def _added(ms: Callable[[Parts], np.ndarray], base: Parts, parts: Sequence[str]) -> Times:
+def contributions(ms: Callable[[Parts], np.ndarray], base: Parts, parts: Sequence[str]) -> Times:
     """What each part adds to the time, the mean of both orders, [runs]."""
     added: Times = {}
     for i, part in enumerate(parts):

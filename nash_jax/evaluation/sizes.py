@@ -76,25 +76,25 @@ def sparsities(spec: ModelSpec, reference: ModelSpec | None = None) -> dict[str,
 
 def _missing(dense: ModelSpec, spec: ModelSpec, side: str) -> float | None:
     """Share of a side's attention and FFN parameters that `spec` has no more; None where there were none."""
-    before, after = (
-        prunable_size(size_terms(param_axes(s), s.axis_sizes(), side), s.axis_sizes()) for s in (dense, spec)
-    )
+    before, after = _size(dense, side), _size(spec, side)
     return 1 - after / before if before else None
+
+
+def _size(spec: ModelSpec, side: str) -> int:
+    sizes = spec.axis_sizes()
+    return prunable_size(size_terms(param_axes(spec), sizes, side), sizes)
 
 
 def rectangle(spec: ModelSpec) -> ModelSpec:
     """The least model of equal layers, with all heads of the original, that this one can have been cut from."""
     heads = tuple(range(spec.num_heads))
-    wide = {side: max((layer.ffn for layer in layers), default=0) for side, layers in _layers(spec).items()}
-    encoder = tuple(dataclasses.replace(layer, heads=heads, ffn=wide["encoder"]) for layer in spec.encoder)
+    units = max((layer.ffn for layer in spec.encoder), default=0)
+    encoder = tuple(dataclasses.replace(layer, heads=heads, ffn=units) for layer in spec.encoder)
+    units = max((layer.ffn for layer in spec.decoder), default=0)
     decoder = tuple(
-        dataclasses.replace(layer, self_heads=heads, cross_heads=heads, ffn=wide["decoder"]) for layer in spec.decoder
+        dataclasses.replace(layer, self_heads=heads, cross_heads=heads, ffn=units) for layer in spec.decoder
     )
     return dataclasses.replace(spec, encoder=encoder, decoder=decoder)
-
-
-def _layers(spec: ModelSpec) -> dict[str, tuple[Any, ...]]:
-    return {"encoder": spec.encoder, "decoder": spec.decoder}
 
 
 def _check_reference(spec: ModelSpec, reference: ModelSpec) -> None:

@@ -139,7 +139,7 @@ def _looked_at(report: Report) -> str:
     """One model in one sentence."""
     said = [f"The model has {format_count(section(report, 'params').get('model'))} parameters"]
     metric, rows = main_metric(report), report.get("benchmark") or []
-    score = section(report, "metrics", "model").get(metric)
+    score = section(report, "metrics", "model").get(metric or "")
     if measured(score):
         said.append(f"reaches {format_value(score)} {metric}")
     for row in rows[:1]:
@@ -191,7 +191,7 @@ def _sparsity_tile(params: Mapping[str, Any], side: str) -> list[tuple[str, str,
     counted, expected = params.get(f"{side}_sparsity"), params.get(f"expected_{side}_sparsity")
     least = params.get(f"{side}_sparsity_at_least")
     if not measured(counted):
-        note = "of its dense form, which no one named"
+        note = "its dense form is not named"
         return [(f"{side.capitalize()} sparsity", f"≥ {format_percent(least)}", note)] if measured(least) else []
     kept, layers = params.get("kept_decoder_layers"), params.get("dense_decoder_layers")
     if measured(expected):

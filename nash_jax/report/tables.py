@@ -162,8 +162,8 @@ def _component_cell(row: Mapping[str, Any]) -> Any:
     said = [format_percent(row.get("share"))]
     if measured(row.get("per_token_ms")):
         said.append(f"{format_ms(row['per_token_ms'])} ms a token")
-    spread = format_spread(row["median_ms"], row.get("std_ms")).replace("-", MINUS)
-    return _changed(spread, " · ".join(said))
+    time = format_spread(row["median_ms"], row.get("std_ms"))
+    return _changed(time.replace("-", MINUS), " · ".join(said).replace("-", MINUS))
 
 
 def stages_table(report: Report) -> Markup:
