@@ -17,6 +17,8 @@ import ml_collections
 from nash_jax.errors import UserError
 from nash_jax.tree import did_you_mean
 
+STAGES = ("data", "finetune", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export")
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
@@ -186,9 +188,12 @@ class EvaluateConfig:
 
     Attributes:
       batch_size: rows generated together.
+      reference: the dense form of the one model that is evaluated (folder or hub name), against which its
+        sparsity is counted; empty: not known.
     """
 
     batch_size: int = 64
+    reference: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +219,7 @@ class Config:
 
     Attributes:
       seed: root of all randomness.
+      stages: the stages to run, by commas, as in `evaluate,benchmark`; `all`: every one.
       task: data and metric.
       model: the dense model.
       finetune: the teacher's training; `epochs=0` takes the model as it is.
@@ -225,6 +231,7 @@ class Config:
     """
 
     seed: int = 57
+    stages: str = "all"
     task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()
     finetune: TrainConfig = TrainConfig()
@@ -251,6 +258,21 @@ def from_config_dict(config: ml_collections.ConfigDict) -> Config:
     parsed = _parse(Config, config.to_dict(), "config")
     _check_ranges(parsed)
     return parsed
+
+
+def chosen_stages(config: Config) -> tuple[str, ...]:
+    """The stages that `config.stages` names, in the order of a run."""
+    if config.stages == "all":
+        return STAGES
+    named = [name.strip() for name in config.stages.split(",")]
+    return tuple(name for name in STAGES if name in named)
+
+
+def lasting_settings(config: Config) -> dict[str, Any]:
+    """The settings that a run keeps to its end: all but which stages are run now."""
+    settings = dataclasses.asdict(config)
+    del settings["stages"]
+    return settings
 
 
 def expected(name: str) -> str:
@@ -340,10 +362,18 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
 )
 
 
+def _check_stages(stages: str) -> None:
+    for name in (part.strip() for part in stages.split(",")):
+        if name not in STAGES and stages != "all":
+            near = did_you_mean(name, STAGES)
+            raise UserError(f"config.stages names {name!r}{near}", f"all, or some of {','.join(STAGES)}")
+
+
 def _check_ranges(config: Config) -> None:
     def value(place: str) -> Any:
         return functools.reduce(getattr, place.split("."), config)
 
+    _check_stages(config.stages)
     for place, choices in _CHOICES.items():
         if value(place) not in choices:
             near = did_you_mean(value(place), choices)
