@@ -15,6 +15,7 @@ from typing import Any
 import ml_collections
 
 from nash_jax.errors import UserError
+from nash_jax.spec import FAMILIES
 from nash_jax.tree import did_you_mean
 
 STAGES = ("data", "finetune", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export")
@@ -67,6 +68,7 @@ class ModelConfig:
     Attributes:
       init: a hub name, a folder in the hub's layout or a nash_jax export; empty: a fresh model of the
         sizes below.
+      family: of a fresh model: `t5`, `mt5`, `umt5`, `bart`, `mbart`, `marian` or `pegasus`.
       d_model: residual width of a fresh model.
       d_ff: FFN units of its encoder layers.
       decoder_d_ff: FFN units of its decoder layers; 0: as the encoder's.
@@ -74,7 +76,7 @@ class ModelConfig:
       head_dim: width of a head; 0: d_model / num_heads.
       encoder_layers: encoder depth.
       decoder_layers: decoder depth.
-      gated: T5 v1.1's gated GELU instead of ReLU.
+      gated: T5 v1.1's gated GELU instead of the family's own activation.
       dropout_rate: dropout of a fresh model.
       dtype: compute dtype, `float32` or `bfloat16`; parameters are float32.
       remat: recompute activations in the backward pass, to save memory.
@@ -82,6 +84,7 @@ class ModelConfig:
     """
 
     init: str = ""
+    family: str = "t5"
     d_model: int = 512
     d_ff: int = 2048
     decoder_d_ff: int = 0
@@ -190,10 +193,17 @@ class EvaluateConfig:
       batch_size: rows generated together.
       reference: the dense form of the one model that is evaluated (folder or hub name), against which its
         sparsity is counted; empty: not known.
+      num_beams: beams of the outputs that are scored on the test rows, and by default of the exported model.
+        Validation during training is greedy.
+      length_penalty: power of the length that beams' scores are divided by.
+      no_repeat_ngram_size: n-grams of this size come once in an output; 0: no such rule.
     """
 
     batch_size: int = 64
     reference: str = ""
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,6 +342,7 @@ _CHOICES = {
     "task.source": ("hub", "files", "pronunciation"),
     "task.metric": ("rouge", "transcription", "exact_match"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.family": tuple(name for name in FAMILIES if name != "custom"),
     "shorten.selection": ("uniform", "low", "high"),
     **{f"{p}.optimizer": ("adamw", "adafactor", "muon") for p in _PHASES},
     **{f"{p}.schedule": ("linear", "cosine", "constant") for p in _PHASES},
@@ -343,6 +354,7 @@ _POSITIVE = (
     *(f"{p}.distill.temperature" for p in _PHASES),
     "prune.gate_learning_rate",
     "evaluate.batch_size",
+    "evaluate.num_beams",
     *(f"benchmark.{f}" for f in ("source_length", "new_tokens", "runs")),
 )
 _NOT_NEGATIVE = (
@@ -352,6 +364,7 @@ _NOT_NEGATIVE = (
     *(f"{p}.distill.{f}" for p in _PHASES for f in ("task", "logits", "hidden")),
     *(f"prune.{f}" for f in ("prepruning_epochs", "sparsity_warmup_epochs")),
     "shorten.decoder_layers",
+    "evaluate.no_repeat_ngram_size",
 )
 _SHARES = ("prune.sparsity", "model.dropout_rate", *(f"{p}.{f}" for p in _PHASES for f in ("warmup_ratio", "beta2")))
 _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (

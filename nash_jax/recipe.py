@@ -3,7 +3,6 @@
 data → finetune → shorten → prune → compact → retrain → evaluate → benchmark → export → report
 """
 
-import dataclasses
 import functools
 import zlib
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ from nash_jax.pruning.lagrangian import Constraint, gate_costs, initial_multipli
 from nash_jax.pruning.layer_selection import choose_layers, select_layers
 from nash_jax.report.write import write_report
 from nash_jax.sharding import check_batch, make_mesh, param_shardings, place_params, to_host
-from nash_jax.spec import ModelSpec, dense_spec
+from nash_jax.spec import FAMILIES, ModelSpec, dense_spec
 from nash_jax.training.loop import Phase, train
 from nash_jax.training.metrics import JsonlWriter, optional_writers
 from nash_jax.training.optim import make_optimizer
@@ -183,16 +182,17 @@ class Recipe:
 
     def fresh_spec(self) -> ModelSpec:
         """The shape of a fresh model: sizes of the config, vocabulary of the tokenizer."""
-        m = self.config.model
-        spec = dense_spec(
+        m, task = self.config.model, self.config.task
+        own: dict[str, Any] = {"gated": True, "activation": "gelu_tanh"} if m.gated else {}
+        if FAMILIES[m.family].get("max_positions"):
+            own["max_positions"] = max(task.max_source_length, task.max_target_length, task.max_new_tokens)
+        return dense_spec(
             vocab_size=len(self.tokenizer), d_model=m.d_model, d_ff=m.d_ff, num_heads=m.num_heads,
             head_dim=m.head_dim or None, encoder_layers=m.encoder_layers, decoder_layers=m.decoder_layers,
-            gated=m.gated, activation="gelu_tanh" if m.gated else "relu", tied=False, dropout_rate=m.dropout_rate,
+            decoder_d_ff=m.decoder_d_ff or None, family=m.family, dropout_rate=m.dropout_rate,
             pad_id=self.tokenizer.pad_token_id, eos_id=self.tokenizer.eos_token_id,
-            decoder_start_id=self.tokenizer.pad_token_id,
+            decoder_start_id=self.tokenizer.pad_token_id, **(own | {"tied": False}),
         )  # fmt: skip
-        decoder = tuple(dataclasses.replace(layer, ffn=m.decoder_d_ff or m.d_ff) for layer in spec.decoder)
-        return dataclasses.replace(spec, decoder=decoder)
 
     # -- training -----------------------------------------------------------------------------------------
 

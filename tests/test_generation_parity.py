@@ -41,9 +41,12 @@ GROUPS: dict[str, list[dict[str, Any]]] = {
         for penalty in (1.0, 0.6, -1.0)[: 3 if early is False else 2]
     ],
     "5 beams, rules": [
-        {"num_beams": 5} | RULES | BANS | FORCED,
-        {"num_beams": 5} | RULES | BANS | FORCED | {"length_penalty": 0.0, "repetition_penalty": 2.0, "max_new_tokens": 7},
-        {"num_beams": 5} | RULES | BANS | FORCED | {"early_stopping": "never", "min_new_tokens": 2},
+        {"num_beams": 5} | RULES | BANS | FORCED | own
+        for own in (
+            {},
+            {"length_penalty": 0.0, "repetition_penalty": 2.0, "max_new_tokens": 7},
+            {"early_stopping": "never", "min_new_tokens": 2},
+        )
     ],
 }  # fmt: skip
 
@@ -78,8 +81,9 @@ def theirs(model: Any, inputs: dict[str, np.ndarray], fields: dict[str, Any]) ->
         ).numpy()
 
 
-def tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(tuple(x) if isinstance(x, list) else x for x in v) if isinstance(v, list) else v for k, v in fields.items()}
+def tuples(value: Any) -> Any:
+    """Lists, and lists of lists, as our options hold them."""
+    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -95,7 +99,9 @@ def test_tokens_are_those_of_transformers(pair, group):
         )
         given = {"decoder_input_ids": prompt} if length > 1 else {}
         expected = theirs(model, source | given, fields)
-        found = engine.generate(*source.values(), GenerationOptions().replace(**tuples(fields)), **given)
+        found = engine.generate(
+            *source.values(), GenerationOptions().replace(**{k: tuples(v) for k, v in fields.items()}), **given
+        )
         np.testing.assert_array_equal(found, expected, err_msg=str(case))
     assert engine._generate._cache_size() - before <= 2  # one for short prompts, one for long ones
 

@@ -52,7 +52,7 @@ def _hub_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:
     columns = (entry.source_column, entry.target_column)
     check_data_set(entry.repository, entry.revision)
     try:
-        loaded = datasets.load_dataset(entry.repository, revision=entry.revision)
+        loaded = datasets.load_dataset(entry.repository, entry.subset, revision=entry.revision)
     except (OSError, ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(
             f"data set {entry.repository!r} cannot be loaded: {reason(error)}",
