@@ -15,7 +15,10 @@ from typing import Any
 import ml_collections
 
 from nash_jax.errors import UserError
+from nash_jax.spec import FAMILIES
 from nash_jax.tree import did_you_mean
+
+STAGES = ("data", "finetune", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,7 @@ class ModelConfig:
     Attributes:
       init: a hub name, a folder in the hub's layout or a nash_jax export; empty: a fresh model of the
         sizes below.
+      family: of a fresh model: `t5`, `mt5`, `umt5`, `bart`, `mbart`, `marian` or `pegasus`.
       d_model: residual width of a fresh model.
       d_ff: FFN units of its encoder layers.
       decoder_d_ff: FFN units of its decoder layers; 0: as the encoder's.
@@ -72,7 +76,7 @@ class ModelConfig:
       head_dim: width of a head; 0: d_model / num_heads.
       encoder_layers: encoder depth.
       decoder_layers: decoder depth.
-      gated: T5 v1.1's gated GELU instead of ReLU.
+      gated: T5 v1.1's gated GELU instead of the family's own activation.
       dropout_rate: dropout of a fresh model.
       dtype: compute dtype, `float32` or `bfloat16`; parameters are float32.
       remat: recompute activations in the backward pass, to save memory.
@@ -80,6 +84,7 @@ class ModelConfig:
     """
 
     init: str = ""
+    family: str = "t5"
     d_model: int = 512
     d_ff: int = 2048
     decoder_d_ff: int = 0
@@ -186,9 +191,19 @@ class EvaluateConfig:
 
     Attributes:
       batch_size: rows generated together.
+      reference: the dense form of the one model that is evaluated (folder or hub name), against which its
+        sparsity is counted; empty: not known.
+      num_beams: beams of the outputs that are scored on the test rows, and by default of the exported model.
+        Validation during training is greedy.
+      length_penalty: power of the length that beams' scores are divided by.
+      no_repeat_ngram_size: n-grams of this size come once in an output; 0: no such rule.
     """
 
     batch_size: int = 64
+    reference: str = ""
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +229,7 @@ class Config:
 
     Attributes:
       seed: root of all randomness.
+      stages: the stages to run, by commas, as in `evaluate,benchmark`; `all`: every one.
       task: data and metric.
       model: the dense model.
       finetune: the teacher's training; `epochs=0` takes the model as it is.
@@ -225,6 +241,7 @@ class Config:
     """
 
     seed: int = 57
+    stages: str = "all"
     task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()
     finetune: TrainConfig = TrainConfig()
@@ -251,6 +268,21 @@ def from_config_dict(config: ml_collections.ConfigDict) -> Config:
     parsed = _parse(Config, config.to_dict(), "config")
     _check_ranges(parsed)
     return parsed
+
+
+def chosen_stages(config: Config) -> tuple[str, ...]:
+    """The stages that `config.stages` names, in the order of a run."""
+    if config.stages == "all":
+        return STAGES
+    named = [name.strip() for name in config.stages.split(",")]
+    return tuple(name for name in STAGES if name in named)
+
+
+def lasting_settings(config: Config) -> dict[str, Any]:
+    """The settings that a run keeps to its end: all but which stages are run now."""
+    settings = dataclasses.asdict(config)
+    del settings["stages"]
+    return settings
 
 
 def expected(name: str) -> str:
@@ -310,6 +342,7 @@ _CHOICES = {
     "task.source": ("hub", "files", "pronunciation"),
     "task.metric": ("rouge", "transcription", "exact_match"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.family": tuple(name for name in FAMILIES if name != "custom"),
     "shorten.selection": ("uniform", "low", "high"),
     **{f"{p}.optimizer": ("adamw", "adafactor", "muon") for p in _PHASES},
     **{f"{p}.schedule": ("linear", "cosine", "constant") for p in _PHASES},
@@ -321,6 +354,7 @@ _POSITIVE = (
     *(f"{p}.distill.temperature" for p in _PHASES),
     "prune.gate_learning_rate",
     "evaluate.batch_size",
+    "evaluate.num_beams",
     *(f"benchmark.{f}" for f in ("source_length", "new_tokens", "runs")),
 )
 _NOT_NEGATIVE = (
@@ -330,6 +364,7 @@ _NOT_NEGATIVE = (
     *(f"{p}.distill.{f}" for p in _PHASES for f in ("task", "logits", "hidden")),
     *(f"prune.{f}" for f in ("prepruning_epochs", "sparsity_warmup_epochs")),
     "shorten.decoder_layers",
+    "evaluate.no_repeat_ngram_size",
 )
 _SHARES = ("prune.sparsity", "model.dropout_rate", *(f"{p}.{f}" for p in _PHASES for f in ("warmup_ratio", "beta2")))
 _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
@@ -340,10 +375,18 @@ _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
 )
 
 
+def _check_stages(stages: str) -> None:
+    for name in (part.strip() for part in stages.split(",")):
+        if name not in STAGES and stages != "all":
+            near = did_you_mean(name, STAGES)
+            raise UserError(f"config.stages names {name!r}{near}", f"all, or some of {','.join(STAGES)}")
+
+
 def _check_ranges(config: Config) -> None:
     def value(place: str) -> Any:
         return functools.reduce(getattr, place.split("."), config)
 
+    _check_stages(config.stages)
     for place, choices in _CHOICES.items():
         if value(place) not in choices:
             near = did_you_mean(value(place), choices)

@@ -2,6 +2,7 @@
 
 The settings that `--config.a.b=value` may change are the fields in nash_jax/config.py; workdir is
 runs/<name of the config file> when left out. Started again, the same command goes on where it was.
+With `--config.stages=evaluate,benchmark --config.model.init=FOLDER` it looks at that model (docs/evaluation.md).
 """
 
 import re
@@ -19,8 +20,8 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. con
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<name of the config file>.")
 
 
-def parse(argv: Sequence[str]) -> tuple[object, str]:
-    """Command line → (ConfigDict, workdir).
+def parse(argv: Sequence[str]) -> tuple[object, str | None, str]:
+    """Command line → (ConfigDict, workdir if named, name of the config file).
 
     Raises:
       UserError: for flags or config files that cannot be used.
@@ -36,7 +37,7 @@ def parse(argv: Sequence[str]) -> tuple[object, str]:
         raise UserError(f"command line: {rest[1]!r} is no flag", "--config=FILE, --workdir=DIR, --config.field=value")
     if file is None:
         raise UserError("no --config", "--config=FILE", "try --config=configs/quickstart.py")
-    return _CONFIG.value, _WORKDIR.value or f"runs/{Path(file).stem}"
+    return _CONFIG.value, _WORKDIR.value, Path(file).stem
 
 
 def _config_file(argv: Sequence[str]) -> str | None:
@@ -64,8 +65,8 @@ def _mistake(argv: Sequence[str], file: str | None, error: Exception) -> UserErr
 
 
 def run(argv: Sequence[str]) -> None:
-    """Parses, checks, runs the recipe, says where the report is."""
-    config_dict, workdir = parse(argv)
+    """Parses, checks, runs the recipe, says what came of it and where it is."""
+    config_dict, workdir, name = parse(argv)
     from nash_jax.config import from_config_dict
 
     config = from_config_dict(config_dict)
@@ -74,15 +75,14 @@ def run(argv: Sequence[str]) -> None:
 
     enable_cache()
     start_distributed()
-    from nash_jax.recipe import Recipe
-    from nash_jax.report.console import summary
+    from nash_jax.evaluate_recipe import make_recipe
+    from nash_jax.report.console import places, summary
     from nash_jax.workdir import is_main
 
-    recipe = Recipe(config, workdir)
+    recipe = make_recipe(config, workdir, name)
     report = recipe.run()
     if is_main():
-        print(summary(report))
-        print(f"report: {recipe.workdir.folder / 'report.html'}  model: {recipe.workdir.folder / 'export'}")
+        print(summary(report), places(recipe.workdir.folder), sep="\n")
 
 
 def main(argv: Sequence[str] = sys.argv) -> int:

@@ -3,10 +3,9 @@
 data → finetune → shorten → prune → compact → retrain → evaluate → benchmark → export → report
 """
 
-import dataclasses
 import functools
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from nash_jax.benchmark.latency import measure, speedups
-from nash_jax.config import Config, PruneConfig, TrainConfig
+from nash_jax.config import STAGES, Config, PruneConfig, TrainConfig, chosen_stages, lasting_settings
 from nash_jax.data.pipeline import Batches, Ragged, tokenize
 from nash_jax.data.sources import SPLITS, load_rows
-from nash_jax.data.tokenizers import build_pronunciation_tokenizer, load_tokenizer, save_tokenizer
+from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.evaluation.evaluator import Evaluator
-from nash_jax.evaluation.text_metrics import METRICS, baselines
+from nash_jax.evaluation.evaluator import Evaluator, score
+from nash_jax.evaluation.text_metrics import METRICS
 from nash_jax.generation.engine import Engine
 from nash_jax.model import Seq2Seq, load
 from nash_jax.models import build, frozen_params, mask_sites, param_axes
@@ -32,7 +31,7 @@ from nash_jax.pruning.lagrangian import Constraint, gate_costs, initial_multipli
 from nash_jax.pruning.layer_selection import choose_layers, select_layers
 from nash_jax.report.write import write_report
 from nash_jax.sharding import check_batch, make_mesh, param_shardings, place_params, to_host
-from nash_jax.spec import ModelSpec, dense_spec
+from nash_jax.spec import FAMILIES, ModelSpec, dense_spec
 from nash_jax.training.loop import Phase, train
 from nash_jax.training.metrics import JsonlWriter, optional_writers
 from nash_jax.training.optim import make_optimizer
@@ -41,6 +40,8 @@ from nash_jax.training.steps import Pruner, StudentLoss, build_student, make_ste
 from nash_jax.tree import unflatten
 from nash_jax.workdir import Workdir, barrier, clear, is_main
 
+_INPUTS = dict(zip(STAGES[1:6], STAGES, strict=False))  # stage → the one that it goes on from: the one before,
+_INPUTS |= dict.fromkeys(STAGES[6:], "retrain")  # but what looks at the pruned model needs no more than that
 SPARSITY_TOLERANCE = 0.01  # expected sparsity this near the target counts as reached
 
 
@@ -55,23 +56,39 @@ class Recipe:
     def __init__(self, config: Config, workdir: str | Path) -> None:
         self.config = config
         self.mesh = make_mesh(config.model.model_parallel)
-        for phase in ("finetune", "prune", "retrain"):
-            parts: TrainConfig = getattr(config, phase)
-            check_batch(self.mesh, parts.batch_size // parts.accumulation, f"config.{phase}.batch_size")
-        self.workdir = Workdir(workdir, dataclasses.asdict(config))
+        for phase in chosen_stages(config):
+            parts = getattr(config, phase, None)
+            if isinstance(parts, TrainConfig):
+                check_batch(self.mesh, parts.batch_size // parts.accumulation, f"config.{phase}.batch_size")
+        self.workdir = Workdir(workdir, lasting_settings(config))
         folder = self.workdir.folder
         self.writers = [JsonlWriter(folder / "metrics.jsonl"), *optional_writers(folder)] if is_main() else []
 
     def run(self) -> dict[str, Any]:
-        """Runs every stage that is not done; returns what report.json holds."""
-        stages = {}
-        for name in (
-            "data", "finetune", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export",
-        ):  # fmt: skip
-            stages[name] = self.workdir.run(name, getattr(self, name))
+        """Runs the stages asked for that are not done.
+
+        Returns:
+          What report.json holds; until all stages are done, its `stages` alone, and no report is written.
+        """
+        chosen = chosen_stages(self.config)
+        self._check_inputs(chosen)
+        for name in chosen:
+            self.workdir.run(name, getattr(self, name))
         for writer in self.writers:
             writer.close()
-        return write_report(self, stages)
+        found = {name: self.workdir.result(name) for name in STAGES}
+        stages = {name: result for name, result in found.items() if result is not None}
+        return write_report(self, stages) if len(stages) == len(STAGES) else {"stages": stages}
+
+    def _check_inputs(self, chosen: Sequence[str]) -> None:
+        """What the stages go on from is done, or is done now."""
+        for name in chosen:
+            needed = _INPUTS.get(name, name)
+            if needed not in chosen and self.workdir.result(needed) is None:
+                raise UserError(
+                    f"stage {name} goes on from {needed}, which is not done in {self.workdir.folder}",
+                    f"config.stages with {needed} in it, or the --workdir of a run that is so far",
+                )
 
     # -- data ---------------------------------------------------------------------------------------------
 
@@ -93,7 +110,7 @@ class Recipe:
     def data(self, folder: Path) -> dict[str, Any]:
         """Reads and checks the rows, fixes the tokenizer, tokenises the training split."""
         rows, task = self.rows, self.config.task  # rows before models: the likelier mistake, sooner said
-        tokenizer = self._choose_tokenizer()
+        tokenizer = choose_tokenizer(task, self.given.tokenizer if self.given else None, rows["train"])
         own = clear(folder / "tokenizer")
         if is_main():
             save_tokenizer(tokenizer, own)
@@ -110,21 +127,6 @@ class Recipe:
             "targets_at_limit": f"{100 * float((targets.lengths >= task.max_target_length).mean()):.1f} %",
         }
         return {"summary": summary}
-
-    def _choose_tokenizer(self) -> Any:
-        """The config's tokenizer, or the checkpoint's own, or one built from the task's rows."""
-        if self.config.task.tokenizer:
-            tokenizer = load_tokenizer(self.config.task.tokenizer)
-        elif self.given is not None and self.given.tokenizer is not None:
-            tokenizer = self.given.tokenizer
-        elif self.config.task.source == "pronunciation":
-            tokenizer = build_pronunciation_tokenizer(self.rows["train"])
-        else:
-            raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init that brings one")
-        ids = tokenizer(self.rows["train"][0]["source"])["input_ids"]
-        if ids[-1] != tokenizer.eos_token_id:
-            raise UserError(f"the tokenizer ends a text with id {ids[-1]}", f"EOS, {tokenizer.eos_token_id}")
-        return tokenizer
 
     def _check_sizes(self, num_pairs: int) -> None:
         """What would fail in a later stage, said before anything is trained."""
@@ -171,13 +173,8 @@ class Recipe:
     def initial_model(self) -> tuple[ModelSpec, dict[str, Any]]:
         """The checkpoint the config names, or a fresh model."""
         if self.given is not None:
-            spec, params = self.given.spec, dict(self.given.params)
-            if len(self.tokenizer) > spec.vocab_size:
-                raise UserError(
-                    f"the tokenizer has {len(self.tokenizer)} tokens, the model {spec.vocab_size}",
-                    "a tokenizer that fits",
-                )
-            return spec, params
+            check_vocabulary(self.tokenizer, self.given.spec.vocab_size)
+            return self.given.spec, dict(self.given.params)
         spec = self.fresh_spec()
         ids = jnp.ones((1, 2), jnp.int32)
         variables = jax.jit(build(spec).init)(jax.random.key(self._seed("init")), ids, ids, ids)
@@ -185,16 +182,17 @@ class Recipe:
 
     def fresh_spec(self) -> ModelSpec:
         """The shape of a fresh model: sizes of the config, vocabulary of the tokenizer."""
-        m = self.config.model
-        spec = dense_spec(
+        m, task = self.config.model, self.config.task
+        own: dict[str, Any] = {"gated": True, "activation": "gelu_tanh"} if m.gated else {}
+        if FAMILIES[m.family].get("max_positions"):
+            own["max_positions"] = max(task.max_source_length, task.max_target_length, task.max_new_tokens)
+        return dense_spec(
             vocab_size=len(self.tokenizer), d_model=m.d_model, d_ff=m.d_ff, num_heads=m.num_heads,
             head_dim=m.head_dim or None, encoder_layers=m.encoder_layers, decoder_layers=m.decoder_layers,
-            gated=m.gated, activation="gelu_tanh" if m.gated else "relu", tied=False, dropout_rate=m.dropout_rate,
+            decoder_d_ff=m.decoder_d_ff or None, family=m.family, dropout_rate=m.dropout_rate,
             pad_id=self.tokenizer.pad_token_id, eos_id=self.tokenizer.eos_token_id,
-            decoder_start_id=self.tokenizer.pad_token_id,
+            decoder_start_id=self.tokenizer.pad_token_id, **(own | {"tied": False}),
         )  # fmt: skip
-        decoder = tuple(dataclasses.replace(layer, ffn=m.decoder_d_ff or m.d_ff) for layer in spec.decoder)
-        return dataclasses.replace(spec, decoder=decoder)
 
     # -- training -----------------------------------------------------------------------------------------
 
@@ -364,21 +362,8 @@ class Recipe:
 
     def evaluate(self, folder: Path) -> dict[str, Any]:
         """Both models and the baselines on the test rows."""
-        rows, task = self.rows["test"], self.config.task
-        evaluator = Evaluator(rows, self.tokenizer, task, self.config.evaluate.batch_size)
-        found = {name: evaluator.evaluate(engine) for name, engine in self.engines.items()}
-        texts, references = [r["source"] for r in rows], [r["references"] for r in rows]
-        chosen = np.linspace(0, len(rows) - 1, min(12, len(rows))).astype(int)
-        examples = [
-            {"source": texts[i], "references": references[i], **{name: found[name][1][i] for name in found}}
-            for i in chosen
-        ]
-        metrics = {name: values for name, (values, _) in found.items()}
-        return {
-            "metrics": metrics | {"baselines": baselines(task.metric, texts, references, task.prefix)},
-            "num_examples": len(rows),
-            "examples": examples,
-        }
+        batch_size = self.config.evaluate.batch_size
+        return score(Evaluator(self.rows["test"], self.tokenizer, self.config.task, batch_size), self.engines)
 
     def benchmark(self, folder: Path) -> dict[str, Any]:
         """Dense against pruned, timed in turn."""

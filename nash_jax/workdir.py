@@ -57,6 +57,11 @@ class Workdir:
         folder.mkdir(exist_ok=True)
         return folder
 
+    def result(self, name: str) -> dict[str, Any] | None:
+        """What a stage that is done returned; None of one that is not. Processes of one run all call this."""
+        marker = self.folder / name / "done"
+        return from_main(json.loads(marker.read_text()) if marker.exists() else None)
+
     def run(self, name: str, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """What the stage returned: now, or when it was done.
 
@@ -64,8 +69,7 @@ class Workdir:
           name: of the stage.
           work: does it, in the folder given; its JSON-able result goes into the marker.
         """
-        marker = self.stage(name) / "done"
-        done = from_main(json.loads(marker.read_text()) if marker.exists() else None)
+        done = self.result(name)
         if done is None:
             if is_main():
                 print(f"{name} …", file=sys.stderr, flush=True)
@@ -74,7 +78,7 @@ class Workdir:
             done.setdefault("seconds", round(time.monotonic() - begun, 2))
             done = from_main(json.loads(json.dumps(done)))  # waits for all: nothing is missing when the marker is there
             if is_main():
-                write_text(marker, json.dumps(done))
+                write_text(self.stage(name) / "done", json.dumps(done))
         if is_main():
             shutil.rmtree(self.stage(name) / "checkpoints", ignore_errors=True)  # three times the model; not needed now
         return dict(done)

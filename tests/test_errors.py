@@ -51,6 +51,7 @@ def make_models(folder: Path, tokenizer) -> None:
     model = Seq2Seq(spec, random_params(spec), tokenizer)
     model.save_hf(folder / "sound")
     model.save(folder / "export")
+    Seq2Seq(spec, model.params).save(folder / "bare")
     for name in ("no_weights", "other_shape", "cut"):
         shutil.copytree(folder / "sound", folder / name)
     (folder / "no_weights" / "model.safetensors").unlink()
@@ -126,6 +127,10 @@ SAYS = {  # mistake → what the line says; docs/errors.md says it too
     "out of range": "error: config.prune.sparsity is 1.5; expected a share from 0 up to, not including, 1",
     "unknown choice": "error: config.task.metric is 'rogue' (did you mean 'rouge'?); expected one of rouge, transcri",
     "too many layers": "config.shorten.decoder_layers is 9; expected no more than config.model.decoder_layers, 2",
+    "misspelt stage": "config.stages names 'benchmrk' (did you mean 'benchmark'?); expected all, or some of data,fine",
+    "stage before its input": "stage prune goes on from shorten, which is not done in runs/letters; expected config.st",
+    "nothing to evaluate": "error: config.stages=evaluate without a model; expected config.model.init, a hub name or a",
+    "no tokenizer beside the model": "the model 'models/bare' has no tokenizer; expected its files beside the weights,",
     "uneven batch": "error: config.finetune.batch_size is 6; expected a multiple of the 4 data-parallel devices",
     "workdir is a file": "error: workdir file/run cannot be written: Not a directory; expected a folder to write to",
     "workdir not writable": "error: workdir /proc cannot be written: ",
@@ -160,6 +165,15 @@ ARGS = {  # those that need nothing else but a command line
     "out of range": ["--config=letters.py", "--config.prune.sparsity=1.5"],
     "unknown choice": ["--config=letters.py", "--config.task.metric=rogue"],
     "too many layers": ["--config=letters.py", "--config.shorten.decoder_layers=9"],
+    "misspelt stage": ["--config=letters.py", "--config.stages=evaluate,benchmrk"],
+    "stage before its input": ["--config=letters.py", "--config.stages=prune,compact"],
+    "nothing to evaluate": ["--config=letters.py", "--config.stages=evaluate"],
+    "no tokenizer beside the model": [
+        "--config=letters.py",
+        "--config.stages=evaluate",
+        "--config.model.init=models/bare",
+        "--config.task.tokenizer=",
+    ],
     "workdir not writable": ["--config=letters.py", "--workdir=/proc"],
     "data file missing": ["--config=letters.py", "--config.task.train_file=data/none.jsonl"],
     "empty row": ["--config=letters.py", "--config.task.train_file=data/empty.jsonl"],

@@ -371,6 +371,22 @@ def test_setups_are_told_apart_by_what_varies():
     assert Page(latency_bars({"benchmark": rows, "speedup": {"1": 9.0}})).texts.count("2.00×") == 2
 
 
+def test_one_model_and_its_components():
+    """The page of an evaluation; a row without numbers is a row of dashes."""
+    given = report() | {"model": "my/model", "params": {"model": 5000, "encoder_sparsity_at_least": 0.25}}
+    given |= {"metrics": {"model": {"word_accuracy": 66.5}}, "benchmark": [bench("model", 1, 50.0)], "speedup": {}}
+    row = {"component": "encoder FFN", "batch_size": 1, "source_length": 64, "new_tokens": 32}
+    rows = [row | {"median_ms": 1.25, "std_ms": 0.5, "share": 0.025, "per_token_ms": None}]
+    rows += [row | {"component": "LM head", "median_ms": -0.5, "std_ms": 1.0, "share": -0.01, "per_token_ms": -0.016}]
+    rows += [row | {"component": f"odd {EVIL}"}]
+    page = Page(render(given | {"components": {"times": rows}}, components={"model": {"encoder FFN": 5000}}))
+    assert page.faults == [] and "nash_jax · evaluation report" in page.texts
+    said = "The model has 5.0 K parameters, reaches 66.50 word_accuracy and generates 32 tokens in 50.0 ms at batch 1."
+    for text in (said, "1.25 ± 0.50", "2.5 %", "−0.50 ± 1.00", "−1.0 % · −0.02 ms a token", f"odd {EVIL}", "≥ 25.0 %"):
+        assert text in page.texts, text
+    assert "Small numbers compare with dense." not in " ".join(page.texts)
+
+
 def test_intervals_are_shown():
     given = report() | {"intervals": {"pruned": {"word_accuracy": [65.0, 68.0]}}}
     assert "65.00 … 68.00" in Page(render(given)).texts

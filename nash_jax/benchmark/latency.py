@@ -1,13 +1,17 @@
 """Whole-generation latency of several models, timed in turn in one process."""
 
+import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
 from nash_jax.config import BenchmarkConfig
 from nash_jax.generation.engine import Engine
+
+Name = TypeVar("Name", bound=Hashable)
+Call = Callable[[], Any]
 
 
 def measure(engines: Mapping[str, Engine], config: BenchmarkConfig, seed: int = 0) -> list[dict[str, Any]]:
@@ -23,13 +27,11 @@ def measure(engines: Mapping[str, Engine], config: BenchmarkConfig, seed: int = 
     """
     rows = []
     for batch_size in config.batch_sizes:
-        rng = np.random.default_rng(seed)
         vocabulary = min(e.spec.vocab_size for e in engines.values())
-        ids = rng.integers(3, vocabulary, (batch_size, config.source_length)).astype(np.int32)
-        mask = np.ones_like(ids)
-        whole = {n: _call(e.generate, ids, mask, config.new_tokens, stop_at_eos=False) for n, e in engines.items()}
-        encode = {n: _call(e.encode_only, ids, mask, config.new_tokens) for n, e in engines.items()}
-        times, encode_times = _in_turn(whole, config.runs), _in_turn(encode, config.runs)
+        ids = random_ids(vocabulary, batch_size, config.source_length, seed)
+        whole = {n: generation(e, ids, config.new_tokens) for n, e in engines.items()}
+        encode = {n: encoding(e, ids, config.new_tokens) for n, e in engines.items()}
+        times, encode_times = in_turn(whole, config.runs), in_turn(encode, config.runs)
         for name in engines:
             ms, encode_ms = times[name], float(np.median(encode_times[name]))
             rows.append(
@@ -41,7 +43,7 @@ def measure(engines: Mapping[str, Engine], config: BenchmarkConfig, seed: int = 
                     "num_beams": 1,
                     "runs": config.runs,
                     "mean_ms": float(ms.mean()),
-                    "std_ms": float(ms.std(ddof=1)) if len(ms) > 1 else 0.0,
+                    "std_ms": spread(ms),
                     "median_ms": float(np.median(ms)),
                     "encode_ms": encode_ms,
                     "per_token_ms": max(float(np.median(ms)) - encode_ms, 0.0) / config.new_tokens,
@@ -50,21 +52,57 @@ def measure(engines: Mapping[str, Engine], config: BenchmarkConfig, seed: int = 
     return rows
 
 
-def _call(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
-    return lambda: fn(*args, **kwargs)
+def random_ids(vocab_size: int, batch_size: int, source_length: int, seed: int = 0) -> np.ndarray:
+    """Source ids of rows without padding, int32 [B, S]."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(3, vocab_size, (batch_size, source_length)).astype(np.int32)
 
 
-def _in_turn(calls: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, np.ndarray]:
-    """Milliseconds of `runs` calls of each, interleaved, after one call of each to warm up."""
-    for call in calls.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
+def generation(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:
+    """A call that generates exactly `new_tokens` tokens for ids [B, S], and waits for them."""
+    mask = np.ones_like(ids)
+    return lambda: engine.generate(ids, mask, new_tokens, stop_at_eos=False)
+
+
+def encoding(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:
+    """A call that does what comes before the first token (encoder, cross-attention keys and values), and waits."""
+    mask = np.ones_like(ids)
+    return lambda: engine.encode_only(ids, mask, new_tokens)
+
+
+def in_turn(calls: Mapping[Name, Call], runs: int, at_least_ms: float = 0.0) -> dict[Name, np.ndarray]:
+    """Milliseconds of a call, [runs] for each of `calls`, interleaved; compilation is left out.
+
+    Args:
+      calls: what to time; each blocks until its result is there.
+      runs: measurements of each.
+      at_least_ms: a measurement repeats its call until it lasts about so long, and gives their mean.
+    """
+    repeats = {name: _repeats(call, at_least_ms) for name, call in calls.items()}
+    times: dict[Name, list[float]] = {name: [] for name in calls}
     for _ in range(runs):
         for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(1000 * (time.perf_counter() - start))
+            times[name].append(_time(call, repeats[name]))
     return {name: np.array(values) for name, values in times.items()}
+
+
+def _repeats(call: Call, at_least_ms: float) -> int:
+    """How often to repeat a call in one measurement; compiles it."""
+    call()
+    return math.ceil(at_least_ms / _time(call, 1)) if at_least_ms else 1
+
+
+def _time(call: Call, repeats: int) -> float:
+    """Mean milliseconds of some calls in a row."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return 1000 * (time.perf_counter() - start) / repeats
+
+
+def spread(ms: np.ndarray) -> float:
+    """Sample standard deviation; 0 of a single run."""
+    return float(ms.std(ddof=1)) if len(ms) > 1 else 0.0
 
 
 def speedups(rows: list[dict[str, Any]]) -> dict[str, float]:

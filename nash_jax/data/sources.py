@@ -8,7 +8,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,15 @@ Row = dict[str, Any]
 SPLITS = ("train", "validation", "test")
 
 
-def load_rows(task: TaskConfig) -> dict[str, list[Row]]:
-    """The rows of every split, checked, in a fixed order.
+def load_rows(task: TaskConfig, splits: Sequence[str] = SPLITS) -> dict[str, list[Row]]:
+    """The rows of every split asked for, checked, in a fixed order.
 
     Raises:
       UserError: for missing files, columns or packages, an unreachable hub, or a broken row.
     """
-    rows = {"hub": _hub_rows, "files": _file_rows, "pronunciation": _pronunciation_rows}[task.source](task)
-    for split, limit in zip(SPLITS, (task.max_train_examples, *[task.max_eval_examples] * 2), strict=True):
+    rows = {"hub": _hub_rows, "files": _file_rows, "pronunciation": _pronunciation_rows}[task.source](task, splits)
+    for split in splits:
+        limit = task.max_train_examples if split == "train" else task.max_eval_examples
         if not rows[split]:
             raise UserError(f"the {split} split of task {task.name!r} has no rows", "at least one")
         if limit:
@@ -44,14 +45,14 @@ def _checked(source: Any, target: Any, task: TaskConfig, place: str, columns: tu
     return {"source": task.prefix + source, "references": [target]}
 
 
-def _hub_rows(task: TaskConfig) -> dict[str, list[Row]]:
+def _hub_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:
     import datasets
 
     entry = hub_task(task.name)
     columns = (entry.source_column, entry.target_column)
     check_data_set(entry.repository, entry.revision)
     try:
-        loaded = datasets.load_dataset(entry.repository, revision=entry.revision)
+        loaded = datasets.load_dataset(entry.repository, entry.subset, revision=entry.revision)
     except (OSError, ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(
             f"data set {entry.repository!r} cannot be loaded: {reason(error)}",
@@ -59,7 +60,8 @@ def _hub_rows(task: TaskConfig) -> dict[str, list[Row]]:
             WITHOUT,
         ) from error
     rows = {}
-    for split, name in zip(SPLITS, entry.splits, strict=True):
+    for split in splits:
+        name = entry.splits[SPLITS.index(split)]
         table = loaded[name]
         _check_columns(table.column_names, columns, f"{entry.repository} ({name})")
         kept = (r for r in table if isinstance(r[columns[0]], str) and r[columns[0]].strip())  # SAMSum has one empty
@@ -78,10 +80,11 @@ def _check_columns(found: Any, wanted: tuple[str, str], place: str) -> None:
         )
 
 
-def _file_rows(task: TaskConfig) -> dict[str, list[Row]]:
+def _file_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:
     columns = (task.source_column, task.target_column)
     rows = {}
-    for split, name in zip(SPLITS, (task.train_file, task.validation_file, task.test_file), strict=True):
+    for split in splits:
+        name = getattr(task, f"{split}_file")
         if not name:
             raise UserError(f"config.task.{split}_file is empty", "a .jsonl, .csv or .parquet file")
         path = Path(name).expanduser()
@@ -163,7 +166,7 @@ def _parquet(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
     yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, 1))
 
 
-def _pronunciation_rows(task: TaskConfig) -> dict[str, list[Row]]:
+def _pronunciation_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:
     """Word → phonemes of the CMU Pronouncing Dictionary, stress marks off.
 
     Words are split by a hash of their spelling, so that all pronunciations of a word fall in one split
@@ -185,7 +188,7 @@ def _pronunciation_rows(task: TaskConfig) -> dict[str, list[Row]]:
         share = int(digest[:8], 16) % 100
         split = "test" if share < 5 else "validation" if share < 8 else "train"
         rows[split].append({"source": task.prefix + word, "references": words[word]})
-    return rows
+    return {split: rows[split] for split in splits}
 
 
 def _cmudict_file() -> Path:

@@ -16,6 +16,7 @@ class HubTask:
       source_column: input text.
       target_column: reference text.
       splits: hub names of train, validation and test.
+      subset: which of a repository's data sets, where it has several.
     """
 
     repository: str
@@ -23,10 +24,14 @@ class HubTask:
     source_column: str
     target_column: str
     splits: tuple[str, str, str] = ("train", "validation", "test")
+    subset: str | None = None
 
 
 HUB_TASKS = {
     "samsum": HubTask("knkarthick/samsum", "main", "dialogue", "summary"),
+    "cnn_dailymail": HubTask(
+        "abisee/cnn_dailymail", "96df5e686bee6baa90b8bee7c28b81fa3fa6223d", "article", "highlights", subset="3.0.0"
+    ),
 }
 
 

@@ -3,11 +3,47 @@
 from pathlib import Path
 from typing import Any
 
+from nash_jax.config import TaskConfig
 from nash_jax.data.hub import fetch, reason
 from nash_jax.errors import UserError
 
 _HUB_FILES = ("*.json", "*.txt", "*.model")
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
+
+
+def choose_tokenizer(task: TaskConfig, own: Any | None, rows: list[dict[str, Any]]) -> Any:
+    """The task's tokenizer, or the checkpoint's own, or one built from rows of the pronunciation task.
+
+    Args:
+      task: may name one.
+      own: of the checkpoint, if it brings one.
+      rows: training rows; of other tasks, any rows: their text is to end with EOS.
+
+    Raises:
+      UserError: when there is none, or it does not end a text with EOS.
+    """
+    if task.tokenizer:
+        tokenizer = load_tokenizer(task.tokenizer)
+    elif own is not None:
+        tokenizer = own
+    elif task.source == "pronunciation":
+        tokenizer = build_pronunciation_tokenizer(rows)
+    else:
+        raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init that brings one")
+    ids = tokenizer(rows[0]["source"])["input_ids"]
+    if ids[-1] != tokenizer.eos_token_id:
+        raise UserError(f"the tokenizer ends a text with id {ids[-1]}", f"EOS, {tokenizer.eos_token_id}")
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Any, vocab_size: int) -> None:
+    """A model of `vocab_size` words knows all tokens.
+
+    Raises:
+      UserError: when it does not.
+    """
+    if len(tokenizer) > vocab_size:
+        raise UserError(f"the tokenizer has {len(tokenizer)} tokens, the model {vocab_size}", "a tokenizer that fits")
 
 
 def load_tokenizer(name: str) -> Any:

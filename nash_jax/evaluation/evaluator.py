@@ -1,12 +1,13 @@
 """Generates for every row of a split and scores the outputs; knows no writer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from nash_jax.config import TaskConfig
 from nash_jax.data.pipeline import Ragged, eval_batches
-from nash_jax.evaluation.text_metrics import METRICS
+from nash_jax.evaluation.text_metrics import METRICS, baselines
 from nash_jax.generation.engine import Engine
 
 
@@ -44,3 +45,26 @@ class Evaluator:
         texts, lengths = self.outputs(engine)
         metrics = METRICS[self.task.metric][0](texts, [row["references"] for row in self.rows])
         return {**metrics, "generated_length": float(lengths.mean())}, texts
+
+
+def score(evaluator: Evaluator, engines: Mapping[str, Engine], num_examples: int = 12) -> dict[str, Any]:
+    """Scores models and the baselines that need none.
+
+    Args:
+      evaluator: of the test rows.
+      engines: models by name.
+      num_examples: rows whose outputs are kept, spread evenly over all.
+
+    Returns:
+      {"metrics": {model: values, "baselines": {name: values}}, "num_examples": rows scored, "examples"}.
+    """
+    rows, task = evaluator.rows, evaluator.task
+    found = {name: evaluator.evaluate(engine) for name, engine in engines.items()}
+    texts, references = [r["source"] for r in rows], [r["references"] for r in rows]
+    chosen = np.linspace(0, len(rows) - 1, min(num_examples, len(rows))).astype(int)
+    examples = [
+        {"source": texts[i], "references": references[i], **{name: found[name][1][i] for name in found}} for i in chosen
+    ]
+    metrics: dict[str, Any] = {name: values for name, (values, _) in found.items()}
+    metrics["baselines"] = baselines(task.metric, texts, references, task.prefix)
+    return {"metrics": metrics, "num_examples": len(rows), "examples": examples}

@@ -1,25 +1,87 @@
-"""The report's table in plain text."""
+"""The report's tables in plain text."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from nash_jax.config import STAGES
+from nash_jax.report.summary import Setup, setup_label
 
-def summary(report: dict[str, Any]) -> str:
-    """Quality, size and speed of dense and pruned, a line each."""
+Report = dict[str, Any]
+
+
+def summary(report: Report) -> str:
+    """What a run found: a line each of dense and pruned, or of one model, or of the stages done so far."""
+    params = report.get("params", {})
+    lines = _pair(report) if "pruned" in params else _model(report) if "model" in params else _stages(report)
+    return "\n".join(lines)
+
+
+def places(folder: Path) -> str:
+    """Where the report and the model are; those that are not there yet are left out."""
+    found = {"report": folder / "report.html", "model": folder / "export"}
+    return "  ".join(f"{name}: {path}" for name, path in found.items() if path.exists())
+
+
+def _pair(report: Report) -> Iterator[str]:
+    """Quality, size and speed of dense and pruned."""
     dense, pruned = report["metrics"]["dense"], report["metrics"]["pruned"]
     params = report["params"]
-    lines = [f"{'':28}{'dense':>12}{'pruned':>12}"]
-    lines += [f"{name:28}{dense[name]:12.2f}{pruned[name]:12.2f}" for name in dense]
-    lines += [f"{'parameters':28}{params['dense']:12,}{params['pruned']:12,}"]
+    yield f"{'':28}{'dense':>12}{'pruned':>12}"
+    yield from (f"{name:28}{dense[name]:12.2f}{pruned[name]:12.2f}" for name in dense)
+    yield f"{'parameters':28}{params['dense']:12,}{params['pruned']:12,}"
     medians = {(r["model"], r["batch_size"]): r for r in report["benchmark"]}
     for size, factor in report["speedup"].items():
         times = [medians[name, int(size)] for name in ("dense", "pruned")]
-        lines.append(
+        yield (
             f"{f'ms a batch of {size}':28}{times[0]['median_ms']:12.1f}{times[1]['median_ms']:12.1f}"
             f"   {factor:.2f}× (std {times[0]['std_ms']:.1f}, {times[1]['std_ms']:.1f}; {times[0]['runs']} runs)"
         )
-    lines.append(
+    yield (
         f"encoder sparsity {100 * params['encoder_sparsity']:.1f} % counted, "
         f"{100 * params['expected_encoder_sparsity']:.1f} % expected; "
         f"decoder layers kept {params['kept_decoder_layers']} of {params['dense_decoder_layers']}"
     )
-    return "\n".join(lines)
+
+
+def _stages(report: Report) -> Iterator[str]:
+    """What is done, and what is not."""
+    done = report["stages"]
+    yield f"stages done: {', '.join(done)}; left: {', '.join(name for name in STAGES if name not in done)}"
+
+
+def _model(report: Report) -> Iterator[str]:
+    """Quality, sparsity, parameters and times of one model."""
+    params = report["params"]
+    scores = report["metrics"].get("model", {})
+    if scores:
+        yield f"metrics of {report['model']}, {report['num_test_examples']} test rows"
+        yield from (f"  {name:30}{value:14.2f}" for name, value in scores.items())
+    yield "sparsity (attention and FFN)"
+    yield from (f"  {side:30}{_sparsity(params, side)}" for side in ("encoder", "decoder"))
+    yield "parameters"
+    sizes = report["components"]["parameters"]["model"]
+    yield from (f"  {name:30}{size:14,}" for name, size in (*sizes.items(), ("all", params["model"])))
+    rows = report["components"]["times"]
+    for setup in dict.fromkeys(Setup.of(row) for row in rows):
+        yield from _times([row for row in rows if Setup.of(row) == setup])
+
+
+def _sparsity(params: dict[str, Any], side: str) -> str:
+    known, least = params[f"{side}_sparsity"], params[f"{side}_sparsity_at_least"]
+    if known is not None:
+        return f"{100 * known:12.1f} %  against {params['reference']}"
+    if least is None:
+        return f"{'not known':>14}"
+    return f"{'not known':>14}, at least {100 * least:.1f} %: config.evaluate.reference names no dense model"
+
+
+def _times(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Time by component in one set-up."""
+    first = rows[0]
+    setup = f"time, {setup_label(Setup.of(first), [])}, {first['source_length']} → {first['new_tokens']} tokens"
+    yield f"{setup:32}{'median ± std, ms':>22}{'ms a token':>12}{'share':>9}"
+    for row in rows:
+        std = f"± {row['std_ms']:.3f}" if row["std_ms"] is not None else ""
+        token = f"{row['per_token_ms']:.4f}" if row["per_token_ms"] is not None else ""
+        yield f"  {row['component']:30}{row['median_ms']:12.3f}{std:>10}{token:>12}{100 * row['share']:7.1f} %"

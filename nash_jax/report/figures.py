@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from nash_jax.report.summary import (
+    MODELS,
     Report,
     Rows,
     Setup,
@@ -178,10 +179,10 @@ def _legend_over(axes: Axes) -> None:
 
 
 def model_colors(models: Sequence[str]) -> dict[str, str]:
-    """Colour of each model: grey for dense, teal for pruned, the others in turn."""
-    peers = [model for model in models if model not in ("dense", "pruned")]
+    """Colour of each model: grey for dense, teal for pruned or the one model, the others in turn."""
+    peers = [model for model in models if model not in MODELS]
     others = {model: PEERS[i % len(PEERS)] for i, model in enumerate(peers)}
-    return {"dense": DENSE, "pruned": PRUNED} | others
+    return {"dense": DENSE, "pruned": PRUNED, "model": PRUNED} | others
 
 
 def latency_bars(report: Report) -> str:
@@ -268,12 +269,12 @@ def _write_at_edge(axes: Axes, y: int, text: str) -> None:
 
 
 def component_bars(components: Mapping[str, Mapping[str, int]]) -> str:
-    """Parameters of each component, dense against pruned.
+    """Parameters of each component, dense against pruned, or of one model.
 
     Args:
-      components: "dense" and "pruned" → component → number of parameters; either may be missing.
+      components: "dense", "pruned" or "model" → component → number of parameters; any may be missing.
     """
-    models = [model for model in ("dense", "pruned") if components.get(model)]
+    models = [model for model in MODELS if components.get(model)]
     names = list(dict.fromkeys(name for model in models for name, size in components[model].items() if size))
     if not names:
         return ""

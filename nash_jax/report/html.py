@@ -9,10 +9,12 @@ from nash_jax.report.figures import component_bars, latency_bars, sparsity_curve
 from nash_jax.report.markup import Markup, tag
 from nash_jax.report.style import CSS
 from nash_jax.report.summary import (
+    MODELS,
     Report,
     Rows,
     direction,
     format_count,
+    format_ms,
     format_percent,
     format_speedup,
     format_value,
@@ -24,7 +26,7 @@ from nash_jax.report.summary import (
     speedups,
 )
 from nash_jax.report.survivors import survivors_picture
-from nash_jax.report.tables import benchmark_table, data_table, models_table, stages_table
+from nash_jax.report.tables import benchmark_table, components_table, data_table, models_table, stages_table
 
 
 def render(
@@ -42,8 +44,8 @@ def render(
       report: what `report.json` holds.
       history: the logged steps: dicts with `phase`, `step`, losses, sparsities, `validation/<metric>`.
       survivors: axis name → mask values in dense order, 0 = removed; None when nothing was pruned.
-      components: "dense" and "pruned" → component → number of parameters.
-      examples: dicts with `source`, `references`, `dense`, `pruned`.
+      components: "dense" and "pruned", or "model" → component → number of parameters.
+      examples: dicts with `source`, `references` and the models' outputs, by the names in `components`.
       data_summary: split → name → number or text.
 
     Returns:
@@ -55,6 +57,7 @@ def render(
     body = [
         _models_section(report),
         _latency_section(report),
+        _section("Time by component", _COMPONENTS_LEAD, components_table(report)),
         _section("Parameters", _PARAMETERS_LEAD, _figure(component_bars(components or {}))),
         _section(
             "What survived",
@@ -79,7 +82,12 @@ _SURVIVORS_LEAD = (
 )
 _TRAINING_LEAD = "Pale lines are the logged values, strong lines their moving average, dots the evaluations."
 _SPARSITY_LEAD = "The multipliers push the expected sparsity of the gates to its target."
-_LATENCY_LEAD = "Mean ± standard deviation, compilation left out. Factors: median of dense over median of pruned."
+_LATENCY_LEAD = "Mean ± standard deviation, compilation left out."
+_FACTORS_LEAD = " Factors: median of dense over median of pruned."
+_COMPONENTS_LEAD = (
+    "Median ± standard deviation of what a component adds to a generation, and its share. Components are timed as "
+    "programs of their own; the remainder is what XLA fuses or orders otherwise in one program, and noise."
+)
 
 
 def _page(report: Report, main: Markup) -> str:
@@ -93,6 +101,7 @@ def _page(report: Report, main: Markup) -> str:
 def _header(report: Report) -> Markup:
     memory = report.get("peak_memory_gib")
     facts = {
+        "model": report.get("model"),
         "device": report.get("device"),
         "dtype": report.get("dtype"),
         "peak memory": f"{memory:.1f} GiB" if measured(memory) else None,
@@ -101,7 +110,7 @@ def _header(report: Report) -> Markup:
     items = (tag("li", tag("b", name), " ", value) for name, value in facts.items() if value is not None)
     return tag(
         "header",
-        tag("p", "nash_jax · pruning report", class_="eyebrow"),
+        tag("p", f"nash_jax · {'evaluation' if report.get('model') else 'pruning'} report", class_="eyebrow"),
         tag("h1", report.get("task") or "Unnamed run"),
         tag("p", verdict(report), class_="verdict"),
         tag("ul", *items, class_="facts"),
@@ -110,6 +119,8 @@ def _header(report: Report) -> Markup:
 
 def verdict(report: Report) -> str:
     """The run in one sentence, of what was measured."""
+    if report.get("model"):
+        return _looked_at(report)
     said = []
     kept, metric = quality_kept(report), main_metric(report)
     if kept is not None:
@@ -122,6 +133,20 @@ def verdict(report: Report) -> str:
     if not said:
         return "This run has not measured a pruned model."
     return "The pruned model " + (", ".join(said[:-1]) + " and " if said[:-1] else "") + said[-1] + "."
+
+
+def _looked_at(report: Report) -> str:
+    """One model in one sentence."""
+    said = [f"The model has {format_count(section(report, 'params').get('model'))} parameters"]
+    metric, rows = main_metric(report), report.get("benchmark") or []
+    score = section(report, "metrics", "model").get(metric or "")
+    if measured(score):
+        said.append(f"reaches {format_value(score)} {metric}")
+    for row in rows[:1]:
+        said.append(
+            f"generates {row['new_tokens']} tokens in {format_ms(row['median_ms'])} ms at batch {row['batch_size']}"
+        )
+    return (", ".join(said[:-1]) + " and " if said[:-1] else "") + said[-1] + "."
 
 
 def _removed(report: Report) -> float | None:
@@ -164,13 +189,17 @@ def _quality_tile(report: Report) -> list[tuple[str, str, str]]:
 
 def _sparsity_tile(params: Mapping[str, Any], side: str) -> list[tuple[str, str, str]]:
     counted, expected = params.get(f"{side}_sparsity"), params.get(f"expected_{side}_sparsity")
+    least = params.get(f"{side}_sparsity_at_least")
     if not measured(counted):
-        return []
+        note = "its dense form is not named"
+        return [(f"{side.capitalize()} sparsity", f"≥ {format_percent(least)}", note)] if measured(least) else []
     kept, layers = params.get("kept_decoder_layers"), params.get("dense_decoder_layers")
     if measured(expected):
         note = f"counted; the gates expected {format_percent(expected)}"
     elif side == "decoder" and kept is not None and layers:
         note = f"counted; {len(kept)} of {layers} layers kept"
+    elif params.get("reference"):
+        note = f"against {params['reference']}"
     else:
         note = "counted"
     return [(f"{side.capitalize()} sparsity", format_percent(counted), note)]
@@ -194,20 +223,21 @@ def _models_section(report: Report) -> Markup:
     metric = main_metric(report)
     count = report.get("num_test_examples")
     judged = f"Judged by {metric}" + (f" on {count:,} test examples. " if measured(count) else ". ")
-    lead = judged if metric else ""
-    return _section("Quality, size and speed", lead + "Small numbers compare with dense.", models_table(report))
+    lead = (judged if metric else "") + ("" if report.get("model") else "Small numbers compare with dense.")
+    return _section("Quality, size and speed", lead, models_table(report))
 
 
 def _latency_section(report: Report) -> Markup:
     rows = benchmark_table(report)
     more = tag("details", tag("summary", "All measurements"), rows) if rows else rows
-    return _section("Latency", _LATENCY_LEAD, _figure(latency_bars(report)), more)
+    lead = _LATENCY_LEAD + ("" if report.get("model") else _FACTORS_LEAD)
+    return _section("Latency", lead, _figure(latency_bars(report)), more)
 
 
 def _examples_section(examples: Sequence[Mapping[str, Any]]) -> Markup:
     if not examples:
         return Markup("")
-    models = [model for model in ("dense", "pruned") if any(model in example for example in examples)]
+    models = [model for model in MODELS if any(model in example for example in examples)]
     hits = (f"{model} in {sum(_equals_reference(example, model) for example in examples)}" for model in models)
     lead = f"Outputs that equal a reference, of {len(examples)} shown: {', '.join(hits)}." if models else ""
     cards = (tag("li", *_example(example, models), class_="example") for example in examples)

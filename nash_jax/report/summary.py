@@ -8,6 +8,7 @@ Report = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 DASH = "–"
 MINUS = "−"
+MODELS = ("dense", "pruned", "model")  # of a training run the first two, of an evaluation the last
 
 
 class Setup(NamedTuple):
@@ -55,14 +56,14 @@ def main_metric(report: Report) -> str | None:
     """The metric that the run is judged by: the report's own choice, else the first with a direction."""
     if report.get("metric"):
         return str(report["metric"])
-    names = [*section(report, "metrics", "dense"), *section(report, "metrics", "pruned")]
+    names = (name for model in MODELS for name in section(report, "metrics", model))
     return next((name for name in names if direction(name)), None)
 
 
 def metric_names(report: Report) -> list[str]:
     """Every metric that any model has, the main one first."""
     metrics = section(report, "metrics")
-    models = [metrics.get("dense"), metrics.get("pruned"), *section(metrics, "baselines").values()]
+    models = [*(metrics.get(model) for model in MODELS), *section(metrics, "baselines").values()]
     names = dict.fromkeys(name for model in models if isinstance(model, Mapping) for name in model)
     return sorted(names, key=lambda name: name != main_metric(report))
 

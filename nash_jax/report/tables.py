@@ -6,6 +6,8 @@ from typing import Any
 
 from nash_jax.report.markup import Markup, Number, join, table, tag
 from nash_jax.report.summary import (
+    MINUS,
+    MODELS,
     Report,
     Setup,
     columns,
@@ -16,6 +18,7 @@ from nash_jax.report.summary import (
     format_percent,
     format_seconds,
     format_speedup,
+    format_spread,
     format_value,
     measured,
     metric_names,
@@ -76,7 +79,7 @@ def _models(report: Report) -> dict[str, Mapping[str, Any]]:
     metrics = section(report, "metrics")
     timed = [str(row.get("model")) for row in report.get("benchmark") or []]
     known = {*metrics, *section(report, "params"), *timed}
-    models = {name: section(metrics, name) for name in ("dense", "pruned") if name in known}
+    models = {name: section(metrics, name) for name in MODELS if name in known}
     baselines = section(metrics, "baselines")
     return models | {str(name): section(baselines, name) for name in (*baselines, *timed) if name not in models}
 
@@ -103,7 +106,7 @@ def _interval(report: Report, model: str, metric: str) -> Markup:
 
 def _params_cell(report: Report, model: str) -> Any:
     params = section(report, "params")
-    if model not in ("dense", "pruned") or not measured(params.get(model)):
+    if model not in MODELS or not measured(params.get(model)):
         return None
     count = Number(tag("span", format_count(params[model]), title=format_value(params[model])))
     part = ratio(params[model], params.get("dense"))
@@ -137,6 +140,30 @@ def benchmark_table(report: Report) -> Markup:
 
 def _benchmark_cell(name: str, value: Any) -> Any:
     return Number(format_ms(value)) if name.endswith("_ms") and measured(value) else value
+
+
+def components_table(report: Report) -> Markup:
+    """Time of each component in a generation: a row each, a column for each set-up."""
+    rows = section(report, "components").get("times") or []
+    found = setups(rows)
+    if not found:
+        return Markup("")
+    by_name: dict[str, dict[Setup, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_name.setdefault(str(row.get("component")), {})[Setup.of(row)] = row
+    header = ["component", *(right(_unbroken(f"ms, {setup_label(setup, found)}")) for setup in found)]
+    body = [[name, *(_component_cell(row.get(setup, {})) for setup in found)] for name, row in by_name.items()]
+    return table(header, body, label="Time of each component")
+
+
+def _component_cell(row: Mapping[str, Any]) -> Any:
+    if not measured(row.get("median_ms")):
+        return None
+    said = [format_percent(row.get("share"))]
+    if measured(row.get("per_token_ms")):
+        said.append(f"{format_ms(row['per_token_ms'])} ms a token")
+    time = format_spread(row["median_ms"], row.get("std_ms"))
+    return _changed(time.replace("-", MINUS), " · ".join(said).replace("-", MINUS))
 
 
 def stages_table(report: Report) -> Markup:

@@ -5,66 +5,95 @@ import importlib.metadata
 import json
 import platform
 import resource
+from pathlib import Path
 from typing import Any
 
 import jax
 
+from nash_jax.config import Config
+from nash_jax.evaluation.sizes import component_sizes
 from nash_jax.evaluation.text_metrics import METRICS
 from nash_jax.models import param_axes
 from nash_jax.pruning.compact import removed_share
 from nash_jax.report.html import render
 from nash_jax.training.metrics import read_rows, write_text
-from nash_jax.tree import count, flatten
+from nash_jax.tree import count
 from nash_jax.workdir import is_main
 
 _PACKAGES = ("nash_jax", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
 def write_report(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Writes both files into the workdir; returns what report.json holds.
+    """Writes both files of a training run into its workdir; returns what report.json holds.
 
     Args:
       recipe: the run, for its models, masks and config.
       stages: stage name → what its `done` marker holds.
     """
     (dense_spec, dense), (pruned_spec, pruned) = recipe.model("finetune"), recipe.model("retrain")
-    evaluated, timed = stages["evaluate"], stages["benchmark"]
-    report = {
-        "task": recipe.config.task.name,
-        "metric": METRICS[recipe.config.task.metric][1],
-        "config": dataclasses.asdict(recipe.config),
-        "device": _device(),
-        "dtype": recipe.config.model.dtype,
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
-        "metrics": evaluated["metrics"],
-        "num_test_examples": evaluated["num_examples"],
+    sizes = {"dense": component_sizes(dense), "pruned": component_sizes(pruned)}
+    shortened = {name: value for name, value in stages["shorten"].items() if name != "seconds"}
+    report = _common(recipe.config, stages) | {
         "params": {
             "dense": count(dense),
             "pruned": count(pruned),
             "encoder_sparsity": removed_share(dense_spec, pruned_spec, "encoder", param_axes),
             "decoder_sparsity": removed_share(dense_spec, pruned_spec, "decoder", param_axes),
             "expected_encoder_sparsity": stages["prune"]["expected_encoder_sparsity"],
-            **stages["shorten"],
+            **shortened,
         },
-        "benchmark": timed["benchmark"],
-        "speedup": timed["speedup"],
+        "speedup": stages["benchmark"]["speedup"],
+        "components": {"parameters": sizes},
+    }
+    if is_main():
+        page = {
+            "history": read_rows(recipe.workdir.folder / "metrics.jsonl"),
+            "survivors": {name: mask.tolist() for name, mask in recipe.masks().items()},
+            "examples": stages["evaluate"]["examples"],
+            "data_summary": stages["data"]["summary"],
+        }
+        _write(recipe.workdir.folder, report, page)
+    return report
+
+
+def write_evaluation(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Writes both files of the evaluation of one model, named `model` in them; returns what report.json holds.
+
+    Args:
+      recipe: for its model, sparsities and config.
+      stages: of `evaluate` and `benchmark`, those that are done.
+    """
+    params = recipe.given.params
+    report = _common(recipe.config, stages) | {
+        "model": recipe.config.model.init,
+        "params": {"model": count(params), **recipe.sparsity, "reference": recipe.config.evaluate.reference or None},
+        "speedup": {},
+        "components": {
+            "parameters": {"model": component_sizes(params)},
+            "times": stages.get("benchmark", {}).get("components", []),
+        },
+    }
+    if is_main():
+        _write(recipe.workdir.folder, report, {"examples": stages.get("evaluate", {}).get("examples", [])})
+    return report
+
+
+def _common(config: Config, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the report of every run says."""
+    evaluated, timed = stages.get("evaluate", {}), stages.get("benchmark", {})
+    return {
+        "task": config.task.name,
+        "metric": METRICS[config.task.metric][1],
+        "config": dataclasses.asdict(config),
+        "device": _device(),
+        "dtype": config.model.dtype,
+        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
+        "metrics": evaluated.get("metrics", {}),
+        "num_test_examples": evaluated.get("num_examples"),
+        "benchmark": timed.get("benchmark", []),
         "stages": {n: {k: v for k, v in s.items() if k in ("seconds", "steps")} for n, s in stages.items()},
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
-    report["params"].pop("seconds", None)
-    if is_main():
-        folder = recipe.workdir.folder
-        write_text(folder / "report.json", json.dumps(report, indent=1))
-        page = render(
-            report,
-            history=read_rows(folder / "metrics.jsonl"),
-            survivors={name: mask.tolist() for name, mask in recipe.masks().items()},
-            components={"dense": components(dense), "pruned": components(pruned)},
-            examples=evaluated["examples"],
-            data_summary=stages["data"]["summary"],
-        )
-        write_text(folder / "report.html", page)
-    return report
 
 
 def _device() -> str:
@@ -72,14 +101,7 @@ def _device() -> str:
     return f"{jax.device_count()} × {device.device_kind} ({platform.machine()})"
 
 
-def components(params: dict[str, Any]) -> dict[str, int]:
-    """Parameters by part: embeddings, each side's attention and FFN (norms included), LM head."""
-    totals: dict[str, int] = {}
-    for path, leaf in flatten(params).items():
-        side, *rest = path.split("/")
-        if side in ("encoder", "decoder") and rest[0].startswith("layers_"):
-            part = f"{side} {'ffn' if rest[1] == 'ffn' else 'attention'}"
-        else:
-            part = {"shared": "embeddings", "lm_head": "LM head"}.get(side, f"{side} other")
-        totals[part] = totals.get(part, 0) + int(leaf.size)
-    return totals
+def _write(folder: Path, report: dict[str, Any], page: dict[str, Any]) -> None:
+    """report.json, and report.html with what the page shows beyond it."""
+    write_text(folder / "report.json", json.dumps(report, indent=1))
+    write_text(folder / "report.html", render(report, **page, components=report["components"]["parameters"]))

@@ -1,0 +1,110 @@
+"""Generation of every family against `transformers`, token for token: 280 cases of four rows each.
+
+A case is a random model and a set of options. Options of one group share a compilation: they differ in values
+alone. Where tokens differ, the case fails unless the two choices were a tie: see `explain`.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from families import FAMILIES, T5_LIKE, random_inputs, random_model
+
+from nash_jax.convert.hf import load_hf
+from nash_jax.generation.engine import Engine
+from nash_jax.generation.options import GenerationOptions
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's and transformers' own
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+SEEDS = (100, 101)
+
+RULES = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_new_tokens": 4}
+BANS = {"bad_words_ids": [[5], [6, 7]], "suppress_tokens": [8, 9], "begin_suppress_tokens": [10]}
+FORCED = {"forced_bos_token_id": 11, "forced_eos_token_id": 1}
+GROUPS: dict[str, list[dict[str, Any]]] = {
+    "greedy": [{}, {"max_new_tokens": 3}, {"eos_token_id": [1, 12]}, {"prompt": 1}, {"prompt": 4}],
+    "greedy, rules": [
+        RULES | BANS | FORCED,
+        RULES | BANS | FORCED | {"repetition_penalty": 0.7, "min_new_tokens": 9},
+        RULES | BANS | FORCED | {"bad_words_ids": [[3], [13, 14]], "suppress_tokens": [4], "prompt": 3},
+    ],
+    "2 beams, n-grams": [
+        {"num_beams": 2, "no_repeat_ngram_size": 2, "length_penalty": penalty, "prompt": prompt}
+        for penalty, prompt in ((1.0, 1), (2.0, 3))
+    ],
+    "4 beams": [
+        {"num_beams": 4, "num_return_sequences": 3, "length_penalty": penalty, "early_stopping": early}
+        for early in (True, False, "never")
+        for penalty in (1.0, 0.6, -1.0)[: 3 if early is False else 2]
+    ],
+    "5 beams, rules": [
+        {"num_beams": 5} | RULES | BANS | FORCED | own
+        for own in (
+            {},
+            {"length_penalty": 0.0, "repetition_penalty": 2.0, "max_new_tokens": 7},
+            {"early_stopping": "never", "min_new_tokens": 2},
+        )
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")
+
+
+@pytest.fixture(scope="module", params=[(f, s) for f in FAMILIES for s in SEEDS], ids=lambda p: f"{p[0]}-{p[1]}")
+def pair(request, tmp_path_factory):
+    """The same random model in PyTorch and here, and padded inputs."""
+    family, seed = request.param
+    model, folder = random_model(family, seed), tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    spec, params = load_hf(folder)
+    return model, Engine(spec, params), random_inputs(model.config, seed, source=14, target=6), (family, seed)
+
+
+def theirs(model: Any, inputs: dict[str, np.ndarray], fields: dict[str, Any]) -> np.ndarray:
+    """What `transformers` generates; without its cache where it cannot (a T5 decoder deeper than its encoder)."""
+    import torch
+    import transformers
+
+    config = model.config
+    cached = config.model_type not in T5_LIKE or config.num_decoder_layers <= config.num_layers
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": config.decoder_start_token_id}
+    settings = transformers.GenerationConfig(**(ids | {"top_k": None, "use_cache": cached} | fields))
+    with torch.no_grad():
+        return model.generate(
+            **{name: torch.from_numpy(value) for name, value in inputs.items()}, generation_config=settings
+        ).numpy()
+
+
+def tuples(value: Any) -> Any:
+    """Lists, and lists of lists, as our options hold them."""
+    return tuple(tuples(item) for item in value) if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_tokens_are_those_of_transformers(pair, group):
+    model, engine, inputs, _ = pair
+    source = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    before = engine._generate._cache_size()
+    for case in GROUPS[group]:
+        fields = {"max_new_tokens": 12} | case
+        length = fields.pop("prompt", 1)
+        prompt = np.concatenate(
+            [np.full((4, 1), model.config.decoder_start_token_id), inputs["decoder_input_ids"][:, : length - 1]], axis=1
+        )
+        given = {"decoder_input_ids": prompt} if length > 1 else {}
+        expected = theirs(model, source | given, fields)
+        found = engine.generate(
+            *source.values(), GenerationOptions().replace(**{k: tuples(v) for k, v in fields.items()}), **given
+        )
+        np.testing.assert_array_equal(found, expected, err_msg=str(case))
+    assert engine._generate._cache_size() - before <= 2  # one for short prompts, one for long ones
+
+
+def test_there_are_enough_cases():
+    assert len(FAMILIES) * len(SEEDS) * sum(map(len, GROUPS.values())) >= 200
