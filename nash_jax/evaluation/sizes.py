@@ -87,9 +87,10 @@ def _size(spec: ModelSpec, side: str) -> int:
 
 def rectangle(spec: ModelSpec) -> ModelSpec:
     """The least model of equal layers, with all heads of the original, that this one can have been cut from."""
-    heads = tuple(range(spec.num_heads))
+    heads = tuple(range(spec.heads_of("encoder")))
     units = max((layer.ffn for layer in spec.encoder), default=0)
     encoder = tuple(dataclasses.replace(layer, heads=heads, ffn=units) for layer in spec.encoder)
+    heads = tuple(range(spec.heads_of("decoder")))
     units = max((layer.ffn for layer in spec.decoder), default=0)
     decoder = tuple(
         dataclasses.replace(layer, self_heads=heads, cross_heads=heads, ffn=units) for layer in spec.decoder
@@ -99,7 +100,7 @@ def rectangle(spec: ModelSpec) -> ModelSpec:
 
 def _check_reference(spec: ModelSpec, reference: ModelSpec) -> None:
     """The reference has all that the model has."""
-    for field in ("family", "num_heads", "head_dim", "gated"):
+    for field in ("family", "num_heads", "head_dim", "decoder_num_heads", "decoder_head_dim", "gated"):
         own, other = getattr(spec, field), getattr(reference, field)
         if own != other:
             raise UserError(f"config.evaluate.reference has {field}={other}", f"that of the model, {own}")
