@@ -8,6 +8,7 @@ import numpy as np
 
 from nash_jax.config import BenchmarkConfig
 from nash_jax.generation.engine import Engine
+from nash_jax.generation.options import GenerationOptions
 
 
 def measure(engines: Mapping[str, Engine], config: BenchmarkConfig, seed: int = 0) -> list[dict[str, Any]]:
@@ -21,13 +22,13 @@ def measure(engines: Mapping[str, Engine], config: BenchmarkConfig, seed: int = 
       Rows of report.json's `benchmark`: times in milliseconds; `encode_ms` is the median time of encoder and
       cross-attention keys and values, `per_token_ms` the median rest divided by the tokens.
     """
-    rows = []
+    rows, options = [], GenerationOptions(max_new_tokens=config.new_tokens)
     for batch_size in config.batch_sizes:
         rng = np.random.default_rng(seed)
         vocabulary = min(e.spec.vocab_size for e in engines.values())
         ids = rng.integers(3, vocabulary, (batch_size, config.source_length)).astype(np.int32)
         mask = np.ones_like(ids)
-        whole = {n: _call(e.generate, ids, mask, config.new_tokens, stop_at_eos=False) for n, e in engines.items()}
+        whole = {n: _call(e.generate, ids, mask, options, stop_at_eos=False) for n, e in engines.items()}
         encode = {n: _call(e.encode_only, ids, mask, config.new_tokens) for n, e in engines.items()}
         times, encode_times = _in_turn(whole, config.runs), _in_turn(encode, config.runs)
         for name in engines:

@@ -175,8 +175,9 @@ class DecoderBlock(_Block):
     ) -> jax.Array:
         if self.cross_attention is not None and cross is not None:
             q = self.cross_attention.query(x, masks)
+            q = q.reshape(cross[0].shape[0], -1, *q.shape[2:])  # rows that share a source are its further queries
             y = self.cross_attention.attend(q, *cross, cross_bias, masks, deterministic=deterministic)
-            x = self._add(x, y, masks, deterministic)
+            x = self._add(x, y.reshape(x.shape), masks, deterministic)
         if self.ffn is not None:
             x = self._add(x, self.ffn(x, masks, deterministic=deterministic), masks, deterministic)
         return x
