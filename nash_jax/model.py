@@ -12,8 +12,12 @@ from nash_jax.convert import hf
 from nash_jax.data.hub import fetch
 from nash_jax.data.tokenizers import load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
+from nash_jax.generation.batching import generate_many
 from nash_jax.generation.engine import Engine
+from nash_jax.generation.inputs import check_inputs
+from nash_jax.generation.options import GenerationOptions
 from nash_jax.models import param_axes
+from nash_jax.ragged import Ragged
 from nash_jax.spec import ModelSpec
 from nash_jax.training.checkpoint import load_tree, save_tree
 from nash_jax.tree import check_shapes
@@ -29,12 +33,16 @@ class Seq2Seq:
       spec: its shape.
       params: nested dict of NumPy arrays.
       tokenizer: a `transformers` tokenizer, or None.
+      dtype: compute dtype of generation and logits.
+      generation: how it generates unless a call says otherwise.
     """
 
     def __init__(
-        self, spec: ModelSpec, params: Mapping[str, Any], tokenizer: Any | None = None, dtype: Any = "float32"
-    ) -> None:
+        self, spec: ModelSpec, params: Mapping[str, Any], tokenizer: Any | None = None, dtype: Any = "float32",
+        generation: GenerationOptions | None = None,
+    ) -> None:  # fmt: skip
         self.spec, self.params, self.tokenizer, self.dtype = spec, params, tokenizer, dtype
+        self.generation = generation or GenerationOptions()
         self._engine: Engine | None = None
 
     @property
@@ -44,65 +52,72 @@ class Seq2Seq:
             self._engine = Engine(self.spec, self.params, self.dtype)
         return self._engine
 
-    def generate(self, texts: Sequence[str], *, max_new_tokens: int = 64, batch_size: int = 16) -> list[str]:
-        """Greedy generation from texts, in the order given.
+    def generate(
+        self, texts: Sequence[str], *, batch_size: int = 16, progress: bool | None = None, **options: Any
+    ) -> list[str]:
+        """Texts from texts, in the order given; whole inputs are read, however long.
 
         Args:
           texts: inputs, with their prefix if the model wants one.
-          max_new_tokens: tokens to generate at most.
-          batch_size: rows generated together; inputs of like length share a batch.
+          batch_size: inputs generated together; those of like length share a batch.
+          progress: say how far it is; when left out, only where there are many batches.
+          **options: fields of `GenerationOptions`, with the names and the meaning of `transformers`; those left
+            out are `self.generation`'s.
+
+        Returns:
+          One text for each input; with num_return_sequences=n, n consecutive ones.
 
         Raises:
-          UserError: without a tokenizer.
+          UserError: without a tokenizer, or for options that do not fit.
         """
         if self.tokenizer is None:
             raise UserError("this model has no tokenizer", "tokenizer files beside it", "or use generate_ids")
-        ids = [self.tokenizer(text)["input_ids"] for text in texts]
-        out = [""] * len(ids)
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            width = max(len(ids[rows[0]]), 1)
-            batch = np.full((len(rows), width), self.spec.pad_id, np.int32)
-            mask = np.zeros_like(batch)
-            for i, row in enumerate(rows):
-                batch[i, : len(ids[row])], mask[i, : len(ids[row])] = ids[row], 1
-            tokens = self.generate_ids(batch, mask, max_new_tokens=max_new_tokens)
+        if isinstance(texts, str):
+            raise UserError("texts is one string", "a list of texts", f"write generate([{texts[:20]!r}…])")
+        chosen = self.generation.replace(**options)
+        sources = Ragged.from_lists([self.tokenizer(text)["input_ids"] for text in texts])
+        outputs: list[list[str]] = [[] for _ in texts]
+        for numbers, tokens in generate_many(self.engine, sources, chosen, batch_size, progress):
             decoded = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            for row, text in zip(rows, decoded, strict=True):
-                out[row] = text
-        return out
+            for i, number in enumerate(numbers):
+                count = chosen.num_return_sequences
+                outputs[number] = decoded[i * count : (i + 1) * count]
+        return [text for own in outputs for text in own]
 
     def generate_ids(
-        self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, *, max_new_tokens: int = 64
-    ) -> np.ndarray:
-        """Greedy generation from token ids; the array that `transformers`' `generate` returns.
+        self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, *,
+        decoder_input_ids: np.ndarray | None = None, **options: Any,
+    ) -> np.ndarray:  # fmt: skip
+        """Generation from token ids; the array that `generate` of `transformers` returns.
 
         Args:
           input_ids: int [B, S].
           attention_mask: [B, S] of 0/1; without it, 0 at padding.
-          max_new_tokens: tokens to generate at most.
+          decoder_input_ids: int [B, P], what the outputs begin with; the start token goes before it if all rows
+            lack it.
+          **options: as for `generate`.
 
         Returns:
-          int32 [B, 1 + T]: decoder start token, generated tokens, padding after EOS.
+          int32 [B·n, L], n = num_return_sequences rows for each input: decoder start token or prompt, generated
+          tokens, padding after EOS (in beam search the EOS again where the padding id is 0, as in transformers).
+
+        Raises:
+          UserError: for arrays or options that do not fit the model or one another.
         """
-        input_ids, attention_mask = self._inputs(input_ids, attention_mask)
-        return self.engine.generate(input_ids, attention_mask, max_new_tokens)
+        chosen = self.generation.replace(**options)
+        inputs = self._inputs(input_ids, attention_mask)
+        return self.engine.generate(*inputs, chosen, decoder_input_ids=decoder_input_ids)
 
     def logits(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None, decoder_input_ids: np.ndarray
     ) -> np.ndarray:
         """Teacher-forced logits, float32 [B, T, V], of ids [B, S], mask [B, S] and decoder inputs [B, T]."""
-        input_ids, attention_mask = self._inputs(input_ids, attention_mask)
-        return self.engine.logits(input_ids, attention_mask, np.asarray(decoder_input_ids))
+        return self.engine.logits(*self._inputs(input_ids, attention_mask), np.asarray(decoder_input_ids))
 
     def _inputs(self, input_ids: Any, attention_mask: Any | None) -> tuple[np.ndarray, np.ndarray]:
         input_ids = np.asarray(input_ids)
-        if input_ids.ndim != 2:
-            raise UserError(f"input_ids has shape {input_ids.shape}", "[batch, length]")
         mask = input_ids != self.spec.pad_id if attention_mask is None else np.asarray(attention_mask)
-        if mask.shape != input_ids.shape:
-            raise UserError(f"attention_mask has shape {mask.shape}", f"that of input_ids, {input_ids.shape}")
+        check_inputs(input_ids, mask, self.spec)
         return input_ids, mask
 
     def save(self, folder: str | os.PathLike[str]) -> None:

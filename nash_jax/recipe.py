@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from nash_jax.benchmark.latency import measure, speedups
 from nash_jax.config import STAGES, Config, PruneConfig, TrainConfig, chosen_stages, lasting_settings
-from nash_jax.data.pipeline import Batches, Ragged, tokenize
+from nash_jax.data.pipeline import Batches, tokenize
 from nash_jax.data.sources import SPLITS, load_rows
 from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
@@ -29,6 +29,7 @@ from nash_jax.pruning.compact import compact, fold, kept_positions, removed_shar
 from nash_jax.pruning.gates import ENCODER_GATES, HardConcreteGates, gate_groups
 from nash_jax.pruning.lagrangian import Constraint, gate_costs, initial_multipliers, size_terms
 from nash_jax.pruning.layer_selection import choose_layers, select_layers
+from nash_jax.ragged import Ragged
 from nash_jax.report.write import write_report
 from nash_jax.sharding import check_batch, make_mesh, param_shardings, place_params, to_host
 from nash_jax.spec import FAMILIES, ModelSpec, dense_spec

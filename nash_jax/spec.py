@@ -173,6 +173,11 @@ class ModelSpec:
         """Positions are added to the embeddings."""
         return self.positions in ("learned", "sinusoidal")
 
+    @property
+    def source_vocab_size(self) -> int:
+        """Rows of the encoder's embedding table."""
+        return self.vocab_size if self.encoder_vocab_size is None else self.encoder_vocab_size
+
     def heads_of(self, side: str) -> int:
         """Heads that `encoder` or `decoder` had in the original model."""
         own = self.decoder_num_heads if side == "decoder" else None

@@ -8,7 +8,7 @@ import numpy as np
 from nash_jax.models import param_axes
 from nash_jax.models.positions import sinusoids
 from nash_jax.spec import ACTIVATIONS, FAMILIES, NORMS, POSITIONS, DecoderLayer, EncoderLayer, ModelSpec
-from nash_jax.tree import unflatten
+from nash_jax.tree import flatten, unflatten
 
 
 def random_spec(seed: int, *, ragged: bool = False, family: str = "t5", **flags: Any) -> ModelSpec:
@@ -107,6 +107,37 @@ def random_batch(spec: ModelSpec, seed: int = 0, rows: int = 3, source: int = 7,
             row[end] = spec.eos_id
         batch[name] = ids.astype(np.int32)
     return batch
+
+
+def lively_model(seed: int, layers: int = 1) -> tuple[ModelSpec, dict[str, Any]]:
+    """A tiny T5 whose outputs vary with the input and end at different times, and its parameters.
+
+    The spec hangs on `layers` alone, so that models of all seeds share compiled programs. Of its 16 tokens, 0
+    pads and starts, 1 ends.
+    """
+    spec = random_spec(
+        0, vocab_size=16, d_model=16, head_dim=4, num_heads=4, gated=False, activation="relu", tied=False,
+        output_scale=1.0, position_buckets=8, position_max_distance=20,
+        encoder=(EncoderLayer((0, 1, 2, 3), 12),) * layers,
+        decoder=(DecoderLayer((0, 1, 2, 3), (0, 1, 2, 3), 12),) * layers,
+    )  # fmt: skip
+    flat = flatten(random_params(spec, seed, scale=0.5))
+    for name, factor in (("shared/embedding", 0.6), ("lm_head", 0.6), ("decoder/position_bias/embedding", 4.0)):
+        flat[name] = flat[name] * np.float32(factor)
+    flat["lm_head"][:, spec.eos_id] *= 1.5
+    return spec, unflatten(flat)
+
+
+def random_sources(
+    spec: ModelSpec, seed: int, rows: int = 5, length: int = 11, left: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and attention mask, int32 [rows, length]: rows of 2 tokens to `length`, padded on the right or the left."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(2, spec.vocab_size, (rows, length))
+    lengths = np.array([length, *rng.integers(2, length + 1, rows - 1)])
+    mask = np.arange(length)[None] < lengths[:, None]
+    mask = mask[:, ::-1] if left else mask
+    return np.where(mask, ids, spec.pad_id).astype(np.int32), mask.astype(np.int32)
 
 
 def random_masks(

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from nash_jax.convert import hf
+from nash_jax.generation.engine import Engine
 from nash_jax.models import build
 
 jax.config.update("jax_numpy_rank_promotion", "raise")  # broadcasting over a missing axis is a bug until spelt out
@@ -43,6 +45,41 @@ def logits():
         if attention_mask is None:
             attention_mask = (batch["input_ids"] != spec.pad_id).astype(np.int32)
         return np.asarray(_logits(spec, params, batch["input_ids"], attention_mask, batch["labels"], masks))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def quick_engine():
+    """`quick_engine(spec, params)` → an `Engine` whose programs compile faster and run slower."""
+
+    def make(spec, params, dtype="float32"):
+        engine = Engine(spec, params, dtype)
+        engine._generate = jax.jit(engine._generate_fn, static_argnums=4, compiler_options=QUICK)
+        return engine
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def torch_generate(tmp_path_factory):
+    """`torch_generate(spec, params, ids, mask, prompt=None, **options)` → the ids that transformers' T5 generates."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")
+    from transformers import T5ForConditionalGeneration
+
+    models = {}
+
+    def run(spec, params, ids, mask, prompt=None, **options):
+        if id(params) not in models:
+            folder = tmp_path_factory.mktemp("torch") / "model"
+            hf.save_hf(folder, spec, params)
+            models[id(params)] = params, T5ForConditionalGeneration.from_pretrained(folder).eval()
+        _, model = models[id(params)]
+        inputs = {"input_ids": torch.tensor(ids).long(), "attention_mask": torch.tensor(mask).long()}
+        if prompt is not None:
+            inputs["decoder_input_ids"] = torch.tensor(prompt).long()
+        with torch.no_grad():  # the cache of transformers 5.23 fails where the decoder is the deeper one
+            return model.generate(**inputs, use_cache=len(spec.decoder) <= len(spec.encoder), **options).numpy()
 
     return run
 

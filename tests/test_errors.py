@@ -144,7 +144,7 @@ SAYS = {  # mistake → what the line says; docs/errors.md says it too
     "hub unreachable": "error: model 'google-t5/t5-base' is no folder here, and the hub did not give it: ",
     "data set unreachable": "error: data set 'knkarthick/samsum' cannot be loaded: Couldn't reach",
     "no such model folder": "error: model: no folder './models/none'; expected a folder, or a name of the hub such as",
-    "no weights": "error: models/no_weights has no model.safetensors (it has ['config.json', 'generation_config.json', ",
+    "no weights": "error: models/no_weights has no model.safetensors (it has ['config.json', 'generation_config.js",
     "other shape": "models/other_shape: shared.weight has shape (11, 8), which does not fit config.json",
     "weights cut short": "error: models/cut/model.safetensors cannot be read: ",
     "damaged export": "error: models/export/spec.json: not a model spec: ",

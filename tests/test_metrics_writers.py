@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from nash_jax.training.metrics import JsonlWriter, Progress, optional_writers, read_rows, write_text
+from nash_jax.progress import Progress
+from nash_jax.training.metrics import JsonlWriter, optional_writers, read_rows, write_text
 
 
 @pytest.fixture

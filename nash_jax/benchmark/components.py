@@ -25,6 +25,7 @@ import numpy as np
 
 from nash_jax.benchmark.latency import Call, encoding, generation, in_turn, random_ids, spread
 from nash_jax.generation.engine import Engine
+from nash_jax.generation.inputs import pad_inputs
 from nash_jax.models import param_axes
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
@@ -134,7 +135,7 @@ def _time_parts(
 ) -> dict[tuple[Timed, Parts], np.ndarray]:
     """Milliseconds [runs] of each."""
     engines = {kept: _narrow(engine, kept) for _, kept in wanted}
-    ids = {kept: random_ids(e.spec.vocab_size, batch_size, source_length) for kept, e in engines.items()}
+    ids = {kept: random_ids(e.spec.source_vocab_size, batch_size, source_length) for kept, e in engines.items()}
     calls = {(timed, kept): timed(engines[kept], ids[kept], new_tokens) for timed, kept in wanted}
     return in_turn(calls, runs, _AT_LEAST_MS)
 
@@ -189,7 +190,7 @@ def _encoder_alone(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:
     mask = np.ones_like(ids)
 
     def call() -> Any:
-        _, padded_ids, padded_mask = engine.pad(ids, mask)
-        return jax.block_until_ready(encode(engine.params, padded_ids, padded_mask))
+        inputs = pad_inputs(ids, mask, np.arange(len(ids)), engine.spec.pad_id)
+        return jax.block_until_ready(encode(engine.params, inputs.input_ids, inputs.attention_mask))
 
     return call

@@ -9,6 +9,7 @@ import numpy as np
 
 from nash_jax.config import BenchmarkConfig
 from nash_jax.generation.engine import Engine
+from nash_jax.generation.options import GenerationOptions
 
 Name = TypeVar("Name", bound=Hashable)
 Call = Callable[[], Any]
@@ -27,7 +28,7 @@ def measure(engines: Mapping[str, Engine], config: BenchmarkConfig, seed: int = 
     """
     rows = []
     for batch_size in config.batch_sizes:
-        vocabulary = min(e.spec.vocab_size for e in engines.values())
+        vocabulary = min(e.spec.source_vocab_size for e in engines.values())
         ids = random_ids(vocabulary, batch_size, config.source_length, seed)
         whole = {n: generation(e, ids, config.new_tokens) for n, e in engines.items()}
         encode = {n: encoding(e, ids, config.new_tokens) for n, e in engines.items()}
@@ -60,8 +61,8 @@ def random_ids(vocab_size: int, batch_size: int, source_length: int, seed: int =
 
 def generation(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:
     """A call that generates exactly `new_tokens` tokens for ids [B, S], and waits for them."""
-    mask = np.ones_like(ids)
-    return lambda: engine.generate(ids, mask, new_tokens, stop_at_eos=False)
+    mask, options = np.ones_like(ids), GenerationOptions(max_new_tokens=new_tokens)
+    return lambda: engine.generate(ids, mask, options, stop_at_eos=False)
 
 
 def encoding(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:

@@ -6,10 +6,9 @@ makes the whole batch and places its part on its devices.
 
 import functools
 import hashlib
-import itertools
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +18,10 @@ import jax
 import numpy as np
 
 from nash_jax.config import TaskConfig
+from nash_jax.ragged import Ragged
 
 Shape = tuple[int, int]
 BUCKET_SHARES = (0.6, 0.9)  # of the rows fit the first bucket, the second; all fit the last
-
-
-class Ragged:
-    """Token ids of many sequences: flat int32 ids and int64 offsets, one more than sequences."""
-
-    def __init__(self, ids: np.ndarray, offsets: np.ndarray) -> None:
-        self.ids, self.offsets = ids, offsets
-        self.lengths = np.diff(offsets)
-
-    @staticmethod
-    def from_lists(sequences: Sequence[Sequence[int]]) -> "Ragged":
-        """From one list of ids for each sequence."""
-        offsets = np.concatenate([[0], np.cumsum([len(s) for s in sequences], dtype=np.int64)])
-        return Ragged(np.fromiter(itertools.chain.from_iterable(sequences), np.int32, offsets[-1]), offsets)
-
-    @staticmethod
-    def from_column(table: datasets.Dataset, name: str) -> "Ragged":
-        """From a column of lists, without making Python lists of it."""
-        column = table.with_format("arrow")[:][name].combine_chunks()
-        offsets = column.offsets.to_numpy().astype(np.int64)
-        return Ragged(column.flatten().to_numpy().astype(np.int32), offsets - offsets[0])
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def pad(self, rows: Sequence[int] | np.ndarray, length: int, pad_id: int) -> np.ndarray:
-        """The given sequences as int32 [rows, length], padded on the right, cut where longer."""
-        out = np.full((len(rows), length), pad_id, np.int32)
-        for i, row in enumerate(rows):
-            ids = self.ids[self.offsets[row] : self.offsets[row + 1]][:length]
-            out[i, : len(ids)] = ids
-        return out
 
 
 def tokenize(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache: Path) -> tuple[Ragged, Ragged]:
@@ -181,11 +149,3 @@ def iterate(batches: Batches, position: dict[str, Any] | None = None) -> Any:
     if position is not None:
         iterator.set_state(position)
     return iterator
-
-
-def eval_batches(sources: Ragged, batch_size: int, pad_id: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(row numbers, input ids) for generation: rows sorted by length, so that a batch's are alike."""
-    order = np.argsort(-sources.lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        yield rows, sources.pad(rows, int(sources.lengths[rows].max()), pad_id)

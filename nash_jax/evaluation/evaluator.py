@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 
 from nash_jax.config import TaskConfig
-from nash_jax.data.pipeline import Ragged, eval_batches
 from nash_jax.evaluation.text_metrics import METRICS, baselines
+from nash_jax.generation.batching import generate_many
 from nash_jax.generation.engine import Engine
+from nash_jax.generation.options import GenerationOptions
+from nash_jax.ragged import Ragged
 
 
 class Evaluator:
@@ -32,10 +34,10 @@ class Evaluator:
         """Generated text and number of new tokens of every row, in the rows' order."""
         texts, lengths = [""] * len(self.rows), np.zeros(len(self.rows), int)
         pad_id, eos_id = engine.spec.pad_id, engine.spec.eos_id
-        for rows, ids in eval_batches(self.sources, self.batch_size, pad_id):
-            tokens = engine.generate(ids, ids != pad_id, self.task.max_new_tokens)[:, 1:]
+        options = GenerationOptions(max_new_tokens=self.task.max_new_tokens)
+        for rows, tokens in generate_many(engine, self.sources, options, self.batch_size):
             decoded = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            for row, text, row_tokens in zip(rows, decoded, tokens, strict=True):
+            for row, text, row_tokens in zip(rows, decoded, tokens[:, 1:], strict=True):
                 texts[row] = text
                 lengths[row] = int(((row_tokens != pad_id) & (row_tokens != eos_id)).sum())
         return texts, lengths

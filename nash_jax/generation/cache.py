@@ -1,4 +1,8 @@
-"""What cached decoding carries from step to step, and what it computes once."""
+"""What cached decoding carries from step to step, and what it computes once.
+
+Letters: B inputs, R decoded rows (a whole number of them for each input), S source, T positions, N heads,
+H head size, V vocabulary.
+"""
 
 from typing import Any, NamedTuple
 
@@ -9,6 +13,7 @@ from nash_jax.models.layers import attention_bias
 from nash_jax.spec import ModelSpec
 
 KeysValues = tuple[jax.Array, jax.Array]
+Cache = list[KeysValues | None]
 
 
 class Encoded(NamedTuple):
@@ -17,12 +22,55 @@ class Encoded(NamedTuple):
     Attributes:
       cross: for each decoder layer, cross-attention keys and values [B, S, N, H] (None: sub-layer gone).
       cross_bias: padding bias [B, 1, 1, S].
-      bias: causal position bias by distance [N, 2T-1] (None: no self-attention left).
+      bias: what the family's `decode_bias` gives for T positions.
     """
 
-    cross: list[KeysValues | None]
+    cross: Cache
     cross_bias: jax.Array
-    bias: jax.Array | None
+    bias: Any
+
+
+class Decoder(NamedTuple):
+    """A model at work on one batch.
+
+    Attributes:
+      model: a module of `nash_jax.models`.
+      params: its parameters.
+      encoded: from `encode`.
+    """
+
+    model: Any
+    params: Any
+    encoded: Encoded
+
+    def step(self, token_ids: jax.Array, position: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        """Tokens [R] at a position → logits [R, V] float32, and the cache with that position written."""
+        cross, cross_bias, bias = self.encoded
+        return self.model.apply(
+            {"params": self.params}, token_ids, position, cache, bias, cross, cross_bias, method="decode_step"
+        )
+
+    def start(self, prompt: jax.Array, prompt_length: jax.Array, times: int, long_prompt: bool) -> Cache:
+        """The cache before a prompt's last token is read.
+
+        Args:
+          prompt: int32 [B, T+1].
+          prompt_length: tokens of it that count, int32 scalar.
+          times: rows of the cache for each row of the prompt.
+          long_prompt: whether there may be more than one token; static.
+        """
+        rows, length = prompt.shape
+        spec, dtype = self.model.spec, self.model.dtype
+        if not long_prompt:
+            return empty_cache(spec, rows * times, length - 1, dtype)
+        # The logits of these steps are not used, so the compiled loop has no LM head.
+        cache = jax.lax.fori_loop(
+            0,
+            prompt_length - 1,
+            lambda position, cache: self.step(column(prompt, position), position, cache)[1],
+            empty_cache(spec, rows, length - 1, dtype),
+        )
+        return take_rows(cache, jnp.repeat(jnp.arange(rows), times))
 
 
 def encode(model: Any, params: Any, input_ids: jax.Array, attention_mask: jax.Array, max_length: int) -> Encoded:
@@ -41,11 +89,26 @@ def encode(model: Any, params: Any, input_ids: jax.Array, attention_mask: jax.Ar
     return Encoded(cross, attention_bias(attention_mask), model.apply(variables, max_length, method="decode_bias"))
 
 
-def empty_cache(spec: ModelSpec, batch_size: int, max_length: int, dtype: Any) -> list[KeysValues | None]:
-    """Self-attention keys and values of no positions: [B, T, N, H] for each layer that has heads."""
+def empty_cache(spec: ModelSpec, rows: int, max_length: int, dtype: Any) -> Cache:
+    """Self-attention keys and values of no positions: [R, T, N, H] for each layer that has heads."""
 
     def zeros(heads: int) -> KeysValues | None:
-        shape = (batch_size, max_length, heads, spec.head_dim)
+        shape = (rows, max_length, heads, spec.head_dim)
         return (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) if heads else None
 
     return [zeros(len(layer.self_heads)) for layer in spec.decoder]
+
+
+def take_rows(cache: Cache, rows: jax.Array) -> Cache:
+    """The cache of other rows: int32 [R'] numbers of rows, each as often as it is named."""
+    return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), cache)
+
+
+def column(tokens: jax.Array, position: jax.Array) -> jax.Array:
+    """Tokens [R] at a position of [R, L]."""
+    return jax.lax.dynamic_index_in_dim(tokens, position, axis=1, keepdims=False)
+
+
+def put_column(tokens: jax.Array, column: jax.Array, position: jax.Array) -> jax.Array:
+    """Tokens [..., L] with `column` [...] at a position of the last axis."""
+    return jax.lax.dynamic_update_index_in_dim(tokens, column, position, axis=-1)

@@ -8,24 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nash_jax.generation.cache import encode
+from nash_jax.generation.beam import beam_search
+from nash_jax.generation.cache import Decoder, encode
 from nash_jax.generation.greedy import greedy
+from nash_jax.generation.inputs import Inputs, bucket, check_inputs, check_length, pad_inputs
+from nash_jax.generation.options import GenerationOptions
+from nash_jax.generation.request import Plan, Request, make_request
 from nash_jax.models import build
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import map_with_path
-
-
-def bucket(length: int) -> int:
-    """The least of 8, 12, 16, 24, 32, 48, 64, 96, … that is not below `length`."""
-    size = 8
-    while size < length:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
-    return size
-
-
-def batch_bucket(rows: int) -> int:
-    """The least power of two that is not below `rows`."""
-    return 1 << max(rows - 1, 0).bit_length()
 
 
 def untie(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
@@ -54,7 +45,7 @@ class Engine:
         self.spec, own = untie(spec, params)
         self.model = build(self.spec, dtype=jnp.dtype(dtype))
         self._encode = jax.jit(self._encode_fn, static_argnums=3)
-        self._generate = jax.jit(self._generate_fn, static_argnums=(4, 5))
+        self._generate = jax.jit(self._generate_fn, static_argnums=4)
         self._logits = jax.jit(lambda params, *inputs: self.model.apply({"params": params}, *inputs))
         self.update(own)
 
@@ -68,53 +59,58 @@ class Engine:
         return encode(self.model, params, input_ids, attention_mask, max_length)
 
     def _generate_fn(
-        self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, limit: jax.Array, max_length: int,
-        eos_id: int,
-    ) -> jax.Array:  # fmt: skip
-        encoded = encode(self.model, params, input_ids, attention_mask, max_length)
-        return greedy(self.model, params, encoded, limit, max_length, eos_id)
+        self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, request: Request, plan: Plan
+    ) -> tuple[jax.Array, jax.Array]:
+        encoded = encode(self.model, params, input_ids, attention_mask, request.prompt.shape[1] - 1)
+        decode = greedy if plan.num_beams == 1 else beam_search
+        return decode(Decoder(self.model, params, encoded), plan, request)
 
     def generate(
-        self, input_ids: np.ndarray, attention_mask: np.ndarray, max_new_tokens: int, *, stop_at_eos: bool = True
-    ) -> np.ndarray:
-        """Greedy generation.
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, options: GenerationOptions, *,
+        decoder_input_ids: np.ndarray | None = None, row_ids: np.ndarray | None = None, stop_at_eos: bool = True,
+    ) -> np.ndarray:  # fmt: skip
+        """What `generate` of transformers returns for the same options, token for token.
 
         Args:
           input_ids: int [B, S].
           attention_mask: [B, S] of 0/1.
-          max_new_tokens: tokens to generate at most.
-          stop_at_eos: rows end at EOS; otherwise every row gets `max_new_tokens` tokens.
+          options: how to generate; special ids that they leave out are the spec's.
+          decoder_input_ids: int [B, P] to start from instead of the start token, which is put before them if all
+            rows lack it.
+          row_ids: int [B]; when sampling, a row's tokens depend on its input, the seed and this number alone.
+            0 to B-1 when left out.
+          stop_at_eos: rows end at EOS; otherwise all get the greatest length, as if no token were an EOS.
 
         Returns:
-          int32 [B, 1 + T]: the decoder's start token and what was generated, padded; T is the longest
-          row's length, EOS included.
+          int32 [B·n, L], n = num_return_sequences consecutive rows for each input: start token or prompt,
+          generated tokens up to and with EOS, padding; L is the longest row's length.
+
+        Raises:
+          UserError: for arrays or options that do not fit the model or one another.
         """
-        rows, ids, mask = self.pad(input_ids, attention_mask)
-        eos_id = self.spec.eos_id if stop_at_eos else -1
-        limit = jnp.asarray(max_new_tokens, jnp.int32)
-        tokens = np.asarray(self._generate(self.params, ids, mask, limit, bucket(max_new_tokens), eos_id))
-        tokens = tokens[:rows, : max_new_tokens + 1]
-        if not stop_at_eos:
-            return tokens
-        ended = tokens[:, 1:] == eos_id
-        lengths = np.where(ended.any(1), ended.argmax(1) + 1, max_new_tokens)
-        return tokens[:, : 1 + int(lengths.max(initial=0))]
+        check_inputs(input_ids, attention_mask, self.spec)
+        rows = np.arange(len(input_ids)) if row_ids is None else row_ids
+        inputs = pad_inputs(input_ids, attention_mask, rows, self.spec.pad_id)
+        return self.run(inputs, options, decoder_input_ids=decoder_input_ids, stop_at_eos=stop_at_eos)
+
+    def run(
+        self, inputs: Inputs, options: GenerationOptions, *,
+        decoder_input_ids: np.ndarray | None = None, stop_at_eos: bool = True,
+    ) -> np.ndarray:  # fmt: skip
+        """`generate` for a padded batch; outputs of rows that only fill it are left out."""
+        plan, request = make_request(self.spec, options, inputs, decoder_input_ids, stop_at_eos)
+        tokens, width = self._generate(self.params, inputs.input_ids, inputs.attention_mask, request, plan)
+        return np.asarray(tokens)[: inputs.num_rows * plan.num_return_sequences, : int(width)]
 
     def encode_only(self, input_ids: np.ndarray, attention_mask: np.ndarray, max_new_tokens: int) -> Any:
         """What `generate` does before its first token: for timing."""
-        _, ids, mask = self.pad(input_ids, attention_mask)
-        return jax.block_until_ready(self._encode(self.params, ids, mask, bucket(max_new_tokens)))
+        inputs = pad_inputs(input_ids, attention_mask, np.arange(len(input_ids)), self.spec.pad_id)
+        max_length = bucket(max_new_tokens)
+        return jax.block_until_ready(self._encode(self.params, inputs.input_ids, inputs.attention_mask, max_length))
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray, decoder_input_ids: np.ndarray) -> np.ndarray:
         """Teacher-forced logits, float32 [B, T, V]."""
+        check_inputs(input_ids, attention_mask, self.spec)
+        check_length("decoder_input_ids are", decoder_input_ids.shape[1], self.spec)
         inputs = (jnp.asarray(x, jnp.int32) for x in (input_ids, attention_mask, decoder_input_ids))
         return np.asarray(self._logits(self.params, *inputs))
-
-    def pad(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[int, jax.Array, jax.Array]:
-        """(rows, ids, mask) padded to a batch bucket and a length bucket; padding rows attend to one token."""
-        rows, length = input_ids.shape
-        ids = np.full((batch_bucket(rows), bucket(length)), self.spec.pad_id, np.int32)
-        mask = np.zeros(ids.shape, np.int32)
-        ids[:rows, :length], mask[:rows, :length] = input_ids, attention_mask
-        mask[rows:, 0] = 1
-        return rows, jnp.asarray(ids), jnp.asarray(mask)

@@ -1,64 +1,83 @@
-"""Greedy decoding: one `while_loop`, static shapes, early exit when every row has ended."""
+"""One sequence a row: the best token at each step, or one drawn.
 
-from typing import Any, NamedTuple
+Letters: B inputs, n outputs for each, R = B·n rows, L tokens of an output, V vocabulary.
+"""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from nash_jax.generation.cache import Encoded, KeysValues, empty_cache
+from nash_jax.generation import sampling
+from nash_jax.generation.cache import Cache, Decoder, column, put_column
+from nash_jax.generation.processors import process
+from nash_jax.generation.request import Plan, Request
 
 
 class GreedyState(NamedTuple):
     """The loop's carry.
 
     Attributes:
-      position: of the last token written, int32 scalar.
-      tokens: start token and what was generated, int32 [B, T+1]; padding after EOS.
-      done: rows that have ended, bool [B].
-      cache: self-attention keys and values by layer.
+      length: tokens written in each row, the prompt included, int32 scalar.
+      tokens: int32 [R, L]; padding after EOS and from `length` on.
+      done: rows that have ended, bool [R].
+      cache: self-attention keys and values by layer, of positions before `length - 1`.
     """
 
-    position: jax.Array
+    length: jax.Array
     tokens: jax.Array
     done: jax.Array
-    cache: list[KeysValues | None]
+    cache: Cache
 
 
-def greedy(model: Any, params: Any, encoded: Encoded, limit: jax.Array, max_length: int, eos_id: int) -> jax.Array:
-    """The most probable token at each step.
+def greedy(decoder: Decoder, plan: Plan, request: Request) -> tuple[jax.Array, jax.Array]:
+    """Goes on until all rows have ended, or to the maximal length.
 
     Args:
-      model: a module of `nash_jax.models`.
-      params: its parameters.
-      encoded: from `cache.encode`.
-      limit: new tokens to generate at most, int32 scalar, not above `max_length`: another limit does not
-        compile again.
-      max_length: T, static.
-      eos_id: token that ends a row; negative: none does.
+      decoder: the model at work.
+      plan: without beams.
+      request: prompts and limits.
 
     Returns:
-      int32 [B, T+1]: the start token, generated tokens up to and with EOS, then padding.
+      int32 [R, L]: prompt, tokens up to and with EOS, padding; and how many columns are in use.
     """
-    spec = model.spec
-    batch_size = encoded.cross_bias.shape[0]
-    start = GreedyState(
-        jnp.zeros((), jnp.int32),
-        jnp.full((batch_size, max_length + 1), spec.pad_id, jnp.int32).at[:, 0].set(spec.decoder_start_id),
-        jnp.zeros((batch_size,), bool),
-        empty_cache(spec, batch_size, max_length, model.dtype),
-    )
+    times = plan.num_return_sequences
+    source = jnp.repeat(request.source, times, axis=0)
 
     def go_on(state: GreedyState) -> jax.Array:
-        return (state.position < limit) & ~jnp.all(state.done)
+        return (state.length < request.max_length) & ~jnp.all(state.done)
 
     def step(state: GreedyState) -> GreedyState:
-        last = jax.lax.dynamic_slice_in_dim(state.tokens, state.position, 1, axis=1)[:, 0]
-        logits, cache = model.apply(
-            {"params": params}, last, state.position, state.cache, encoded.bias, encoded.cross, encoded.cross_bias,
-            method="decode_step",
-        )  # fmt: skip
-        token = jnp.where(state.done, spec.pad_id, jnp.argmax(logits, axis=-1).astype(jnp.int32))
-        tokens = jax.lax.dynamic_update_slice_in_dim(state.tokens, token[:, None], state.position + 1, axis=1)
-        return GreedyState(state.position + 1, tokens, state.done | (token == eos_id), cache)
+        length, tokens, done, cache = state
+        logits, cache = decoder.step(column(tokens, length - 1), length - 1, cache)
+        scores = process(plan.rules, request.values, logits, tokens, length, source)  # [R, V]
+        token = jnp.where(done, request.pad_id, _choose(scores, length, plan, request))
+        return GreedyState(length + 1, put_column(tokens, token, length), done | _ends(token, request), cache)
 
-    return jax.lax.while_loop(go_on, step, start).tokens
+    state = jax.lax.while_loop(go_on, step, _start(decoder, plan, request))
+    return state.tokens, state.length
+
+
+def _start(decoder: Decoder, plan: Plan, request: Request) -> GreedyState:
+    """Prompts in place; rows that only fill the batch are done."""
+    times, rows = plan.num_return_sequences, request.prompt.shape[0]
+    return GreedyState(
+        request.prompt_length,
+        jnp.repeat(request.prompt, times, axis=0),
+        jnp.repeat(jnp.arange(rows) >= request.num_rows, times),
+        decoder.start(request.prompt, request.prompt_length, times, plan.long_prompt),
+    )
+
+
+def _choose(scores: jax.Array, length: jax.Array, plan: Plan, request: Request) -> jax.Array:
+    """The next token of each row, int32 [R], from scores [R, V]."""
+    if not plan.do_sample:
+        return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    times = plan.num_return_sequences
+    row_ids = (request.row_ids[:, None] * times + jnp.arange(times)[None]).reshape(-1)  # [R]
+    return sampling.draw(sampling.warp(plan.rules, request.values, scores), request.key, row_ids, length)
+
+
+def _ends(token: jax.Array, request: Request) -> jax.Array:
+    """Which tokens [R] are an EOS."""
+    return jnp.any(token[:, None] == request.eos_ids[None], axis=1)

@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 
 from nash_jax.data.pipeline import Batches, iterate
 from nash_jax.errors import UserError
+from nash_jax.progress import Progress
 from nash_jax.sharding import place_batch
 from nash_jax.training.checkpoint import METRIC, Checkpointer
-from nash_jax.training.metrics import Progress, Writer
+from nash_jax.training.metrics import Writer
 from nash_jax.training.state import State, abstract_state
 from nash_jax.workdir import from_main
 

@@ -1,15 +1,11 @@
-"""Where numbers of a run go: metrics.jsonl, the terminal, TensorBoard or Weights & Biases if installed."""
+"""Where numbers of a run go: metrics.jsonl, TensorBoard or Weights & Biases if installed."""
 
 import contextlib
 import json
 import os
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TextIO
-
-from tqdm import tqdm
+from typing import Any, Protocol
 
 from nash_jax.errors import UserError
 
@@ -104,31 +100,3 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.replace(path)
-
-
-class Progress:
-    """A bar with ETA on a terminal, a plain line now and then elsewhere."""
-
-    def __init__(self, phase: str, total: int, start: int, stream: TextIO | None = None) -> None:
-        self.phase, self.total, self.stream = phase, total, stream or sys.stderr
-        self.begun, self.start, self.said = time.monotonic(), start, time.monotonic()
-        self.bar = tqdm(total=total, initial=start, desc=phase, file=self.stream) if self.stream.isatty() else None
-
-    def update(self, step: int, describe: Callable[[], str]) -> None:
-        """Step `step` is done; `describe` is called when something is shown."""
-        if self.bar is not None:
-            self.bar.update(step - self.bar.n)
-            self.bar.set_postfix_str(describe(), refresh=False)
-            return
-        now = time.monotonic()
-        if now - self.said > 10 or step == self.total:
-            rate = (now - self.begun) / max(step - self.start, 1)
-            eta = rate * (self.total - step)
-            print(
-                f"{self.phase}: step {step}/{self.total}, {eta:.0f} s left, {describe()}", file=self.stream, flush=True
-            )
-            self.said = now
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()

@@ -1,0 +1,182 @@
+"""Beam search, step by step that of `transformers` 5: greedy (the C best continuations) or sampled (C drawn).
+
+Letters: B inputs, K beams of each, C candidates at a step (enough that K of them go on even if the best ones
+end), V vocabulary, L tokens of an output, n outputs for each input.
+
+An input's result hangs on no other: what can no longer improve changes no more, however long others take.
+Source of the rules: `GenerationMixin._beam_search` of transformers 5.23.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nash_jax.generation import sampling
+from nash_jax.generation.cache import Cache, Decoder, column, put_column, take_rows
+from nash_jax.generation.processors import process
+from nash_jax.generation.request import Plan, Request
+
+OUT = -1e9  # added to scores of what must not be chosen; finite, so that the least bad can be if nothing is left
+
+
+class Beams(NamedTuple):
+    """Candidates of a step (C of them instead of K), or those of them that go on; best first, or as drawn.
+
+    Attributes:
+      tokens: int32 [B, K, L].
+      scores: sums of log-probabilities, float32 [B, K].
+      parents: the beam each continues, int32 [B, K].
+    """
+
+    tokens: jax.Array
+    scores: jax.Array
+    parents: jax.Array
+
+
+class Finished(NamedTuple):
+    """The best finished sequences so far, best first; until there are K, others keep their places.
+
+    Attributes:
+      tokens: int32 [B, K, L].
+      scores: sums of log-probabilities over the length's power, float32 [B, K].
+      lengths: generated tokens, int32 [B, K].
+      ended: bool [B, K]; false for a place kept.
+    """
+
+    tokens: jax.Array
+    scores: jax.Array
+    lengths: jax.Array
+    ended: jax.Array
+
+
+class BeamState(NamedTuple):
+    """The loop's carry.
+
+    Attributes:
+      length: tokens written in each running beam, the prompt included, int32 scalar.
+      tokens: of running beams, int32 [B, K, L].
+      scores: of running beams, float32 [B, K].
+      finished: what would be returned now.
+      open: bool [B]; a running beam may still outdo a finished one.
+      cache: self-attention keys and values by layer, [B·K, …].
+    """
+
+    length: jax.Array
+    tokens: jax.Array
+    scores: jax.Array
+    finished: Finished
+    open: jax.Array
+    cache: Cache
+
+
+def beam_search(decoder: Decoder, plan: Plan, request: Request) -> tuple[jax.Array, jax.Array]:
+    """Goes on until no input can improve, all are full (where that ends it), or to the maximal length.
+
+    Args:
+      decoder: the model at work.
+      plan: with K > 1 beams.
+      request: prompts, limits and beam settings.
+
+    Returns:
+      int32 [B·n, L]: the n best sequences of each input; and how many columns are in use.
+    """
+    real = jnp.arange(request.prompt.shape[0]) < request.num_rows  # [B]; the others only fill the batch
+
+    def go_on(state: BeamState) -> jax.Array:
+        full = jnp.all(state.finished.ended | ~real[:, None]) & request.beams.stop_when_full
+        return (state.length < request.max_length) & jnp.any(state.open) & ~full
+
+    def step(state: BeamState) -> BeamState:
+        log_probs, cache = _log_probs(decoder, plan, request, state)
+        candidates = _candidates(log_probs, state, plan, request)
+        ended = _ended(candidates.tokens, state.length, request)
+        running = _go_on(candidates, ended, plan.num_beams)
+        finished = _finish(candidates, ended, state, request)
+        generated = state.length + 1 - request.prompt_length
+        still_open = state.open & _may_improve(running.scores, finished, generated, request)
+        cache = _reorder(cache, running.parents)
+        return BeamState(state.length + 1, running.tokens, running.scores, finished, still_open, cache)
+
+    state = jax.lax.while_loop(go_on, step, _start(decoder, plan, request, real))
+    best = jax.tree.map(lambda x: x[:, : plan.num_return_sequences], state.finished)
+    width = request.prompt_length + jnp.max(jnp.where(real[:, None], best.lengths, 0))
+    return best.tokens.reshape(-1, best.tokens.shape[-1]), width
+
+
+def _start(decoder: Decoder, plan: Plan, request: Request, real: jax.Array) -> BeamState:
+    """K equal beams of which the first alone has a chance, so that the first step takes different tokens."""
+    shape = (request.prompt.shape[0], plan.num_beams)
+    tokens = jnp.broadcast_to(request.prompt[:, None], (*shape, request.prompt.shape[1]))
+    finished = Finished(tokens, jnp.full(shape, OUT), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
+    cache = decoder.start(request.prompt, request.prompt_length, plan.num_beams, plan.long_prompt)
+    return BeamState(request.prompt_length, tokens, jnp.full(shape, OUT).at[:, 0].set(0), finished, real, cache)
+
+
+def _log_probs(decoder: Decoder, plan: Plan, request: Request, state: BeamState) -> tuple[jax.Array, Cache]:
+    """Log-probabilities of the next token [B, K, V] after all rules, and the cache with this position."""
+    tokens = state.tokens.reshape(-1, state.tokens.shape[-1])  # [B·K, L]
+    logits, cache = decoder.step(column(tokens, state.length - 1), state.length - 1, state.cache)
+    source = jnp.repeat(request.source, plan.num_beams, axis=0)
+    scores = process(plan.rules, request.values, jax.nn.log_softmax(logits), tokens, state.length, source)
+    if plan.do_sample:
+        scores = sampling.warp(plan.rules, request.values, scores)
+    return scores.reshape(*state.scores.shape, -1), cache
+
+
+def _candidates(log_probs: jax.Array, state: BeamState, plan: Plan, request: Request) -> Beams:
+    """The C best continuations of all beams, or C drawn without replacement."""
+    scores = log_probs + state.scores[..., None]
+    flat = scores.reshape(scores.shape[0], -1)  # [B, K·V]
+    rank = sampling.perturb(flat, request.key, request.row_ids, state.length) if plan.do_sample else flat
+    index = jax.lax.top_k(rank, max(2, 1 + plan.num_eos) * plan.num_beams)[1]  # [B, C]
+    parents, token = jnp.divmod(index, scores.shape[-1])
+    tokens = put_column(_pick(state.tokens, parents), token, state.length)
+    return Beams(tokens, _pick(flat, index), parents)
+
+
+def _ended(tokens: jax.Array, length: jax.Array, request: Request) -> jax.Array:
+    """Which candidates [B, C] stop here: their last token is an EOS, or there is no room for more."""
+    last = jax.lax.dynamic_index_in_dim(tokens, length, axis=2, keepdims=False)
+    return jnp.any(last[..., None] == request.eos_ids[None, None], axis=-1) | (length + 1 >= request.max_length)
+
+
+def _go_on(candidates: Beams, ended: jax.Array, num_beams: int) -> Beams:
+    """The K best candidates that have not ended."""
+    scores = candidates.scores + ended * OUT
+    best = jax.lax.top_k(scores, num_beams)[1]
+    return _pick(candidates._replace(scores=scores), best)
+
+
+def _finish(candidates: Beams, ended: jax.Array, state: BeamState, request: Request) -> Finished:
+    """The K best of what had finished and of what finishes now, if among the K best candidates."""
+    old, num_beams = state.finished, state.scores.shape[1]
+    generated = state.length + 1 - request.prompt_length
+    ended = ended & (jnp.arange(ended.shape[1]) < num_beams)[None]
+    full = jnp.all(old.ended, axis=1, keepdims=True) & request.beams.stop_when_full
+    scores = candidates.scores / request.beams.norms[generated]
+    scores = scores + full * OUT + ~state.open[:, None] * OUT + ~ended * OUT
+    new = Finished(candidates.tokens, scores, jnp.full_like(candidates.parents, generated), ended)
+    merged = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), old, new)
+    return _pick(merged, jax.lax.top_k(merged.scores, num_beams)[1])
+
+
+def _may_improve(scores: jax.Array, finished: Finished, generated: jax.Array, request: Request) -> jax.Array:
+    """Whether the best running beam may outdo a finished one, by the heuristic of `early_stopping`; bool [B]."""
+    longest = request.max_length - request.prompt_length
+    reachable = scores[:, :1] / request.beams.norms[jnp.where(request.beams.hope_for_longest, longest, generated)]
+    worst = jnp.where(finished.ended, jnp.min(finished.scores, axis=1, keepdims=True), OUT)
+    return jnp.any(reachable > worst, axis=1)
+
+
+def _reorder(cache: Cache, parents: jax.Array) -> Cache:
+    """Each beam's cache is that of the beam [B, K] it continues."""
+    first = jnp.arange(parents.shape[0])[:, None] * parents.shape[1]
+    return take_rows(cache, (first + parents).reshape(-1))
+
+
+def _pick(tree: Any, index: jax.Array) -> Any:
+    """From arrays [B, M, …], entries [B, K] of the second axis."""
+    return jax.tree.map(
+        lambda x: jnp.take_along_axis(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1), tree
+    )

@@ -1,0 +1,103 @@
+"""Inputs of any size, padded to few shapes.
+
+Letters: B inputs, S source.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nash_jax.errors import UserError
+from nash_jax.spec import ModelSpec
+
+
+class Inputs(NamedTuple):
+    """A batch as the compiled program takes it.
+
+    Attributes:
+      input_ids: int32 [B, S].
+      attention_mask: int32 [B, S] of 0/1; rows that only fill the batch attend to one token.
+      source: int32 [B, S], ids as rules on the input see them: negative where there is none.
+      row_ids: int32 [B], what a row's random numbers hang on besides the seed.
+      num_rows: rows that count; those after them only fill the batch.
+    """
+
+    input_ids: np.ndarray
+    attention_mask: np.ndarray
+    source: np.ndarray
+    row_ids: np.ndarray
+    num_rows: int
+
+
+def bucket(length: int) -> int:
+    """The least of 8, 12, 16, 24, 32, 48, 64, 96, … that is not below `length`."""
+    size = 8
+    while size < length:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+    return size
+
+
+def batch_bucket(rows: int) -> int:
+    """The least power of two that is not below `rows`."""
+    return 1 << max(rows - 1, 0).bit_length()
+
+
+def pad_inputs(input_ids: np.ndarray, attention_mask: np.ndarray, row_ids: np.ndarray, pad_id: int) -> Inputs:
+    """Padded to a batch bucket and a length bucket.
+
+    Padding that was given counts for rules on the input, as in transformers; what is added here does not.
+
+    Args:
+      input_ids: int [B, S].
+      attention_mask: [B, S] of 0/1.
+      row_ids: int [B].
+      pad_id: padding token.
+    """
+    rows, length = input_ids.shape
+    shape = (batch_bucket(rows), bucket(length))
+    ids, source = np.full(shape, pad_id, np.int32), np.full(shape, -1, np.int32)
+    mask, own = np.zeros(shape, np.int32), np.zeros(shape[0], np.int32)
+    ids[:rows, :length] = source[:rows, :length] = input_ids
+    mask[:rows, :length], own[:rows] = attention_mask, row_ids
+    mask[rows:, 0] = 1
+    return Inputs(ids, mask, source, own, rows)
+
+
+def check_inputs(input_ids: Any, attention_mask: Any, spec: ModelSpec) -> None:
+    """Refuses what the model cannot read.
+
+    Raises:
+      UserError: for arrays of a wrong shape or type, without rows or columns, longer than the model has positions,
+        or with ids not in the vocabulary.
+    """
+    if input_ids.ndim != 2 or input_ids.dtype.kind not in "iu":
+        raise UserError(f"input_ids has shape {input_ids.shape} and type {input_ids.dtype}", "integers [batch, length]")
+    if input_ids.size == 0:
+        raise UserError(f"input_ids has shape {input_ids.shape}", "at least one row of at least one token")
+    if attention_mask.shape != input_ids.shape:
+        raise UserError(f"attention_mask has shape {attention_mask.shape}", f"that of input_ids, {input_ids.shape}")
+    check_length("input_ids are", input_ids.shape[1], spec)
+    check_ids("input_ids", input_ids, spec.source_vocab_size)
+
+
+def check_length(what: str, length: int, spec: ModelSpec) -> None:
+    """Refuses sequences longer than a table of positions.
+
+    Raises:
+      UserError: saying how long they are.
+    """
+    if spec.absolute_positions and length > spec.max_positions:
+        raise UserError(
+            f"{what} {length} tokens long", f"no more than the model's {spec.max_positions} positions", "cut them"
+        )
+
+
+def check_ids(name: str, ids: np.ndarray, vocab_size: int) -> None:
+    """Refuses ids outside of the vocabulary.
+
+    Raises:
+      UserError: naming the first.
+    """
+    wrong = ids[(ids < 0) | (ids >= vocab_size)]
+    if wrong.size:
+        raise UserError(f"{name} hold {wrong.flat[0]}", f"ids from 0 to {vocab_size - 1}, the model's vocabulary")
