@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from nash_jax.convert import hf
+from nash_jax import Seq2Seq
 from nash_jax.generation.engine import Engine
 from nash_jax.models import build
 
@@ -67,12 +67,13 @@ def torch_generate(tmp_path_factory):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")
     from transformers import T5ForConditionalGeneration
 
+    torch.set_num_threads(1)  # for tiny models more threads are only more waiting
     models = {}
 
     def run(spec, params, ids, mask, prompt=None, **options):
         if id(params) not in models:
             folder = tmp_path_factory.mktemp("torch") / "model"
-            hf.save_hf(folder, spec, params)
+            Seq2Seq(spec, params).save_hf(folder)
             models[id(params)] = params, T5ForConditionalGeneration.from_pretrained(folder).eval()
         _, model = models[id(params)]
         inputs = {"input_ids": torch.tensor(ids).long(), "attention_mask": torch.tensor(mask).long()}
