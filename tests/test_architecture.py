@@ -77,7 +77,8 @@ def test_imports_point_one_way(part):
 def test_nothing_imports_configs_or_torch(file):
     roots = {name.split(".")[0] for name in imports_of(file)}
     assert "configs" not in roots
-    assert "torch" not in roots or name_of(file) == "benchmark/peers.py"
+    # timed against, and the reader of old checkpoints, both only where it is installed
+    assert "torch" not in roots or name_of(file) in ("benchmark/peers.py", "convert/weights.py")
 
 
 def test_importing_starts_no_backend():
