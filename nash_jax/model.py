@@ -1,5 +1,6 @@
 """`load` and `Seq2Seq`: what a user holds in Python."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from nash_jax.convert import hf
-from nash_jax.data.hub import fetch
-from nash_jax.data.tokenizers import load_tokenizer, save_tokenizer
+from nash_jax.convert.generation import GENERATION_FILE, read_generation
+from nash_jax.data.hub import fetch_model
+from nash_jax.data.tokenizers import HUB_FILES, has_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.generation.batching import generate_many
 from nash_jax.generation.engine import Engine
@@ -22,8 +24,6 @@ from nash_jax.spec import ModelSpec
 from nash_jax.training.checkpoint import load_tree, save_tree
 from nash_jax.tree import check_shapes
 from nash_jax.workdir import barrier, clear, is_main
-
-_HUB_FILES = ("*.json", "*.safetensors", "spiece.model", "*.txt")
 
 
 class Seq2Seq:
@@ -121,21 +121,29 @@ class Seq2Seq:
         return input_ids, mask
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes an export: spec.json, Orbax parameters, tokenizer. It appears whole or not at all."""
+        """Writes an export: spec.json, Orbax parameters, generation_config.json, tokenizer.
+
+        It appears whole or not at all.
+        """
 
         def write(partial: Path) -> None:
             if is_main():
                 (partial / "spec.json").write_text(self.spec.to_json())
+                (partial / GENERATION_FILE).write_text(json.dumps(self.generation.to_dict(), indent=1))
             save_tree(partial / "params", self.params)
 
         self._save(Path(folder), write)
 
     def save_hf(self, folder: str | os.PathLike[str]) -> None:
-        """Writes a folder that `transformers` loads; a ragged model is padded with zeros to a rectangle."""
+        """Writes a folder that `transformers` loads; a ragged model is padded with zeros to a rectangle.
+
+        Raises:
+          UserError: when the family's class in transformers cannot express the model.
+        """
 
         def write(partial: Path) -> None:
             if is_main():
-                hf.write_hf(partial, self.spec, self.params)
+                hf.write_hf(partial, self.spec, self.params, self.generation.to_dict())
 
         self._save(Path(folder), write)
 
@@ -154,6 +162,9 @@ class Seq2Seq:
 def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
     """A model from a nash_jax export, a folder in the hub's layout, or a hub name.
 
+    Weights come from safetensors, or, where there are none, from an old `pytorch_model.bin`, which needs PyTorch
+    and is read as tensors alone. Generation defaults come from the folder's files; a note says which are left out.
+
     Args:
       name: folder, or name such as "google/flan-t5-small".
       dtype: compute dtype of generation and logits.
@@ -163,13 +174,13 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = fetch(str(name), _HUB_FILES, "model")
+        folder = fetch_model(str(name), HUB_FILES)
     if (folder / "spec.json").exists():
         spec, params = _load_export(folder)
     else:
         spec, params = hf.load_hf(folder)
-    has_tokenizer = any((folder / f).exists() for f in ("tokenizer.json", "spiece.model", "tokenizer_config.json"))
-    return Seq2Seq(spec, params, load_tokenizer(str(folder)) if has_tokenizer else None, dtype)
+    tokenizer = load_tokenizer(str(folder)) if has_tokenizer(folder) else None
+    return Seq2Seq(spec, params, tokenizer, dtype, read_generation(folder))
 
 
 def _load_export(folder: Path) -> tuple[ModelSpec, dict[str, Any]]:

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nash_jax.config import TaskConfig
-from nash_jax.data.pipeline import Batches, Ragged, choose_shapes, eval_batches, iterate, tokenize
+from nash_jax.data.pipeline import Batches, choose_shapes, iterate, tokenize
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
+from nash_jax.ragged import Ragged
 from nash_jax.sharding import make_mesh, place_batch
 
 PAD = 0
@@ -259,23 +260,3 @@ def test_devices_hold_disjoint_parts_of_a_batch():
     assert len(parts) == jax.device_count() == 4
     assert [len(part) for part in parts] == [4] * 4
     assert sorted(np.concatenate(parts)) == sorted(rows_of(batches[0]))
-
-
-# -- evaluation --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("rows", "batch_size"), [(23, 5), (20, 5), (3, 8), (1, 1)])
-def test_eval_batches_cover_every_row_once(rows, batch_size):
-    data = ragged(np.random.default_rng(0).integers(1, 40, rows))
-    seen, widths = [], []
-    for numbers, ids in eval_batches(data, batch_size, PAD):
-        seen += numbers.tolist()
-        widths.append(ids.shape[1])
-        assert len(ids) == len(numbers) <= batch_size
-        assert ids.shape[1] == data.lengths[numbers].max()
-        for number, row in zip(numbers, ids, strict=True):
-            own = data.ids[data.offsets[number] : data.offsets[number + 1]]
-            np.testing.assert_array_equal(row, np.pad(own, (0, ids.shape[1] - len(own))))
-    assert sorted(seen) == list(range(rows))
-    assert len(widths) == -(-rows // batch_size)
-    assert widths == sorted(widths, reverse=True)  # the largest first: memory runs out at once or not at all

@@ -59,17 +59,21 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
         if name not in config:
             raise UserError(f"config.json has no {name!r}", f"the config.json of a {kind} checkpoint")
     try:
-        return LAYOUTS[kind].spec_from_config(_class_defaults(kind) | dict(config))
+        return LAYOUTS[kind].spec_from_config(complete(config))
     except (TypeError, ValueError) as error:
         raise UserError(f"config.json has a value of another type: {error}", "numbers for sizes") from error
 
 
-def _class_defaults(kind: str) -> dict[str, Any]:
-    """What `transformers` takes for fields that a config.json leaves out, but for those it derives or forces."""
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json of a known model type with the fields it leaves out, as its class in `transformers` has them.
+
+    Fields that the class derives from others or forces stay out.
+    """
     from transformers import CONFIG_MAPPING
 
     derived = ("num_decoder_layers", "decoder_vocab_size", "tie_word_embeddings", "scale_decoder_outputs")
-    return {name: value for name, value in CONFIG_MAPPING[kind]().to_dict().items() if name not in derived}
+    defaults = CONFIG_MAPPING[config["model_type"]]().to_dict()
+    return {name: value for name, value in defaults.items() if name not in derived} | dict(config)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -136,8 +140,8 @@ def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) ->
         try:
             flat[path] = _from_hf(path, [state[n] for n in parts], tuple(sizes[a] for a in axes[path]))
         except ValueError as error:
-            shapes = [state[n].shape for n in parts]
-            raise UserError(f"{source}: {parts[0]} has shape {shapes[0]}, which does not fit config.json") from error
+            shapes = " ".join(f"{n} has shape {state[n].shape}," for n in parts)
+            raise UserError(f"{source}: {shapes} which does not fit config.json") from error
     params = unflatten(flat)
     check_shapes(params, {p: tuple(sizes[a] for a in ax) for p, ax in axes.items()}, source)
     return spec, params
@@ -181,11 +185,10 @@ def _settle_tables(
 
 def _from_hf(path: str, parts: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Weights [out, in] → one array of our shape: input axis first, fused parts on the second axis."""
-    if path.endswith(_AS_STORED):
-        return np.ascontiguousarray(parts[0].reshape(shape))
-    axis = 0 if parts[0].ndim == 1 else 1
-    leaves = [p.T for p in parts]  # kernels become [in, out], biases stay
-    fused = leaves[0] if len(leaves) == 1 else np.stack(leaves, axis=axis)
+    leaves = parts if path.endswith(_AS_STORED) else [p.T for p in parts]  # kernels become [in, out], biases stay
+    fused = leaves[0] if len(leaves) == 1 else np.stack(leaves, axis=0 if parts[0].ndim == 1 else 1)
+    if fused.ndim > 1 and fused.shape[0] != shape[0] and fused.shape[-1] != shape[-1]:
+        raise ValueError("a transposed kernel has as many values, but another first and last size")
     return np.ascontiguousarray(fused.reshape(shape))
 
 

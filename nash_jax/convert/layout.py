@@ -48,7 +48,7 @@ def special_ids(config: Mapping[str, Any]) -> dict[str, int]:
 
     def first(name: str, default: int) -> int:
         value: Any = config.get(name)
-        value = value[0] if isinstance(value, list) and value else value
+        value = next(iter(value), None) if isinstance(value, list) else value
         return default if value is None else value
 
     pad_id = first("pad_token_id", 0)

@@ -80,10 +80,15 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
         "position_buckets": None, "position_max_distance": None,
         "output_scale": output_scales(spec),
     })  # fmt: skip
+    if (spec.activation, spec.gated) not in _PROJECTIONS:
+        raise UserError(
+            f"the FFN is gated by {spec.activation!r}, which {spec.family} in transformers cannot express",
+            f"one of {[kind for kind, gated in _PROJECTIONS if gated]}",
+            "save an export instead",
+        )
     scaled = spec.output_scale != 1.0
-    if spec.family == "t5" and scaled != spec.tied:
-        note = "tied without scaling" if spec.tied else "untied with scaling"
-        print(f"note: this T5 is {note}; transformers before version 5 cannot express that")
+    if scaled and not spec.tied:
+        print("note: an LM head of its own and a scaled output: transformers before version 5 reads another model")
     own = {"scale_decoder_outputs": scaled} if spec.family != "mt5" else {}
     return own | {
         "architectures": [_CLASSES[spec.family]],
@@ -100,7 +105,8 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
         "relative_attention_max_distance": spec.position_max_distance,
         "layer_norm_epsilon": spec.norm_eps,
         "dropout_rate": spec.dropout_rate,
-        "tie_word_embeddings": scaled if spec.family == "t5" else spec.tied,
+        # before version 5 this said whether outputs are scaled; a head is stored in any case
+        "tie_word_embeddings": scaled,
         "is_encoder_decoder": True,
         "pad_token_id": spec.pad_id,
         "eos_token_id": spec.eos_id,

@@ -1,8 +1,10 @@
 """Reads the weights of a folder in the hub's layout: safetensors, single or sharded, or old PyTorch files."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -15,8 +17,10 @@ Tensors = Iterator[tuple[str, np.ndarray]]
 def read_weights(folder: Path) -> dict[str, np.ndarray]:
     """All tensors of a checkpoint as float32, whatever they are stored in (float16 and bfloat16 are exact in it).
 
+    Integers, such as the position ids that old versions stored, are left out.
+
     Raises:
-      UserError: when there are none, or a file is missing or broken.
+      UserError: when there are none, or a file is missing, broken or not of tensors alone.
     """
     for stem, suffix, read in (("model", "safetensors", _safetensors), ("pytorch_model", "bin", _torch_file)):
         files = _files(folder, stem, suffix)
@@ -40,9 +44,13 @@ def _files(folder: Path, stem: str, suffix: str) -> list[Path]:
     if not index.exists():
         return []
     try:
-        return sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is no index of shards: {error!r}", "the file as it was saved") from error
+    if outside or not names:
+        raise UserError(f"{index} names the shards {outside or names}", "files beside it", "fetch it again")
+    return [folder / name for name in names]
 
 
 def _checked(file: Path, read: Callable[[Path], Tensors]) -> dict[str, np.ndarray]:
@@ -69,6 +77,23 @@ def _float32(tensor: np.ndarray) -> np.ndarray:
 
 def _torch_file(file: Path) -> Tensors:
     """A PyTorch checkpoint through PyTorch's own weights-only reader: nothing in it is run."""
+    torch = _torch(file)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its readers do; the message names what was refused
+        raise UserError(
+            f"{file} cannot be read as weights alone: {_refusal(error)}",
+            "a whole state dict of tensors",
+            "nothing else in such a file is run",
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise UserError(f"{file} holds a {type(state).__name__} of other things", "a state dict of tensors")
+    for name, tensor in state.items():
+        yield name, (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+
+
+def _torch(file: Path) -> Any:
+    """PyTorch, of a version whose weights-only reader runs nothing."""
     try:
         import torch
     except ImportError as error:
@@ -77,14 +102,24 @@ def _torch_file(file: Path) -> Tensors:
             "model.safetensors",
             "pip install torch, or save it as safetensors where PyTorch is",
         ) from error
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its readers do; the message names what was refused
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{file} cannot be read as weights alone: {reason}", "a state dict of tensors", "nothing else is unpickled"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise UserError(f"{file} holds a {type(state).__name__} of other things", "a state dict of tensors")
-    for name, tensor in state.items():
-        yield name, (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    check_torch_version(torch.__version__, file)
+    return torch
+
+
+def check_torch_version(version: str, file: Path) -> None:
+    """Refuses PyTorch before 2.6, whose weights-only reader could be made to run code (CVE-2025-32434).
+
+    Raises:
+      UserError: for such a version.
+    """
+    major, minor = (int(part) for part in re.findall(r"\d+", version)[:2])
+    if (major, minor) < (2, 6):
+        raise UserError(f"PyTorch {version} cannot read {file} safely", "2.6 or newer", "pip install -U torch")
+
+
+def _refusal(error: Exception) -> str:
+    """What the reader would not do, without its advice to read the file unsafely."""
+    text = str(error)
+    if asked := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"it asks for {asked[1]}"
+    return "it is no file of PyTorch's" if "weights_only" in text else text.splitlines()[0].split(". ")[0]

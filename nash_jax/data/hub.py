@@ -39,6 +39,19 @@ def fetch(name: str, patterns: Sequence[str], what: str) -> Path:
         ) from error
 
 
+def fetch_model(name: str, patterns: Sequence[str]) -> Path:
+    """`fetch` of a model with its weights; those in PyTorch's own format only if there are no others.
+
+    Args:
+      name: such as "google/flan-t5-small".
+      patterns: names of the files wanted beside the weights.
+    """
+    folder = fetch(name, (*patterns, "model*.safetensors"), "model")
+    if any(folder.glob("model*.safetensors*")):
+        return folder
+    return fetch(name, (*patterns, "pytorch_model*.bin"), "model")
+
+
 def check_data_set(repository: str, revision: str) -> None:
     """Asks the hub once for a data set; when it does not answer, `datasets` will only look into its cache."""
     import datasets

@@ -1,5 +1,6 @@
 """The tokenizer of a run: the checkpoint's own, or one built from the task's data."""
 
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from nash_jax.config import TaskConfig
 from nash_jax.data.hub import fetch, reason
 from nash_jax.errors import UserError
 
-_HUB_FILES = ("*.json", "*.txt", "*.model")
+HUB_FILES = ("*.json", "*.txt", "*.model", "*.spm")  # patterns of a tokenizer's files on the hub
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
@@ -56,7 +57,8 @@ def load_tokenizer(name: str) -> Any:
 
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = fetch(name, _HUB_FILES, "tokenizer")
+        folder = fetch(name, HUB_FILES, "tokenizer")
+    _require_packages(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # of many kinds, plain Exception from the Rust library among them
@@ -69,6 +71,43 @@ def load_tokenizer(name: str) -> Any:
         if getattr(tokenizer, token) is None:
             raise UserError(f"the tokenizer {name!r} has no {token}", "one made for an encoder-decoder, such as T5's")
     return tokenizer
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a model's folder holds files that a tokenizer is loaded from."""
+    return any((folder / name).exists() for name in _VOCABULARIES)
+
+
+_VOCABULARIES = (
+    "tokenizer.json", "tokenizer_config.json", "spiece.model", "sentencepiece.bpe.model", "source.spm", "vocab.json",
+)  # fmt: skip
+
+
+def _require_packages(folder: Path) -> None:
+    """Names the packages that a tokenizer's files need; `transformers` itself would name others.
+
+    Marian reads its two SentencePiece files itself; a single one is converted, unless tokenizer.json is there.
+
+    Raises:
+      UserError: when one is not installed.
+    """
+    needed: tuple[str, ...] = ("sentencepiece",) if any(folder.glob("*.spm")) else ()
+    if any(folder.glob("*.model")) and not (folder / "tokenizer.json").exists():
+        needed = ("sentencepiece", "protobuf")
+    missing = [name for name in needed if not _is_installed(name)]
+    if missing:
+        raise UserError(
+            f"the tokenizer in {folder} is SentencePiece's, and {' and '.join(missing)} is not installed",
+            "tokenizer.json, or the packages that read such files",
+            f"pip install {' '.join(missing)}",
+        )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def build_pronunciation_tokenizer(rows: list[dict[str, Any]]) -> Any:

@@ -330,11 +330,15 @@ def _legacy_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def unsupported_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those fields of a file that change the output of transformers and have no option here, with their values."""
+    return {name: fields[name] for name, neutral in _UNSUPPORTED.items() if fields.get(name) not in (None, neutral)}
+
+
 def _refuse_unsupported(fields: Mapping[str, Any], source: str) -> None:
-    for name, neutral in _UNSUPPORTED.items():
-        if fields.get(name) not in (None, neutral):
-            raise UserError(
-                f"{source} sets {name} to {fields[name]!r}, which is not supported",
-                f"{name} unset or {neutral!r}",
-                "remove it from the file, which gives another output than transformers",
-            )
+    for name, value in unsupported_fields(fields).items():
+        raise UserError(
+            f"{source} sets {name} to {value!r}, which is not supported",
+            f"{name} unset or {_UNSUPPORTED[name]!r}",
+            "remove it from the file, which gives another output than transformers",
+        )

@@ -1,0 +1,40 @@
+"""How a checkpoint generates, as its files say."""
+
+from pathlib import Path
+from typing import Any
+
+from nash_jax.convert.hf import complete, read_json
+from nash_jax.errors import UserError
+from nash_jax.generation.options import GenerationOptions, options_from_files, unsupported_fields
+
+GENERATION_FILE = "generation_config.json"
+
+
+def read_generation(folder: Path) -> GenerationOptions:
+    """The generation defaults in a folder of the hub's layout, or in an export.
+
+    Without `generation_config.json` they are those of `config.json`, where old checkpoints have them, completed by
+    its class's defaults. What cannot be followed is named in a printed note and left out, so that a model whose
+    defaults are not ours can be pruned and looked at all the same.
+
+    Raises:
+      UserError: for a file that is not JSON.
+    """
+    file, fields = _fields(folder)
+    refused = unsupported_fields(fields)
+    for name, value in refused.items():
+        print(f"note: {file} sets {name} to {value!r}: not supported, generation does without it")
+    known = {name: value for name, value in fields.items() if name not in refused}
+    try:
+        return options_from_files(known, {}) if file.name == GENERATION_FILE else options_from_files(None, known)
+    except UserError as error:
+        print(f"note: {folder}: {error}; generation does without these defaults")
+        return GenerationOptions()
+
+
+def _fields(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file that speaks of generation, and its fields."""
+    file, old = folder / GENERATION_FILE, folder / "config.json"
+    if file.exists():
+        return file, read_json(file)
+    return old, complete(read_json(old)) if old.exists() else {}  # an export may have neither
