@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from nash_jax.cli import run_command
 from nash_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/quickstart.py.")
@@ -86,26 +87,9 @@ def run(argv: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] = sys.argv) -> int:
-    """Exit status: 0, or 2 with one line on stderr for a user's mistake, 3 when memory ran out."""
-    if {"-h", "--help"} & set(argv):
-        print(__doc__)
-        return 0
-    try:
-        run(argv)
-        return 0
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except Exception as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
-            traceback.print_exc()
-            return 1
-        print(
-            f"error: out of memory: {str(error).splitlines()[0]}; lower batch_size, raise accumulation, or set "
-            "config.model.remat=True; what was done is kept",
-            file=sys.stderr,
-        )
-        return 3
+    """Exit status: see `run_command`."""
+    less_memory = "lower batch_size, raise accumulation, or set config.model.remat=True"
+    return run_command(run, argv, __doc__, less_memory)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,16 @@
 """Rows {"source": text, "references": [text, …]} of the three splits, from wherever the config says."""
 
 import csv
-import gzip
 import hashlib
 import importlib.util
-import io
-import json
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from nash_jax.config import TaskConfig
 from nash_jax.data.hub import WITHOUT, check_data_set, reason
+from nash_jax.data.lines import BROKEN, open_file, parse_object, read_lines
 from nash_jax.data.tasks import hub_task
 from nash_jax.errors import UserError
 
@@ -106,44 +103,17 @@ def _records(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
     yield from readers[kind](path, columns)
 
 
-def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-
-
-_BROKEN = (OSError, EOFError, zlib.error)  # what reading a file, plain or gzip, raises
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 text file, with their line ends; a byte-order mark is left out."""
-    number = 0
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{number}: byte {error.object[error.start]:#x} is not UTF-8", "UTF-8 text") from error
-    except _BROKEN as error:
-        raise UserError(f"{path}:{number + 1}: cannot be read: {error}", "a whole file", "fetch it again") from error
-
-
 def _jsonl(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         place = f"{path}:{number}"
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line.rstrip())
-        except ValueError as error:
-            what = re.sub(r": line 1 (column \d+).*", r" at \1", str(error))
-            raise UserError(f"{place}: not JSON: {what}", "one JSON object a line") from error
-        if not isinstance(record, dict):
-            raise UserError(f"{place}: a JSON {type(record).__name__}", "one JSON object a line")
-        _check_columns(record, columns, place)
-        yield place, record
+        if line.strip():
+            record = parse_object(line, place)
+            _check_columns(record, columns, place)
+            yield place, record
 
 
 def _csv(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
-    reader = csv.DictReader(_lines(path), strict=True)
+    reader = csv.DictReader(read_lines(path), strict=True)
     try:
         _check_columns(reader.fieldnames or [], columns, f"{path}:1")
         for record in reader:
@@ -157,11 +127,11 @@ def _parquet(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
     import pyarrow.parquet
 
     try:
-        with _open(path) as file:
+        with open_file(path) as file:
             parquet = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(file.read()))
         _check_columns(parquet.schema_arrow.names, columns, str(path))
         rows = parquet.read(columns=list(columns)).to_pylist()
-    except (pyarrow.ArrowException, *_BROKEN) as error:
+    except (pyarrow.ArrowException, *BROKEN) as error:
         raise UserError(f"{path} cannot be read: {reason(error)}", "a whole Parquet file") from error
     yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, 1))
 

@@ -22,6 +22,7 @@ def generate_many(
     options: GenerationOptions,
     batch_size: int,
     progress: bool | None = None,
+    first_row: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Generates for all inputs; those of like length share a batch, the longest come first.
 
@@ -34,6 +35,7 @@ def generate_many(
       options: how to generate.
       batch_size: inputs generated together.
       progress: say how far it is; when left out, only where there are many batches.
+      first_row: number of the first input in what the inputs are a part of; what is drawn for an input hangs on it.
 
     Yields:
       Numbers of inputs [B] and their outputs, int32 [B·n, L]: n consecutive rows for each.
@@ -49,7 +51,7 @@ def generate_many(
     shown = progress if progress is not None else len(batches) > MANY_BATCHES
     done, bar = 0, Progress("generating", len(data), 0, unit="input") if shown else None
     for numbers in batches:
-        yield numbers, engine.run(_pad(data, numbers, rows, engine.spec.pad_id), options)
+        yield numbers, engine.run(_pad(data, numbers, rows, engine.spec.pad_id, first_row), options)
         done += len(numbers)
         if bar is not None:
             bar.update(done)
@@ -72,7 +74,7 @@ def plan_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return batches
 
 
-def _pad(data: Ragged, numbers: np.ndarray, rows: int, pad_id: int) -> Inputs:
+def _pad(data: Ragged, numbers: np.ndarray, rows: int, pad_id: int, first_row: int) -> Inputs:
     """Inputs of one bucket as a batch of `rows` rows; a text may hold the padding token, so lengths decide."""
     lengths = np.zeros(rows, int)
     lengths[: len(numbers)] = data.lengths[numbers]
@@ -83,5 +85,5 @@ def _pad(data: Ragged, numbers: np.ndarray, rows: int, pad_id: int) -> Inputs:
     mask = there.astype(np.int32)
     mask[len(numbers) :, 0] = 1
     row_ids = np.zeros(rows, np.int32)
-    row_ids[: len(numbers)] = numbers
+    row_ids[: len(numbers)] = first_row + numbers
     return Inputs(ids, mask, np.where(there, ids, -1).astype(np.int32), row_ids, len(numbers))

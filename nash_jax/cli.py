@@ -1,0 +1,41 @@
+"""What the commands share: how a mistake is said, and exit statuses."""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from nash_jax.errors import UserError
+
+
+def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: str, less_memory: str) -> int:
+    """Runs a command; its exit status.
+
+    Args:
+      run: the command.
+      argv: the program's name and its arguments.
+      doc: printed for `--help`.
+      less_memory: what to do when memory runs out.
+
+    Returns:
+      0; 2 with one line on stderr for a user's mistake; 3, likewise, when memory ran out; 1 with a traceback for
+      a bug.
+    """
+    if {"-h", "--help"} & set(argv):
+        print(doc)
+        return 0
+    try:
+        run(argv)
+        return 0
+    except UserError as error:
+        return _say(str(error), 2)
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
+            traceback.print_exc()
+            return 1
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return _say(f"out of memory: {reason}; {less_memory}; what was done is kept", 3)
+
+
+def _say(message: str, status: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return status

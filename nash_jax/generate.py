@@ -1,0 +1,155 @@
+"""`python -m nash_jax.generate --model=FOLDER_OR_HUB_NAME --input=FILE --output=FILE`: generates for a file's texts.
+
+  --input       .jsonl, or text with one text a line; also with .gz
+  --column      of JSONL, where its texts are; left out: the first of source, document, text that there is
+  --output      .jsonl: each row with its "output" (a list with --num_return_sequences); otherwise a line each
+  --prefix      goes before every text, such as --prefix="summarize: "
+  --truncate    cuts texts that are longer than the positions of the model, instead of refusing them
+  --batch_size  texts generated together (16)
+  --dtype       float32 (default) or bfloat16
+
+and the options of transformers that docs/generation.md lists, such as --max_new_tokens=64 --num_beams=4 --do_sample
+--top_p=0.9 --early_stopping=never --suppress_tokens=[5,7] --seed=1; those left out are the model's own.
+
+Stopped and started again, the same command goes on where it was.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from nash_jax.cli import run_command
+from nash_jax.data.resumable import ResumableFile
+from nash_jax.data.text_files import open_texts
+from nash_jax.errors import UserError
+from nash_jax.file_job import OUTPUT_COLUMN, FileGenerator, FileJob, Tally
+from nash_jax.generation.options import GenerationOptions
+from nash_jax.progress import Progress
+
+
+def parse(argv: Sequence[str]) -> FileJob:
+    """Command line → job.
+
+    Raises:
+      UserError: for flags that cannot be used.
+    """
+    own = _define_flags()
+    try:
+        rest = own(list(argv))
+    except flags.Error as error:
+        raise UserError(f"command line: {error}") from error
+    if len(rest) > 1:
+        raise UserError(
+            f"command line: {rest[1]!r} is no flag", "--model=…, --input=FILE, --output=FILE, --option=value"
+        )
+    given = {name: value for name, value in own.flag_values_dict().items() if value is not None}
+    for name in ("model", "input", "output"):
+        if not given.get(name):
+            raise UserError(f"no --{name}", "--model=FOLDER_OR_HUB_NAME --input=FILE --output=FILE")
+    given |= {name: Path(given[name]).expanduser() for name in ("input", "output")}
+    names = [field.name for field in dataclasses.fields(GenerationOptions) if field.name in given]
+    return FileJob(options={name: _value(given.pop(name)) for name in names}, **given)
+
+
+def _define_flags() -> flags.FlagValues:
+    own = flags.FlagValues()
+    for name in ("model", "input", "output", "column"):
+        flags.DEFINE_string(name, None, "", flag_values=own)
+    flags.DEFINE_string("prefix", "", "", flag_values=own)
+    flags.DEFINE_bool("truncate", False, "", flag_values=own)
+    flags.DEFINE_integer("batch_size", 16, "", lower_bound=1, flag_values=own)
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "", flag_values=own)
+    for field in dataclasses.fields(GenerationOptions):
+        define = flags.DEFINE_bool if field.type is bool else flags.DEFINE_string
+        define(field.name, None, "", flag_values=own)
+    return own
+
+
+def _value(text: str | bool) -> Any:
+    """An option's value: JSON, Python's names for the same, or else text."""
+    if isinstance(text, bool):
+        return text
+    try:
+        return json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+    except ValueError:
+        return text
+
+
+def check_output(path: Path) -> None:
+    """Refuses what cannot be written, before anything is read.
+
+    Raises:
+      UserError: for a folder, a file in no folder, or a packed one.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"--output: no folder {path.parent}", "an existing one")
+    if path.is_dir():
+        raise UserError(f"--output: {path} is a folder", "a file")
+    if path.suffix == ".gz":
+        raise UserError(f"--output: {path} would be packed", "a plain file, which can be appended to")
+
+
+def run(argv: Sequence[str]) -> None:
+    """Checks all, generates what is not there yet, says what was done."""
+    job = parse(argv)
+    check_output(job.output)
+    file = open_texts(job.input, job.column, OUTPUT_COLUMN if job.as_json else None)
+    survey = file.survey()
+    _tell(f"{job.input}: {survey.num_rows:,} rows, {survey.num_empty:,} of them empty")
+    generator = _load(job)
+    results = ResumableFile(job.output, generator.settings(file, survey))
+    if results.is_done():
+        print(f"{job.output} is done, with the same settings; nothing to do")
+        return
+    generator.check_lengths(file.rows(survey))
+    begun, times = time.monotonic(), generator.lines_per_row
+    with results.open(survey.num_rows * times, generator.chunk_rows * times) as output:
+        start = output.start // times
+        if start:
+            _tell(f"{job.output}: {start:,} rows were there; going on after them")
+        bar = Progress("generating", survey.num_rows, start, unit="row")
+        for lines in generator.lines(file.rows(survey, start), start, bar.update):
+            output.append(lines)
+        bar.close()
+    print(f"{job.output}: {summary(generator.tally, time.monotonic() - begun, job)}")
+
+
+def _load(job: FileJob) -> FileGenerator:
+    from nash_jax.compilation import enable_cache
+    from nash_jax.model import load
+
+    enable_cache()
+    return FileGenerator(load(job.model, dtype=job.dtype), job)
+
+
+def summary(tally: Tally, seconds: float, job: FileJob) -> str:
+    """What was done, on one line."""
+    speed = tally.rows / max(seconds, 1e-9)
+    parts = [
+        f"{tally.rows:,} rows, {tally.tokens:,} tokens generated in {seconds:.1f} s ({speed:.2f} rows/s)",
+        f"{tally.unended:,} outputs hit the length limit without EOS",
+    ]
+    if job.truncate:
+        parts.append(f"{tally.cut:,} texts cut")
+    if not job.as_json:
+        parts.append(f"line ends became spaces in {tally.joined:,} outputs")
+    return "; ".join(parts)
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] = sys.argv) -> int:
+    """Exit status: see `run_command`."""
+    return run_command(run, argv, __doc__, "lower --batch_size")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Results in chunks: what a kill leaves is gone on from, and nothing of other settings is touched."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nash_jax
+from nash_jax.data.resumable import ResumableFile
+from nash_jax.errors import UserError
+
+SETTINGS = {"model": "ab12", "num_beams": 4, "prefix": "sum: ", "eos_token_id": (1, 2)}
+LINES = ["zero", "", "zwei \u2028 Ä", "three", '{"half": "\ud800"}', "five", "six"]
+CHUNK = 3
+WHOLE = "".join(f"{line}\n" for line in LINES).replace("\ud800", "\\ud800").encode()
+
+
+def fill(path, settings=SETTINGS, stop=None) -> int:
+    """Appends what is missing, or the first `stop` chunks of it; how many lines were there."""
+    with ResumableFile(path, settings).open(len(LINES), CHUNK) as output:
+        for start in list(range(output.start, len(LINES), CHUNK))[:stop]:
+            output.append(LINES[start : start + CHUNK])
+        if stop is not None:
+            raise KeyboardInterrupt
+    return output.start
+
+
+def stopped(path, chunks: int) -> bytes:
+    """What is there after the given number of chunks."""
+    with pytest.raises(KeyboardInterrupt):
+        fill(path, stop=chunks)
+    assert not path.exists()
+    return path.with_name("out.txt.partial").read_bytes()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "out.txt"
+
+
+def test_lines_are_as_given(path):
+    assert fill(path) == 0
+    assert sorted(p.name for p in path.parent.iterdir()) == ["out.txt", "out.txt.settings.json"]
+    assert path.read_bytes() == WHOLE
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 2, 3])
+def test_goes_on_after_whole_chunks(path, chunks):
+    assert WHOLE.startswith(stopped(path, chunks))
+    assert fill(path) == min(CHUNK * chunks, len(LINES))
+    assert path.read_bytes() == WHOLE
+
+
+@pytest.mark.parametrize("size", range(0, len(WHOLE) + 1, 3))
+def test_torn_anywhere(path, size):
+    """Cut at any byte, within a line or a character: chunks begin where they would have begun."""
+    stopped(path, 3)
+    os.truncate(f"{path}.partial", size)
+    lines = WHOLE[:size].count(b"\n")
+    assert fill(path) == (lines if lines == len(LINES) else lines // CHUNK * CHUNK)
+    assert path.read_bytes() == WHOLE
+
+
+def test_what_differs_is_said_and_kept(path):
+    there = stopped(path, 1)
+    others = {"model": "cd34", "num_beams": 4, "prefix": "", "eos_token_id": [1, 2], "seed": 3}
+    says = (
+        'out.txt.partial holds results with model="ab12", not "cd34"; prefix="sum: ", not ""; seed=its default, not 3'
+    )
+    with pytest.raises(
+        UserError, match=f"{says}; expected the settings they were made with, .*; name another --output"
+    ):
+        fill(path, others)
+    assert (path.parent / "out.txt.partial").read_bytes() == there
+    assert fill(path) == CHUNK
+
+
+def test_done(path):
+    results = ResumableFile(path, SETTINGS)
+    assert not results.is_done()
+    fill(path)
+    assert results.is_done()
+    with pytest.raises(UserError, match=r"out.txt holds results with num_beams=4, not 1; expected the settings"):
+        ResumableFile(path, SETTINGS | {"num_beams": 1}).is_done()
+    path.unlink()  # made again with other settings
+    assert fill(path, SETTINGS | {"num_beams": 1}) == 0 and path.read_bytes() == WHOLE
+
+
+@pytest.mark.parametrize("record", [None, "", "[1]", '{"model": '])
+def test_a_file_of_another_origin_is_not_touched(path, record):
+    for name in ("out.txt.partial", "out.txt"):
+        (path.parent / name).write_text("a user's own\n")
+        if record is not None:
+            (path.parent / "out.txt.settings.json").write_text(record)
+        with pytest.raises(UserError, match=f"{name} is there, but not its settings out.txt.settings.json; .* move"):
+            ResumableFile(path, SETTINGS).is_done() or fill(path)
+        assert (path.parent / name).read_text() == "a user's own\n"
+
+
+def test_one_process_at_a_time(path):
+    """The lock of a killed process is gone with it."""
+    stopped(path, 1)
+    hold = (
+        f"import fcntl, time; f = open({f'{path}.partial'!r}, 'ab'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); "
+    )
+    other = subprocess.Popen([sys.executable, "-c", f"{hold}time.sleep(99)"], stdout=subprocess.PIPE)
+    assert other.stdout.readline()
+    with (
+        other,
+        pytest.raises(UserError, match=r"out.txt.partial is being written by another process; wait"),
+    ):
+        try:
+            fill(path)
+        finally:
+            other.kill()
+    assert fill(path) == CHUNK
+
+
+def test_no_room(path):
+    """A chunk that does not fit is cut off by the next start."""
+    stopped(path, 1)
+    code = "import pathlib, resource, sys, test_resumable\n"
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40))\n"  # Python ignores the signal: writing fails
+    code += "test_resumable.fill(pathlib.Path(sys.argv[1]))"
+    search = os.pathsep.join(map(str, (Path(__file__).parent, Path(nash_jax.__file__).parents[1])))
+    done = subprocess.run(
+        [sys.executable, "-c", code, path],
+        env=os.environ | {"PYTHONPATH": search}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    says = f"UserError: {path}.partial cannot be written: File too large; expected a folder to write to and room in it"
+    assert says in done.stderr
+    assert os.path.getsize(f"{path}.partial") == 40 and not path.exists()
+    assert fill(path) == CHUNK and path.read_bytes() == WHOLE
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(UserError, match=r"none/out.txt.partial cannot be written: No such file or directory; expected"):
+        fill(tmp_path / "none" / "out.txt")
