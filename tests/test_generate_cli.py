@@ -7,6 +7,7 @@ import functools
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 import nash_jax.model
 from nash_jax.data.tokenizers import EOS, PAD, UNKNOWN
 from nash_jax.generate import main
-from nash_jax.generation.options import GenerationOptions
+from nash_jax.generation.options import UNSUPPORTED, GenerationOptions
 from nash_jax.model import Seq2Seq
 from nash_jax.testing import lively_model, random_params, random_spec
 
@@ -347,6 +348,17 @@ def test_the_real_command():
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: no --model; expected --model=FOLDER_OR_HUB_NAME --input=FILE --output=FILE\n"
+
+
+def test_documented():
+    """Each option with its default, and each name that is refused."""
+    page = (ROOT / "docs" / "generation.md").read_text()
+    table = dict(re.findall(r"^\| `(\w+)` \| (.*?) ?\|", page, re.MULTILINE))
+    defaults = {name: "" if value in (None, ()) else str(value) for name, value in vars(GenerationOptions()).items()}
+    own = dict.fromkeys(["decoder_start_token_id", "eos_token_id", "pad_token_id"], "the model's")
+    assert {name: said.strip("`") for name, said in table.items()} == defaults | own | {"max_new_tokens": "64"}
+    refused = page.partition("\nRefused: ")[2].partition("; a start token")[0]
+    assert re.findall(r"`(\w+)`", refused) == sorted(UNSUPPORTED)
 
 
 def test_help(command):
