@@ -3,7 +3,7 @@
 Letters: B inputs, S source, n outputs for each input, L tokens of an output.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -23,11 +23,13 @@ def generate_many(
     batch_size: int,
     progress: bool | None = None,
     first_row: int = 0,
+    done: Collection[int] = (),
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Generates for all inputs; those of like length share a batch, the longest come first.
 
     An input is padded by its own length alone, so its tokens do not hang on the order of inputs, nor (but for the
-    rounding of float sums) on the batch size. There is one program for each bucket of lengths in use.
+    rounding of float sums) on the batch size. There is one program for each bucket of lengths in use. An input of no
+    tokens is read as one of padding.
 
     Args:
       engine: the model.
@@ -36,6 +38,7 @@ def generate_many(
       batch_size: inputs generated together.
       progress: say how far it is; when left out, only where there are many batches.
       first_row: number of the first input in what the inputs are a part of; what is drawn for an input hangs on it.
+      done: numbers of inputs that need no outputs; a batch of such alone is left out.
 
     Yields:
       Numbers of inputs [B] and their outputs, int32 [B·n, L]: n consecutive rows for each.
@@ -46,15 +49,16 @@ def generate_many(
     data = sources if isinstance(sources, Ragged) else Ragged.from_lists(sources)
     check_ids("inputs", data.ids, engine.spec.source_vocab_size)
     check_length("the longest input is", int(data.lengths.max(initial=0)), engine.spec)
-    batches = plan_batches(data.lengths, batch_size)
+    there = set(done)
+    batches = [batch for batch in plan_batches(data.lengths, batch_size) if not there.issuperset(batch.tolist())]
     rows = min(batch_size, batch_bucket(len(data)))
     shown = progress if progress is not None else len(batches) > MANY_BATCHES
-    done, bar = 0, Progress("generating", len(data), 0, unit="input") if shown else None
+    count, bar = 0, Progress("generating", sum(map(len, batches)), 0, unit="input") if shown else None
     for numbers in batches:
         yield numbers, engine.run(_pad(data, numbers, rows, engine.spec.pad_id, first_row), options)
-        done += len(numbers)
+        count += len(numbers)
         if bar is not None:
-            bar.update(done)
+            bar.update(count)
     if bar is not None:
         bar.close()
 
@@ -83,7 +87,7 @@ def _pad(data: Ragged, numbers: np.ndarray, rows: int, pad_id: int, first_row: i
     ids = np.full(shape, pad_id, np.int32)
     ids[: len(numbers)] = data.pad(numbers, shape[1], pad_id)
     mask = there.astype(np.int32)
-    mask[len(numbers) :, 0] = 1
+    mask[:, 0] = 1  # attention to nothing would be attention to all the padding
     row_ids = np.zeros(rows, np.int32)
     row_ids[: len(numbers)] = first_row + numbers
     return Inputs(ids, mask, np.where(there, ids, -1).astype(np.int32), row_ids, len(numbers))
