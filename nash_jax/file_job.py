@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+from array import array
 from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from nash_jax.data.text_files import Survey, TextFile, TextRow
 from nash_jax.errors import UserError
-from nash_jax.generation.batching import generate_many
+from nash_jax.generation.batching import generate_many, plan_rows
 from nash_jax.generation.inputs import check_ids, pad_inputs
 from nash_jax.generation.request import make_request
 from nash_jax.tree import flatten
@@ -100,6 +101,7 @@ class FileGenerator:
         self.options = model.generation.replace(**job.options)
         nothing = pad_inputs(np.zeros((1, 1), int), np.ones((1, 1)), np.zeros(1, int), 0)
         make_request(model.spec, self.options, nothing, None, stop_at_eos=True)  # refuses what does not fit the model
+        self._rows: dict[int, int] = {}
         self.positions = model.spec.max_positions if model.spec.absolute_positions else None
 
     def settings(self, file: TextFile, survey: Survey) -> dict[str, Any]:
@@ -109,21 +111,23 @@ class FileGenerator:
         return own | content | self.options.to_dict()
 
     def check_texts(self, rows: Iterable[TextRow]) -> int:
-        """How many texts are to be cut; refuses those that the model cannot read.
+        """How many texts are to be cut; plans the shapes of batches, and refuses texts that the model cannot read.
 
         Raises:
           UserError: naming the first.
         """
-        num_cut, vocab_size = 0, self.model.spec.source_vocab_size
+        num_cut, lengths, vocab_size = 0, array("l"), self.model.spec.source_vocab_size
         for chunk in self._chunks(rows):
             ids, own_cut = self._encode(chunk)
             num_cut += own_cut
+            lengths.extend(map(len, ids))
             for row, own in zip(chunk, ids, strict=True):
                 check_ids(f"{row.place}: the tokens of this text", np.array(own, int), vocab_size)
+        self._rows = plan_rows(np.array(lengths), self.job.batch_size)
         return num_cut
 
     def results(self, rows: Iterable[TextRow], done: Container[int]) -> Iterator[dict[int, list[str]]]:
-        """Lines of output by the row's number, a batch at a time.
+        """Lines of output by the row's number, a batch at a time; after `check_texts`.
 
         Args:
           rows: of the whole file: what is drawn for a row hangs on its number.
@@ -147,8 +151,9 @@ class FileGenerator:
         """n texts by number within the chunk, a batch at a time."""
         times, (ids, _) = self.options.num_return_sequences, self._encode(chunk)
         for numbers, tokens in generate_many(
-            self.model.engine, ids, self.options, self.job.batch_size, progress=False, first_row=first, done=there
-        ):
+            self.model.engine, ids, self.options, self.job.batch_size,
+            progress=False, first_row=first, done=there, rows=self._rows,
+        ):  # fmt: skip
             self._count(tokens)
             texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             yield {number: texts[i * times : (i + 1) * times] for i, number in enumerate(numbers.tolist())}

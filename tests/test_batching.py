@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from nash_jax.errors import UserError
-from nash_jax.generation.batching import MANY_BATCHES, generate_many, plan_batches
+from nash_jax.generation import batching
+from nash_jax.generation.batching import generate_many, plan_batches, plan_rows
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import bucket
 from nash_jax.generation.options import GenerationOptions
@@ -143,16 +144,23 @@ def test_what_is_done_is_left_out(engine):
             np.testing.assert_array_equal(found[tuple(numbers)], tokens)
 
 
-def test_progress_is_said_where_it_takes_long(engine, capsys):
-    many = [[2, 3]] * (MANY_BATCHES + 1)
-    collect(engine, many[1:], batch_size=1)
-    assert capsys.readouterr().err == ""
+def test_progress_is_said_where_it_takes_long(engine, capsys, monkeypatch):
+    many = [[2, 3]] * 9
     collect(engine, many, batch_size=1)
-    assert capsys.readouterr().err == f"generating: input {len(many)}/{len(many)}, 0 s left\n"
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(batching, "PATIENCE", 0.0)  # as if some seconds had gone by
+    collect(engine, many, batch_size=1)
+    assert capsys.readouterr().err == "generating: input 9/9, 0 s left\n"
     collect(engine, many, batch_size=1, progress=False)
     assert capsys.readouterr().err == ""
     assert len(list(generate_many(engine, many[:3], GREEDY, 1, progress=True, done=[1]))) == 2
     assert capsys.readouterr().err == "generating: input 2/2, 0 s left\n"
+
+
+def test_few_inputs_of_a_length_have_few_rows():
+    lengths = np.array([700, 20, 30, 30, 8, 8, 8, 3, 1])
+    assert plan_rows(lengths, 4) == {768: 1, 24: 1, 32: 2, 8: 4}
+    assert plan_rows(lengths, 64) == {768: 1, 24: 1, 32: 2, 8: 8}
 
 
 def test_refusals(engine, learned):
