@@ -219,12 +219,16 @@ def to_hf_state(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, np.ndar
 
 
 def _copies(spec: ModelSpec, state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Tables stored more than once, as `transformers` expects of a model that it does not tie."""
+    """Tables stored more than once, as `transformers` expects of a model that it does not tie.
+
+    T5's config says that a table is the head only where outputs are scaled (what version 4 takes the two for).
+    """
     decoder = state.get(f"{prefix}shared.weight", state.get(f"{prefix}decoder.embed_tokens.weight"))
     assert decoder is not None  # every model has a table
     apart = spec.encoder_vocab_size is not None
     copies = {}
-    if spec.tied and (not spec.absolute_positions or apart):
+    said = spec.absolute_positions or spec.output_scale != 1.0
+    if spec.tied and (apart or not said):
         copies["lm_head.weight"] = decoder.copy()
     if spec.absolute_positions and not spec.tied and not apart:
         copies |= {f"{prefix}{side}.embed_tokens.weight": decoder.copy() for side in ("encoder", "decoder")}
