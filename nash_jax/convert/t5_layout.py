@@ -78,6 +78,7 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
     require_family_flags(spec, {
         "norm_eps": None, "activation": None, "gated": None, "tied": None, "max_positions": None,
         "position_buckets": None, "position_max_distance": None,
+        **dict.fromkeys(("attention_dropout_rate", "activation_dropout_rate"), (None, spec.dropout_rate)),
         "output_scale": output_scales(spec),
     })  # fmt: skip
     if (spec.activation, spec.gated) not in _PROJECTIONS:
