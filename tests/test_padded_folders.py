@@ -51,7 +51,7 @@ def pruned(family: str, seed: int):
     spec = dense(family, seed)
     # d_model too where it is no multiple of the heads' width
     masks = random_masks(spec, seed, "heads units sublayers" + " embed" * (family in T5_LIKE))
-    emptied = list(spec.sublayers())[seed :: SEEDS] + [f"decoder.{len(spec.decoder) - 1}.cross_attention"]
+    emptied = list(spec.sublayers())[seed::SEEDS] + [f"decoder.{len(spec.decoder) - 1}.cross_attention"]
     masks |= dict.fromkeys(emptied, np.float32(0))
     spec, params = compact(spec, random_params(spec, seed, 0.4), masks, param_axes=param_axes, mask_sites=mask_sites)
     kept = {side: range(seed % 2, len(getattr(spec, side))) for side in ("encoder", "decoder")}

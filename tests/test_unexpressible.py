@@ -24,14 +24,10 @@ SWITCHES = {  # flag → two values, of which a family has one
     ),
 }  # fmt: skip
 POSITIONS = {"max_positions", "position_buckets", "position_max_distance"}  # free where a family does not read them
-FREE = {
-    **dict.fromkeys(T5_LIKE, {"norm_eps", "activation", "gated", "tied", *POSITIONS}),
-    **dict.fromkeys(
-        ("bart", "mbart", "pegasus", "marian"),
-        {"activation", "tied", "logits_bias", "attention_dropout_rate", "activation_dropout_rate", *POSITIONS},
-    ),
-}
-FREE["marian"] = FREE["marian"] | {"encoder_vocab_size"}
+T5_FREE = {"norm_eps", "activation", "gated", "tied", *POSITIONS}
+BART_FREE = {"activation", "tied", "logits_bias", "attention_dropout_rate", "activation_dropout_rate", *POSITIONS}
+FREE = {family: T5_FREE if family in T5_LIKE else BART_FREE for family in FAMILIES}
+FREE["marian"] = BART_FREE | {"encoder_vocab_size"}
 SAID_OTHERWISE = {  # flags of BART's relatives that are refused for what comes of them
     "encoder_vocab_size": "the encoder has 99 tokens, the decoder 23; expected one vocabulary",
     "decoder_head_dim": "decoder heads are 6 wide in all, d_model is 8; expected equal widths",

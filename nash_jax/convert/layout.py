@@ -88,7 +88,7 @@ def _close(value: Any, other: Any) -> bool:
 
 
 _ANY = {  # every class has these; the sizes of layers are made equal by padding
-    "family", "vocab_size", "d_model", "head_dim", "num_heads", "encoder", "decoder", "dropout_rate", "pad_id", "eos_id",
-    "decoder_start_id",
+    "family", "vocab_size", "d_model", "head_dim", "num_heads", "encoder", "decoder", "dropout_rate",
+    "pad_id", "eos_id", "decoder_start_id",
 }  # fmt: skip
 FLAGS = tuple(name for name in ModelSpec.__dataclass_fields__ if name not in _ANY)
