@@ -246,6 +246,17 @@ def hf_config(spec: ModelSpec) -> dict[str, Any]:
     return layout_of(spec).config_from_spec(spec)
 
 
+def require_expressible(spec: ModelSpec) -> None:
+    """Refuses a model that `write_hf` cannot write. Any scale of outputs will do: a head takes it.
+
+    Raises:
+      UserError: when the family's class in transformers cannot express the model; it says which flag.
+    """
+    layout = layout_of(spec)
+    scale = 1.0 if spec.absolute_positions else t5_layout.output_scales(spec)[0]
+    layout.config_from_spec(dataclasses.replace(spec, output_scale=scale))
+
+
 def _expressible(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
     """The same function with an output scale that the family's class has: an LM head of its own takes the rest."""
     allowed = (1.0,) if spec.absolute_positions else t5_layout.output_scales(spec)
@@ -279,13 +290,15 @@ def write_hf(
       UserError: when the family's class in transformers cannot express the model.
     """
     folder = Path(folder)
-    layout_of(spec)
+    require_expressible(spec)
     full, padded = rectangular(*_expressible(spec, params))
     config, state = hf_config(full), to_hf_state(full, padded)
     state |= _copies(full, state, layout_of(full).prefix)
     extra = count(padded) / count(params) - 1
     if full.encoder != spec.encoder or full.decoder != spec.decoder:
         print(f"note: padded with zeros for transformers, {extra:.0%} more parameters; the export has none of them")
+    if full.output_scale != 1.0 and not full.tied:
+        print("note: an LM head of its own and a scaled output: transformers before version 5 reads another model")
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     ids = {name: config[name] for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
     (folder / "generation_config.json").write_text(json.dumps({**ids, **(generation or {})}, indent=1))

@@ -88,8 +88,6 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
             "save an export instead",
         )
     scaled = spec.output_scale != 1.0
-    if scaled and not spec.tied:
-        print("note: an LM head of its own and a scaled output: transformers before version 5 reads another model")
     own = {"scale_decoder_outputs": scaled} if spec.family != "mt5" else {}
     return own | {
         "architectures": [_CLASSES[spec.family]],
