@@ -1,6 +1,6 @@
 """Small and fast encoder-decoder language models in JAX.
 
-`load` a T5 (hub name, folder, or export) and `generate`; prune one with `python -m nash_jax.main`.
+`load` a T5 or BART (hub name, folder, or export) and `generate`; prune one with `python -m nash_jax.main`.
 Importing the package starts no backend and imports no jax: names are resolved on first use.
 """
 

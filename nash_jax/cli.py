@@ -17,8 +17,8 @@ def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: 
       less_memory: what to do when memory runs out.
 
     Returns:
-      0; 2 with one line on stderr for a user's mistake; 3, likewise, when memory ran out; 1 with a traceback for
-      a bug.
+      0; with one line on stderr: 2 for a user's mistake, 3 when memory ran out, 130 for Ctrl-C; 1 with a traceback
+      for a bug.
     """
     if {"-h", "--help"} & set(argv):
         print(doc)
@@ -28,6 +28,8 @@ def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: 
         return 0
     except UserError as error:
         return _say(str(error), 2)
+    except KeyboardInterrupt:
+        return _say("stopped by hand; the same command goes on where it was", 130)
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
             traceback.print_exc()

@@ -17,7 +17,7 @@ from nash_jax.config import STAGES, Config, chosen_stages, lasting_settings
 from nash_jax.data.sources import load_rows
 from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.evaluation.evaluator import Evaluator, score
+from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score
 from nash_jax.evaluation.sizes import sparsities
 from nash_jax.generation.engine import Engine
 from nash_jax.model import load
@@ -92,8 +92,10 @@ class EvaluateRecipe:
             )
         rows = load_rows(task, ("test",))["test"]
         tokenizer = choose_tokenizer(task, self.given.tokenizer, rows)
-        check_vocabulary(tokenizer, self.given.spec.vocab_size)
-        return score(Evaluator(rows, tokenizer, task, self.config.evaluate.batch_size), {"model": self.engine})
+        check_vocabulary(tokenizer, self.given.spec)
+        check_positions(self.given.spec, task)
+        options = output_options(self.config, self.given.generation)
+        return score(Evaluator(rows, tokenizer, task, options, self.config.evaluate.batch_size), {"model": self.engine})
 
     def benchmark(self, folder: Path) -> dict[str, Any]:
         """Whole generations and their components, timed in turn."""

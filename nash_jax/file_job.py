@@ -7,7 +7,8 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,16 @@ import numpy as np
 
 from nash_jax.data.text_files import Survey, TextFile, TextRow
 from nash_jax.errors import UserError
-from nash_jax.generation.batching import generate_many
+from nash_jax.generation.batching import generate_many, plan_rows
+from nash_jax.generation.inputs import check_ids, pad_inputs
+from nash_jax.generation.request import make_request
 from nash_jax.tree import flatten
 
 if TYPE_CHECKING:
     from nash_jax.model import Seq2Seq
 
 OUTPUT_COLUMN = "output"
-BATCHES_OF_CHUNK = 64  # within a chunk, rows of like length share a batch; a kill loses a chunk at most
+BATCHES_OF_CHUNK = 64  # within a chunk, rows of like length share a batch; more cost memory alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +69,12 @@ class Tally:
       tokens: generated, EOS among them.
       unended: outputs that reached the length limit without an EOS.
       joined: outputs of several lines that were made one.
-      cut: texts that were cut.
     """
 
     rows: int = 0
     tokens: int = 0
     unended: int = 0
     joined: int = 0
-    cut: int = 0
 
 
 class FileGenerator:
@@ -85,6 +86,7 @@ class FileGenerator:
 
     Attributes:
       options: the model's own, and the job's.
+      positions: tokens that a text may have; None: any number.
       tally: of what was done so far.
 
     Raises:
@@ -97,17 +99,10 @@ class FileGenerator:
         self.model, self.job, self.tally = model, job, Tally()
         self.tokenizer: Any = model.tokenizer
         self.options = model.generation.replace(**job.options)
-        self._positions = model.spec.max_positions if model.spec.absolute_positions else None
-
-    @property
-    def lines_per_row(self) -> int:
-        """Lines of output for a row of input."""
-        return 1 if self.job.as_json else self.options.num_return_sequences
-
-    @property
-    def chunk_rows(self) -> int:
-        """Rows of a chunk."""
-        return BATCHES_OF_CHUNK * self.job.batch_size
+        nothing = pad_inputs(np.zeros((1, 1), int), np.ones((1, 1)), np.zeros(1, int), 0)
+        make_request(model.spec, self.options, nothing, None, stop_at_eos=True)  # refuses what does not fit the model
+        self._rows: dict[int, int] = {}
+        self.positions = model.spec.max_positions if model.spec.absolute_positions else None
 
     def settings(self, file: TextFile, survey: Survey) -> dict[str, Any]:
         """All that the output hangs on; not the batch size, which may have to be lowered midway."""
@@ -115,60 +110,70 @@ class FileGenerator:
         content = {"model": _digest(self.model, self.tokenizer), "input": survey.digest[:16], "column": file.column}
         return own | content | self.options.to_dict()
 
-    def check_lengths(self, rows: Iterable[TextRow]) -> None:
-        """Refuses texts that the model has no positions for, unless they are to be cut.
+    def check_texts(self, rows: Iterable[TextRow]) -> int:
+        """How many texts are to be cut; plans the shapes of batches, and refuses texts that the model cannot read.
 
         Raises:
           UserError: naming the first.
         """
-        if self._positions is not None and not self.job.truncate:
-            for chunk in _chunks(rows, self.chunk_rows):
-                self._encode(chunk)
+        num_cut, lengths, vocab_size = 0, array("l"), self.model.spec.source_vocab_size
+        for chunk in self._chunks(rows):
+            ids, own_cut = self._encode(chunk)
+            num_cut += own_cut
+            lengths.extend(map(len, ids))
+            for row, own in zip(chunk, ids, strict=True):
+                check_ids(f"{row.place}: the tokens of this text", np.array(own, int), vocab_size)
+        self._rows = plan_rows(np.array(lengths), self.job.batch_size)
+        return num_cut
 
-    def lines(self, rows: Iterable[TextRow], first: int, update: Callable[[int], None]) -> Iterator[list[str]]:
-        """Lines of output, a chunk of rows at a time, in the order of the rows.
+    def results(self, rows: Iterable[TextRow], done: Container[int]) -> Iterator[dict[int, list[str]]]:
+        """Lines of output by the row's number, a batch at a time; after `check_texts`.
 
         Args:
-          rows: to generate for.
-          first: number of the first of them in the file, from 0: what is drawn for a row hangs on its number.
-          update: told how many rows of the file are done.
+          rows: of the whole file: what is drawn for a row hangs on its number.
+          done: numbers of rows, from 0, that need no output.
         """
-        for chunk in _chunks(rows, self.chunk_rows):
-            outputs: list[list[str]] = [[] for _ in chunk]
-            for done, (number, texts) in enumerate(self._outputs(chunk, first), first + 1):
-                outputs[number] = texts
-                update(done)
+        first = 0
+        for chunk in self._chunks(rows):
+            there = [i for i in range(len(chunk)) if first + i in done]
+            if len(there) < len(chunk):
+                for outputs in self._outputs(chunk, first, there):
+                    self.tally.rows += len(outputs)
+                    yield {first + i: self._format(chunk[i], texts) for i, texts in outputs.items()}
             first += len(chunk)
-            self.tally.rows += len(chunk)
-            yield [line for row, texts in zip(chunk, outputs, strict=True) for line in self._format(row, texts)]
 
-    def _outputs(self, chunk: Sequence[TextRow], first: int) -> Iterator[tuple[int, list[str]]]:
-        """Numbers within the chunk, and their n texts."""
-        times, batch_size = self.options.num_return_sequences, self.job.batch_size
-        ids = self._encode(chunk)
-        batches = generate_many(self.model.engine, ids, self.options, batch_size, progress=False, first_row=first)
-        for numbers, tokens in batches:
+    def _chunks(self, rows: Iterable[TextRow]) -> Iterator[list[TextRow]]:
+        own = iter(rows)
+        while chunk := list(itertools.islice(own, BATCHES_OF_CHUNK * self.job.batch_size)):
+            yield chunk
+
+    def _outputs(self, chunk: Sequence[TextRow], first: int, there: list[int]) -> Iterator[dict[int, list[str]]]:
+        """n texts by number within the chunk, a batch at a time."""
+        times, (ids, _) = self.options.num_return_sequences, self._encode(chunk)
+        for numbers, tokens in generate_many(
+            self.model.engine, ids, self.options, self.job.batch_size,
+            progress=False, first_row=first, done=there, rows=self._rows,
+        ):  # fmt: skip
             self._count(tokens)
             texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            for i, number in enumerate(numbers.tolist()):
-                yield number, texts[i * times : (i + 1) * times]
+            yield {number: texts[i * times : (i + 1) * times] for i, number in enumerate(numbers.tolist())}
 
-    def _encode(self, rows: Sequence[TextRow]) -> list[list[int]]:
-        """Token ids of each row, no longer than the model can take."""
-        texts = [self.job.prefix + row.text for row in rows]
+    def _encode(self, rows: Sequence[TextRow]) -> tuple[list[list[int]], int]:
+        """Token ids of each row, no more than the model has positions for, and how many were cut to that."""
+        texts, num_cut = [self.job.prefix + row.text for row in rows], 0
         ids = self.tokenizer(texts, verbose=False)["input_ids"]
         for i, row in enumerate(rows):
-            if self._positions is None or len(ids[i]) <= self._positions:
+            if self.positions is None or len(ids[i]) <= self.positions:
                 continue
             if not self.job.truncate:
                 raise UserError(
-                    f"{row.place}: a text of {len(ids[i])} tokens",
-                    f"at most {self._positions}, the positions of the model",
-                    "--truncate cuts them",
+                    f"{row.place}: a text of {len(ids[i]):,} tokens",
+                    f"at most {self.positions:,}, the positions of the model",
+                    "--truncate cuts such texts",
                 )
-            ids[i] = self.tokenizer(texts[i], truncation=True, max_length=self._positions)["input_ids"]
-            self.tally.cut += 1
-        return ids
+            ids[i] = self.tokenizer(texts[i], truncation=True, max_length=self.positions)["input_ids"]
+            num_cut += 1
+        return ids, num_cut
 
     def _count(self, tokens: np.ndarray) -> None:
         """Tallies outputs, int [R, L]: a start token, tokens up to and with EOS, and what fills the row."""
@@ -188,17 +193,19 @@ class FileGenerator:
         return lines
 
 
-def _chunks(rows: Iterable[TextRow], size: int) -> Iterator[list[TextRow]]:
-    own = iter(rows)
-    while chunk := list(itertools.islice(own, size)):
-        yield chunk
-
-
 def _digest(model: "Seq2Seq", tokenizer: Any) -> str:
-    """Of a model's shape, parameters and vocabulary: where its files lie does not matter."""
+    """Of a model's shape, parameters and tokenizer: where its files lie does not matter."""
     digest = hashlib.sha256(model.spec.to_json().encode())
-    digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
+    digest.update(json.dumps(_content(tokenizer), sort_keys=True).encode())
     for path, leaf in flatten(model.params).items():
         digest.update(path.encode())
         digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     return digest.hexdigest()[:16]
+
+
+def _content(tokenizer: Any) -> dict[str, Any]:
+    """What a tokenizer does; of the few that are written in Python, its vocabulary."""
+    if not tokenizer.is_fast:
+        return tokenizer.get_vocab()
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: value for name, value in content.items() if name not in ("truncation", "padding")}  # of the last call

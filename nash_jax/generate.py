@@ -16,6 +16,8 @@ Stopped and started again, the same command goes on where it was.
 
 import dataclasses
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -26,10 +28,10 @@ from absl import flags
 
 from nash_jax.cli import run_command
 from nash_jax.data.resumable import ResumableFile
-from nash_jax.data.text_files import open_texts
+from nash_jax.data.text_files import OTHER_KINDS, open_texts
 from nash_jax.errors import UserError
 from nash_jax.file_job import OUTPUT_COLUMN, FileGenerator, FileJob, Tally
-from nash_jax.generation.options import GenerationOptions
+from nash_jax.generation.options import UNSUPPORTED, GenerationOptions
 from nash_jax.progress import Progress
 
 
@@ -43,7 +45,7 @@ def parse(argv: Sequence[str]) -> FileJob:
     try:
         rest = own(list(argv))
     except flags.Error as error:
-        raise UserError(f"command line: {error}") from error
+        raise _mistake(error) from error
     if len(rest) > 1:
         raise UserError(
             f"command line: {rest[1]!r} is no flag", "--model=…, --input=FILE, --output=FILE, --option=value"
@@ -71,6 +73,16 @@ def _define_flags() -> flags.FlagValues:
     return own
 
 
+def _mistake(error: flags.Error) -> UserError:
+    """What was wrong on the command line."""
+    if isinstance(error, flags.UnrecognizedFlagError) and error.flagname in UNSUPPORTED:
+        return UserError(f"option {error.flagname} of transformers is not supported", do="leave it out")
+    if wrong := re.match(r"flag --(\w+)=(.*?): ", str(error)):
+        expected = {"batch_size": "a whole number, 1 or more", "dtype": "float32 or bfloat16"}
+        return UserError(f"--{wrong[1]} is {wrong[2]!r}", expected.get(wrong[1], "true or false"))
+    return UserError(f"command line: {error}")
+
+
 def _value(text: str | bool) -> Any:
     """An option's value: JSON, Python's names for the same, or else text."""
     if isinstance(text, bool):
@@ -85,14 +97,16 @@ def check_output(path: Path) -> None:
     """Refuses what cannot be written, before anything is read.
 
     Raises:
-      UserError: for a folder, a file in no folder, or a packed one.
+      UserError: for a folder, a file in no folder or in one that is closed, or a kind that is not written.
     """
     if not path.parent.is_dir():
         raise UserError(f"--output: no folder {path.parent}", "an existing one")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"--output: {path.parent} cannot be written to", "a folder with permission to write")
     if path.is_dir():
         raise UserError(f"--output: {path} is a folder", "a file")
-    if path.suffix == ".gz":
-        raise UserError(f"--output: {path} would be packed", "a plain file, which can be appended to")
+    if path.suffix == ".gz" or path.name.endswith(OTHER_KINDS):
+        raise UserError(f"--output: {path} is of unknown kind", ".jsonl, or text with one output a line, not packed")
 
 
 def run(argv: Sequence[str]) -> None:
@@ -107,17 +121,18 @@ def run(argv: Sequence[str]) -> None:
     if results.is_done():
         print(f"{job.output} is done, with the same settings; nothing to do")
         return
-    generator.check_lengths(file.rows(survey))
-    begun, times = time.monotonic(), generator.lines_per_row
-    with results.open(survey.num_rows * times, generator.chunk_rows * times) as output:
-        start = output.start // times
-        if start:
-            _tell(f"{job.output}: {start:,} rows were there; going on after them")
-        bar = Progress("generating", survey.num_rows, start, unit="row")
-        for lines in generator.lines(file.rows(survey, start), start, bar.update):
-            output.append(lines)
+    if num_cut := generator.check_texts(file.rows(survey)):
+        _tell(f"{job.input}: {num_cut:,} texts are cut to {generator.positions:,} tokens, the positions of the model")
+    begun = time.monotonic()
+    with results.open(survey.num_rows) as output:
+        if len(output):
+            _tell(f"{job.output}: {len(output):,} rows were there; going on with the others")
+        bar = Progress("generating", survey.num_rows, len(output), unit="row")
+        for batch in generator.results(file.rows(survey), output):
+            output.add(batch)
+            bar.update(len(output))
         bar.close()
-    print(f"{job.output}: {summary(generator.tally, time.monotonic() - begun, job)}")
+    print(f"{job.output}: {summary(generator.tally, time.monotonic() - begun)}")
 
 
 def _load(job: FileJob) -> FileGenerator:
@@ -128,17 +143,14 @@ def _load(job: FileJob) -> FileGenerator:
     return FileGenerator(load(job.model, dtype=job.dtype), job)
 
 
-def summary(tally: Tally, seconds: float, job: FileJob) -> str:
+def summary(tally: Tally, seconds: float) -> str:
     """What was done, on one line."""
     speed = tally.rows / max(seconds, 1e-9)
-    parts = [
-        f"{tally.rows:,} rows, {tally.tokens:,} tokens generated in {seconds:.1f} s ({speed:.2f} rows/s)",
-        f"{tally.unended:,} outputs hit the length limit without EOS",
-    ]
-    if job.truncate:
-        parts.append(f"{tally.cut:,} texts cut")
-    if not job.as_json:
-        parts.append(f"line ends became spaces in {tally.joined:,} outputs")
+    parts = [f"{tally.rows:,} rows, {tally.tokens:,} tokens generated in {seconds:.1f} s ({speed:.2f} rows/s)"]
+    if tally.unended:
+        parts.append(f"{tally.unended:,} outputs were ended by the length limit, not by EOS")
+    if tally.joined:
+        parts.append(f"{tally.joined:,} outputs had line ends, now spaces: --output=NAME.jsonl keeps them")
     return "; ".join(parts)
 
 

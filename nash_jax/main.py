@@ -1,4 +1,4 @@
-"""`python -m nash_jax.main --config=FILE [--workdir=DIR] [--config.a.b=value]`: prunes a T5, all stages.
+"""`python -m nash_jax.main --config=FILE [--workdir=DIR] [--config.a.b=value]`: prunes a T5 or BART, all stages.
 
 The settings that `--config.a.b=value` may change are the fields in nash_jax/config.py; workdir is
 runs/<name of the config file> when left out. Started again, the same command goes on where it was.

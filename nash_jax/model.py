@@ -60,7 +60,7 @@ class Seq2Seq:
         Args:
           texts: inputs, with their prefix if the model wants one.
           batch_size: inputs generated together; those of like length share a batch.
-          progress: say how far it is; when left out, only where there are many batches.
+          progress: say how far it is; when left out, only once it has taken some seconds.
           **options: fields of `GenerationOptions`, with the names and the meaning of `transformers`; those left
             out are `self.generation`'s.
 

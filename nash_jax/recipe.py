@@ -16,23 +16,26 @@ from safetensors.numpy import load_file, save_file
 
 from nash_jax.benchmark.latency import measure, speedups
 from nash_jax.config import STAGES, Config, PruneConfig, TrainConfig, chosen_stages, lasting_settings
+from nash_jax.convert.generation import read_generation
 from nash_jax.data.pipeline import Batches, tokenize
 from nash_jax.data.sources import SPLITS, load_rows
 from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.evaluation.evaluator import Evaluator, score
+from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score
 from nash_jax.evaluation.text_metrics import METRICS
+from nash_jax.fresh_model import fresh_params, fresh_spec
 from nash_jax.generation.engine import Engine
+from nash_jax.generation.options import GenerationOptions
 from nash_jax.model import Seq2Seq, load
-from nash_jax.models import build, frozen_params, mask_sites, param_axes
-from nash_jax.pruning.compact import compact, fold, kept_positions, removed_share
+from nash_jax.models import frozen_params, mask_sites, param_axes
+from nash_jax.pruning.compact import closed_share, compact, fold
 from nash_jax.pruning.gates import ENCODER_GATES, HardConcreteGates, gate_groups
-from nash_jax.pruning.lagrangian import Constraint, gate_costs, initial_multipliers, size_terms
+from nash_jax.pruning.lagrangian import Constraint, initial_multipliers, size_terms
 from nash_jax.pruning.layer_selection import choose_layers, select_layers
 from nash_jax.ragged import Ragged
 from nash_jax.report.write import write_report
 from nash_jax.sharding import check_batch, make_mesh, param_shardings, place_params, to_host
-from nash_jax.spec import FAMILIES, ModelSpec, dense_spec
+from nash_jax.spec import ModelSpec
 from nash_jax.training.loop import Phase, train
 from nash_jax.training.metrics import JsonlWriter, optional_writers
 from nash_jax.training.optim import make_optimizer
@@ -151,6 +154,7 @@ class Recipe:
         if self.given is not None:
             depth, shorten = len(self.given.spec.decoder), self.config.shorten
             choose_layers(depth, shorten.decoder_layers or depth, shorten.selection)
+            check_positions(self.given.spec, self.config.task)
 
     @functools.cached_property
     def tokenized(self) -> tuple[Ragged, Ragged]:
@@ -167,13 +171,26 @@ class Recipe:
     @functools.cached_property
     def validation(self) -> Evaluator:
         """Scores models on the validation rows while they are trained."""
-        return Evaluator(self.rows["validation"], self.tokenizer, self.config.task, self.config.evaluate.batch_size)
+        return self._evaluator("validation", self.generation.replace(num_beams=1))
+
+    def _evaluator(self, split: str, options: GenerationOptions) -> Evaluator:
+        batch_size = self.config.evaluate.batch_size
+        return Evaluator(self.rows[split], self.tokenizer, self.config.task, options, batch_size)
+
+    @functools.cached_property
+    def generation(self) -> GenerationOptions:
+        """How the run's models generate: as the checkpoint it starts from does, but for what the config says."""
+        if self.workdir.result("finetune") is not None:
+            own = read_generation(self.workdir.folder / "finetune" / "model")
+        else:
+            own = self.given.generation if self.given is not None else GenerationOptions()
+        return output_options(self.config, own)
 
     # -- models -------------------------------------------------------------------------------------------
 
     def save(self, folder: Path, spec: ModelSpec, params: Mapping[str, Any]) -> None:
         """Writes a stage's model."""
-        Seq2Seq(spec, params).save(folder / "model")
+        Seq2Seq(spec, params, generation=self.generation).save(folder / "model")
 
     @functools.cache  # noqa: B019 (a recipe lives as long as the process)
     def model(self, stage: str) -> tuple[ModelSpec, dict[str, Any]]:
@@ -184,26 +201,10 @@ class Recipe:
     def initial_model(self) -> tuple[ModelSpec, dict[str, Any]]:
         """The checkpoint the config names, or a fresh model."""
         if self.given is not None:
-            check_vocabulary(self.tokenizer, self.given.spec.vocab_size)
+            check_vocabulary(self.tokenizer, self.given.spec)
             return self.given.spec, dict(self.given.params)
-        spec = self.fresh_spec()
-        ids = jnp.ones((1, 2), jnp.int32)
-        variables = jax.jit(build(spec).init)(jax.random.key(self._seed("init")), ids, ids, ids)
-        return spec, jax.device_get(variables["params"])
-
-    def fresh_spec(self) -> ModelSpec:
-        """The shape of a fresh model: sizes of the config, vocabulary of the tokenizer."""
-        m, task = self.config.model, self.config.task
-        own: dict[str, Any] = {"gated": True, "activation": "gelu_tanh"} if m.gated else {}
-        if FAMILIES[m.family].get("max_positions"):
-            own["max_positions"] = max(task.max_source_length, task.max_target_length, task.max_new_tokens)
-        return dense_spec(
-            vocab_size=len(self.tokenizer), d_model=m.d_model, d_ff=m.d_ff, num_heads=m.num_heads,
-            head_dim=m.head_dim or None, encoder_layers=m.encoder_layers, decoder_layers=m.decoder_layers,
-            decoder_d_ff=m.decoder_d_ff or None, family=m.family, dropout_rate=m.dropout_rate,
-            pad_id=self.tokenizer.pad_token_id, eos_id=self.tokenizer.eos_token_id,
-            decoder_start_id=self.tokenizer.pad_token_id, **(own | {"tied": False}),
-        )  # fmt: skip
+        spec = fresh_spec(self.config, self.tokenizer)
+        return spec, fresh_params(spec, self._seed("init"))
 
     # -- training -----------------------------------------------------------------------------------------
 
@@ -311,20 +312,11 @@ class Recipe:
             functools.partial(self._evaluate_pruned, engine=engine, spec=spec, pruner=pruner, num_steps=num_steps),
             pruner, student,
         )  # fmt: skip
-        masks, sparsity = self._final(best, pruner)
+        masks, sparsity = pruner.final(to_host(best["params"]["gates"]))
         self.save(folder, spec, to_host(best["params"]["model"]))
         if is_main():
             save_file(masks, folder / "masks.safetensors")
         return result | {"expected_encoder_sparsity": sparsity}
-
-    def _final(self, state: Any, pruner: Pruner) -> tuple[dict[str, np.ndarray], float]:
-        """Final masks, and the expected sparsity, of a state."""
-        variables = {"params": to_host(state["params"]["gates"])}
-        costs = gate_costs(pruner.constraint.terms, pruner.constraint.sizes)
-        final: Any = pruner.gates.apply(variables, costs, method="final")
-        probs: Any = pruner.gates.apply(variables, method="probs")
-        masks = {name: np.asarray(mask) for name, mask in final.items()}
-        return masks, float(pruner.constraint.sparsity(probs))
 
     def _evaluate_pruned(
         self, state: Any, engine: Engine, spec: ModelSpec, pruner: Pruner, num_steps: int
@@ -335,9 +327,9 @@ class Recipe:
         count of what the final masks close; if none does, the nearest is.
         Until then nothing is generated.
         """
-        masks, sparsity = self._final(state, pruner)
+        masks, sparsity = pruner.final(to_host(state["params"]["gates"]))
         target = pruner.constraint.target
-        counted = _counted_sparsity(spec, masks)
+        counted = closed_share(spec, masks, "encoder", param_axes)
         gap = max(abs(sparsity - target), abs(counted - target))
         warm = int(state["step"]) >= pruner.start_step + pruner.warmup_steps
         found = {"expected_sparsity": sparsity, "counted_sparsity": counted}
@@ -373,8 +365,7 @@ class Recipe:
 
     def evaluate(self, folder: Path) -> dict[str, Any]:
         """Both models and the baselines on the test rows."""
-        batch_size = self.config.evaluate.batch_size
-        return score(Evaluator(self.rows["test"], self.tokenizer, self.config.task, batch_size), self.engines)
+        return score(self._evaluator("test", self.generation), self.engines)
 
     def benchmark(self, folder: Path) -> dict[str, Any]:
         """Dense against pruned, timed in turn."""
@@ -383,16 +374,10 @@ class Recipe:
 
     def export(self, folder: Path) -> dict[str, Any]:
         """The pruned model: Orbax export, and `hf/` for transformers."""
-        pruned = Seq2Seq(*self.model("retrain"), self.tokenizer)
+        pruned = Seq2Seq(*self.model("retrain"), self.tokenizer, generation=self.generation)
         pruned.save(folder)
         try:
             pruned.save_hf(folder / "hf")
         except UserError as error:  # the export holds the model all the same
             print(f"note: no {folder / 'hf'}: {error}")
         return {"folder": str(folder)}
-
-
-def _counted_sparsity(spec: ModelSpec, masks: Mapping[str, np.ndarray]) -> float:
-    """Share of the encoder's prunable parameters that the masks close, counted."""
-    narrow = spec.narrow({axis: kept.tolist() for axis, kept in kept_positions(spec, masks).items()})
-    return removed_share(spec, narrow, "encoder", param_axes)

@@ -109,14 +109,14 @@ def random_batch(spec: ModelSpec, seed: int = 0, rows: int = 3, source: int = 7,
     return batch
 
 
-def lively_model(seed: int, layers: int = 1) -> tuple[ModelSpec, dict[str, Any]]:
+def lively_model(seed: int, layers: int = 1, vocab_size: int = 16) -> tuple[ModelSpec, dict[str, Any]]:
     """A tiny T5 whose outputs vary with the input and end at different times, and its parameters.
 
-    The spec hangs on `layers` alone, so that models of all seeds share compiled programs. Of its 16 tokens, 0
-    pads and starts, 1 ends.
+    The spec does not hang on the seed, so that models of all seeds share compiled programs. Token 0 pads and starts,
+    1 ends.
     """
     spec = random_spec(
-        0, vocab_size=16, d_model=16, head_dim=4, num_heads=4, gated=False, activation="relu", tied=False,
+        0, vocab_size=vocab_size, d_model=16, head_dim=4, num_heads=4, gated=False, activation="relu", tied=False,
         output_scale=1.0, position_buckets=8, position_max_distance=20,
         encoder=(EncoderLayer((0, 1, 2, 3), 12),) * layers,
         decoder=(DecoderLayer((0, 1, 2, 3), (0, 1, 2, 3), 12),) * layers,

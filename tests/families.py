@@ -35,8 +35,9 @@ def random_config(family: str, seed: int) -> Any:
             fields |= {"tie_word_embeddings": draw(True, False)}  # transformers 5 reads whether outputs are scaled
     else:
         heads = draw(1, 2, 4)
+        # Not of width 2: LayerNorm leaves two values only their order, so that different sequences tie exactly.
         fields = common | {
-            "d_model": heads * draw(2, 4, 6), "encoder_attention_heads": heads,
+            "d_model": heads * draw(4, 6, 8), "encoder_attention_heads": heads,
             "decoder_attention_heads": draw(heads, 1, heads if heads == 1 else heads // 2),
             "encoder_layers": draw(1, 2, 3), "decoder_layers": draw(1, 2, 3), "encoder_ffn_dim": draw(8, 20),
             "decoder_ffn_dim": draw(8, 20), "activation_function": draw("gelu", "relu", "swish", "gelu_new"),

@@ -249,7 +249,7 @@ def test_fields_that_change_the_output_and_are_not_here_are_refused(name, value)
     for files, source in (({name: value}, T5), "generation_config.json"), ((None, {**T5, name: value}), "config.json"):
         with pytest.raises(UserError, match=f"^{source} sets {name} to .*; expected {name} unset or .*; remove it"):
             options_from_files(*files)
-    neutral = module._UNSUPPORTED[name]
+    neutral = module.UNSUPPORTED[name]
     assert options_from_files({name: neutral}, T5) == GenerationOptions()
 
 
@@ -263,7 +263,7 @@ def test_every_field_of_transformers_is_taken_refused_or_changes_nothing():
         "prefill_chunk_size", "low_memory", "output_attentions", "output_hidden_states", "output_scores",
         "output_logits", "return_dict_in_generate",
     }  # fmt: skip
-    known = harmless | set(NAMES) | set(module._UNSUPPORTED)
+    known = harmless | set(NAMES) | set(module.UNSUPPORTED)
     assert set(GenerationConfig().to_dict()) <= known
 
 

@@ -1,4 +1,4 @@
-"""Results in chunks: what a kill leaves is gone on from, and nothing of other settings is touched."""
+"""Results in any order: what a kill leaves is gone on from, and nothing of other settings is touched."""
 
 import os
 import subprocess
@@ -12,25 +12,28 @@ from nash_jax.data.resumable import ResumableFile
 from nash_jax.errors import UserError
 
 SETTINGS = {"model": "ab12", "num_beams": 4, "prefix": "sum: ", "eos_token_id": (1, 2)}
-LINES = ["zero", "", "zwei \u2028 Ä", "three", '{"half": "\ud800"}', "five", "six"]
-CHUNK = 3
-WHOLE = "".join(f"{line}\n" for line in LINES).replace("\ud800", "\\ud800").encode()
+RESULTS = [["zero"], ["", "1b"], ["zwei \u2028 Ä"], [], ['{"half": "\ud800"}'], ["five"], ["six"]]
+ORDER = [5, 1, 6, 0, 4, 2, 3]
+WHOLE = "".join(f"{line}\n" for lines in RESULTS for line in lines).replace("\ud800", "\\ud800").encode()
 
 
-def fill(path, settings=SETTINGS, stop=None) -> int:
-    """Appends what is missing, or the first `stop` chunks of it; how many lines were there."""
-    with ResumableFile(path, settings).open(len(LINES), CHUNK) as output:
-        for start in list(range(output.start, len(LINES), CHUNK))[:stop]:
-            output.append(LINES[start : start + CHUNK])
+def fill(path, settings=SETTINGS, stop=None) -> list[int]:
+    """Adds what is missing, two at a time, or the first `stop` results of it; which ones were there."""
+    with ResumableFile(path, settings).open(len(RESULTS)) as output:
+        there = [number for number in ORDER if number in output]
+        missing = [number for number in ORDER if number not in output][:stop]
+        for start in range(0, len(missing), 2):
+            output.add({number: RESULTS[number] for number in missing[start : start + 2]})
+        assert len(output) == len(there) + len(missing)
         if stop is not None:
             raise KeyboardInterrupt
-    return output.start
+    return there
 
 
-def stopped(path, chunks: int) -> bytes:
-    """What is there after the given number of chunks."""
+def stopped(path, count: int) -> bytes:
+    """What is there after the given number of results."""
     with pytest.raises(KeyboardInterrupt):
-        fill(path, stop=chunks)
+        fill(path, stop=count)
     assert not path.exists()
     return path.with_name("out.txt.partial").read_bytes()
 
@@ -40,27 +43,49 @@ def path(tmp_path):
     return tmp_path / "out.txt"
 
 
-def test_lines_are_as_given(path):
-    assert fill(path) == 0
+def test_lines_are_as_given_and_in_order(path):
+    assert fill(path) == []
     assert sorted(p.name for p in path.parent.iterdir()) == ["out.txt", "out.txt.settings.json"]
     assert path.read_bytes() == WHOLE
 
 
-@pytest.mark.parametrize("chunks", [0, 1, 2, 3])
-def test_goes_on_after_whole_chunks(path, chunks):
-    assert WHOLE.startswith(stopped(path, chunks))
-    assert fill(path) == min(CHUNK * chunks, len(LINES))
+@pytest.mark.parametrize("count", range(8))
+def test_goes_on_with_what_is_missing(path, count):
+    stopped(path, count)
+    assert fill(path) == ORDER[:count]
     assert path.read_bytes() == WHOLE
 
 
-@pytest.mark.parametrize("size", range(0, len(WHOLE) + 1, 3))
-def test_torn_anywhere(path, size):
-    """Cut at any byte, within a line or a character: chunks begin where they would have begun."""
-    stopped(path, 3)
-    os.truncate(f"{path}.partial", size)
-    lines = WHOLE[:size].count(b"\n")
-    assert fill(path) == (lines if lines == len(LINES) else lines // CHUNK * CHUNK)
+@pytest.mark.parametrize("cut", range(0, 119, 7))
+def test_torn_anywhere(path, cut):
+    """Cut at any byte, or never written from there on, as after a power failure."""
+    for rest in (b"", bytes(9), bytes(9) + b"\n"):
+        size = len(stopped(path, 7)) - cut
+        os.truncate(f"{path}.partial", size)
+        with open(f"{path}.partial", "ab") as file:
+            file.write(rest)
+        lines = path.with_name("out.txt.partial").read_bytes()[:size].count(b"\n")
+        assert fill(path) == ORDER[:lines] and 0 <= lines <= 7
+        assert path.read_bytes() == WHOLE
+        path.unlink()
+
+
+def test_added_twice(path):
+    stopped(path, 2)
+    with ResumableFile(path, SETTINGS).open(len(RESULTS)) as output:
+        output.add({5: ["another"], 1: RESULTS[1]})
+        output.add(dict(enumerate(RESULTS)))
     assert path.read_bytes() == WHOLE
+
+
+def test_killed_between_the_last_two_steps(path):
+    """The finished file is there, and what it was made of too."""
+    there = stopped(path, 7)
+    fill(path)
+    path.with_name("out.txt.partial").write_bytes(there)
+    assert ResumableFile(path, SETTINGS).is_done()
+    path.unlink()
+    assert fill(path) == ORDER and path.read_bytes() == WHOLE
 
 
 def test_what_differs_is_said_and_kept(path):
@@ -74,7 +99,7 @@ def test_what_differs_is_said_and_kept(path):
     ):
         fill(path, others)
     assert (path.parent / "out.txt.partial").read_bytes() == there
-    assert fill(path) == CHUNK
+    assert fill(path) == ORDER[:1]
 
 
 def test_done(path):
@@ -85,7 +110,7 @@ def test_done(path):
     with pytest.raises(UserError, match=r"out.txt holds results with num_beams=4, not 1; expected the settings"):
         ResumableFile(path, SETTINGS | {"num_beams": 1}).is_done()
     path.unlink()  # made again with other settings
-    assert fill(path, SETTINGS | {"num_beams": 1}) == 0 and path.read_bytes() == WHOLE
+    assert fill(path, SETTINGS | {"num_beams": 1}) == [] and path.read_bytes() == WHOLE
 
 
 @pytest.mark.parametrize("record", [None, "", "[1]", '{"model": '])
@@ -115,11 +140,11 @@ def test_one_process_at_a_time(path):
             fill(path)
         finally:
             other.kill()
-    assert fill(path) == CHUNK
+    assert fill(path) == ORDER[:1]
 
 
 def test_no_room(path):
-    """A chunk that does not fit is cut off by the next start."""
+    """A result that does not fit is cut off by the next start."""
     stopped(path, 1)
     code = "import pathlib, resource, sys, test_resumable\n"
     code += "resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40))\n"  # Python ignores the signal: writing fails
@@ -132,7 +157,7 @@ def test_no_room(path):
     says = f"UserError: {path}.partial cannot be written: File too large; expected a folder to write to and room in it"
     assert says in done.stderr
     assert os.path.getsize(f"{path}.partial") == 40 and not path.exists()
-    assert fill(path) == CHUNK and path.read_bytes() == WHOLE
+    assert fill(path) == ORDER[:2] and path.read_bytes() == WHOLE
 
 
 def test_no_folder(tmp_path):

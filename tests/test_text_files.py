@@ -36,7 +36,6 @@ def test_objects(tmp_path, name):
     file = open_texts(path, None, "output")
     assert rows(file) == [(f"{path}:{i}", r, r["document"]) for i, r in enumerate(records, 1)]
     assert file.survey()[:2] == (2, 1)
-    assert list(file.rows(file.survey(), start=1)) == rows(file)[1:]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +105,7 @@ def test_a_file_changed_after_the_survey(tmp_path):
     file = open_texts(write(tmp_path / "rows.txt", "a\nb\nc\n"), None)
     survey = file.survey()
     write(file.path, "a\nb\n")
-    left = file.rows(survey, start=1)
-    assert next(left).text == "b"
+    left = file.rows(survey)
+    assert [next(left).text, next(left).text] == ["a", "b"]
     with pytest.raises(UserError, match=r"rows.txt was changed while it was read"):
         next(left)

@@ -1,16 +1,15 @@
-"""Results that survive a kill: lines are appended in chunks to a file beside, which is renamed when all are there.
+"""Results that survive a kill: noted in a file beside, in any order, and put in order when all are there.
 
-OUTPUT.partial        what there is so far: whole chunks, and perhaps a torn one at the end
+OUTPUT.partial        results so far, each a JSON line [number, lines]; perhaps a torn one at the end
 OUTPUT.settings.json  what the results hang on; stays beside OUTPUT
-OUTPUT                all, or not there
+OUTPUT                all, in order, or not there
 """
 
 import contextlib
 import fcntl
-import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from nash_jax.errors import UserError
 
 
 class ResumableFile:
-    """Lines of text, each written once.
+    """Lines of text, made in any order.
 
     Args:
       path: the finished file.
-      settings: JSON-able values that the lines hang on; lines of other settings are refused.
+      settings: JSON-able values that the results hang on; results of other settings are refused.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
@@ -43,17 +42,16 @@ class ResumableFile:
         return True
 
     @contextlib.contextmanager
-    def open(self, total: int, chunk: int) -> Iterator["Appender"]:
-        """Goes on after the whole chunks that there are; what is torn is cut off.
+    def open(self, total: int) -> Iterator["Results"]:
+        """What there is, to go on with; what is torn is cut off.
 
-        When the block ends without an exception the file gets its name.
+        When the block ends without an exception, the finished file is written.
 
         Args:
-          total: lines in all.
-          chunk: lines appended at a time; the last time it may be fewer.
+          total: results in all, numbered from 0; at the end of the block none may lack.
 
         Raises:
-          UserError: for lines of other settings, another process that writes here, or a file that cannot be
+          UserError: for results of other settings, another process that writes here, or a file that cannot be
             written.
         """
         with _writing(self.partial):
@@ -62,14 +60,13 @@ class ResumableFile:
             with _writing(self.partial):
                 self._lock(file)
                 if os.fstat(file.fileno()).st_size == 0:  # nothing can be lost
-                    self._write_record()
+                    _write_whole(self.record, [json.dumps(self.settings, indent=1)])
                 self._compare(self.partial)
-                kept, size = _whole_chunks(self.partial, total, chunk)
-                file.truncate(size)
-            yield Appender(self.partial, file, kept)
+                results = Results(self.partial, file)
+            yield results
             with _writing(self.path):
-                self.partial.rename(self.path)
-                _sync_folder(self.path.parent)
+                _write_whole(self.path, results.in_order(total))
+                self.partial.unlink()
 
     def _lock(self, file: FileIO) -> None:
         try:
@@ -77,17 +74,8 @@ class ResumableFile:
         except BlockingIOError as error:
             raise UserError(f"{self.partial} is being written by another process", do="wait, or stop it") from error
 
-    def _write_record(self) -> None:
-        beside = self.record.with_name(f"{self.record.name}.partial")
-        with beside.open("w") as file:
-            json.dump(self.settings, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.rename(self.record)
-        _sync_folder(self.record.parent)
-
     def _compare(self, holder: Path) -> None:
-        """Refuses lines of other settings."""
+        """Refuses results of other settings."""
         try:
             then = dict(json.loads(self.record.read_text()))
         except (OSError, ValueError, TypeError) as error:
@@ -106,40 +94,75 @@ class ResumableFile:
             )
 
 
-class Appender:
-    """A file open for whole chunks.
+class Results:
+    """Results by number, in a file that is open for more.
 
-    Attributes:
-      start: lines that were there.
+    Args:
+      path: JSON lines.
+      file: the same, open for appending.
     """
 
-    def __init__(self, path: Path, file: FileIO, start: int) -> None:
-        self._path, self._file, self.start = path, file, start
+    def __init__(self, path: Path, file: FileIO) -> None:
+        self._path, self._file, self._end = path, file, 0
+        self._places: dict[int, int] = {}  # number → where its line begins
+        with path.open("rb") as there:
+            for line in there:
+                number = _number(line)
+                if number is None:  # torn, or after a power failure never written
+                    break
+                self._note(number, line)
+        file.truncate(self._end)
 
-    def append(self, lines: Sequence[str]) -> None:
-        """Appends lines, given without ends; when it returns they are on the disk.
+    def __len__(self) -> int:
+        return len(self._places)
 
-        Half a surrogate pair, which UTF-8 cannot hold, is written as JSON's escape.
-        """
-        rest = memoryview("".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
+    def __contains__(self, number: object) -> bool:
+        return number in self._places
+
+    def add(self, results: Mapping[int, Sequence[str]]) -> None:
+        """Appends results, each some lines given without ends; when it returns they are on the disk."""
+        lines = [f"{json.dumps([number, list(lines)])}\n".encode() for number, lines in results.items()]
+        rest = memoryview(b"".join(lines))
         with _writing(self._path):
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
+        for number, line in zip(results, lines, strict=True):
+            self._note(number, line)
+
+    def in_order(self, total: int) -> Iterator[str]:
+        """The lines of results 0 to total-1."""
+        with self._path.open("rb") as file:
+            for number in range(total):
+                file.seek(self._places[number])
+                yield from json.loads(file.readline())[1]
+
+    def _note(self, number: int, line: bytes) -> None:
+        self._places[number] = self._end
+        self._end += len(line)
 
 
-def _whole_chunks(path: Path, total: int, chunk: int) -> tuple[int, int]:
-    """Lines in a file's whole chunks, and their bytes.
+def _number(line: bytes) -> int | None:
+    """Of the result that a line holds, if it is whole."""
+    try:
+        number, _ = json.loads(line)
+    except (ValueError, TypeError):
+        return None
+    return number if line.endswith(b"\n") else None
 
-    Going on there, chunks begin where they would have begun without the kill, so that batches hold the same rows.
+
+def _write_whole(path: Path, lines: Iterable[str]) -> None:
+    """A file that is there whole, also after a power failure, or not at all.
+
+    Half a surrogate pair, which UTF-8 cannot hold, is written as JSON's escape.
     """
-    kept = end = position = 0
-    with path.open("rb") as file:
-        for count, line in enumerate(itertools.islice(file, total), 1):
-            position += len(line)
-            if line.endswith(b"\n") and (count % chunk == 0 or count == total):
-                kept, end = count, position
-    return kept, end
+    beside = path.with_name(f"{path.name}.whole")
+    with beside.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.rename(path)
+    _sync_folder(path.parent)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from nash_jax.errors import UserError
 from nash_jax.tree import did_you_mean
 
 COLUMNS = ("source", "document", "text")  # where a text is looked for when no column is named
-_OTHER_KINDS = (".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".zip", ".bz2", ".xz", ".zst")
+OTHER_KINDS = (".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".zip", ".bz2", ".xz", ".zst")
 
 
 class TextRow(NamedTuple):
@@ -70,8 +70,8 @@ class TextFile:
             raise UserError(f"{self.path} is empty", "at least one line")
         return Survey(num_rows, num_empty, digest.hexdigest())
 
-    def rows(self, survey: Survey, start: int = 0) -> Iterator[TextRow]:
-        """The rows from number `start` on, counted from 0.
+    def rows(self, survey: Survey) -> Iterator[TextRow]:
+        """The rows.
 
         Raises:
           UserError: at the end, when the file is not what it was at the time of the survey.
@@ -79,8 +79,7 @@ class TextFile:
         digest = hashlib.sha256()
         for number, line in enumerate(read_lines(self.path), 1):
             digest.update(line.encode())
-            if number > start:
-                yield self._row(line, f"{self.path}:{number}")
+            yield self._row(line, f"{self.path}:{number}")
         if digest.hexdigest() != survey.digest:
             raise UserError(f"{self.path} was changed while it was read", "the same rows from begin to end")
 
@@ -113,7 +112,7 @@ def open_texts(path: Path, column: str | None, new_column: str | None = None) ->
     if not path.is_file():
         raise UserError(f"no file {path}", "an existing file")
     name = path.name.removesuffix(".gz")
-    if name.endswith(_OTHER_KINDS):
+    if name.endswith(OTHER_KINDS):
         raise UserError(f"{path} is of unknown kind", ".jsonl, or text with one text a line, also with .gz")
     if name.endswith(".jsonl"):
         return TextFile(path, column or _first_column(path), new_column)

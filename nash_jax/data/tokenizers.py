@@ -7,6 +7,7 @@ from typing import Any
 from nash_jax.config import TaskConfig
 from nash_jax.data.hub import fetch, reason
 from nash_jax.errors import UserError
+from nash_jax.spec import ModelSpec
 
 HUB_FILES = ("*.json", "*.txt", "*.model", "*.spm")  # patterns of a tokenizer's files on the hub
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
@@ -37,14 +38,15 @@ def choose_tokenizer(task: TaskConfig, own: Any | None, rows: list[dict[str, Any
     return tokenizer
 
 
-def check_vocabulary(tokenizer: Any, vocab_size: int) -> None:
-    """A model of `vocab_size` words knows all tokens.
+def check_vocabulary(tokenizer: Any, spec: ModelSpec) -> None:
+    """The model knows all tokens, in its inputs and in its outputs.
 
     Raises:
       UserError: when it does not.
     """
-    if len(tokenizer) > vocab_size:
-        raise UserError(f"the tokenizer has {len(tokenizer)} tokens, the model {vocab_size}", "a tokenizer that fits")
+    known = min(spec.vocab_size, spec.source_vocab_size)
+    if len(tokenizer) > known:
+        raise UserError(f"the tokenizer has {len(tokenizer)} tokens, the model {known}", "a tokenizer that fits")
 
 
 def load_tokenizer(name: str) -> Any:

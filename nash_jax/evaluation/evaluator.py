@@ -5,12 +5,44 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.config import TaskConfig
+from nash_jax.config import Config, TaskConfig
+from nash_jax.errors import UserError
 from nash_jax.evaluation.text_metrics import METRICS, baselines
 from nash_jax.generation.batching import generate_many
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.ragged import Ragged
+from nash_jax.spec import ModelSpec
+
+
+def output_options(config: Config, own: GenerationOptions) -> GenerationOptions:
+    """How outputs that are scored are generated: as the model's own defaults say, but for what the config sets.
+
+    Args:
+      config: its task's length, and the beams, length penalty and n-gram rule of `evaluate`.
+      own: the model's defaults.
+    """
+    e = config.evaluate
+    return own.replace(
+        max_new_tokens=config.task.max_new_tokens, max_length=None, num_return_sequences=1, num_beams=e.num_beams,
+        length_penalty=e.length_penalty, no_repeat_ngram_size=e.no_repeat_ngram_size,
+    )  # fmt: skip
+
+
+def check_positions(spec: ModelSpec, task: TaskConfig) -> None:
+    """The model has positions for the task's texts.
+
+    Raises:
+      UserError: naming the setting that is too great.
+    """
+    if not spec.absolute_positions:
+        return
+    for name in ("max_source_length", "max_target_length", "max_new_tokens"):
+        if getattr(task, name) > spec.max_positions:
+            raise UserError(
+                f"config.task.{name} is {getattr(task, name)}",
+                f"no more than the model's {spec.max_positions} positions",
+            )
 
 
 class Evaluator:
@@ -19,12 +51,15 @@ class Evaluator:
     Args:
       rows: {"source", "references"}.
       tokenizer: a `transformers` tokenizer.
-      task: lengths and metric.
+      task: source length and metric.
+      options: how to generate, one output a row.
       batch_size: rows generated together.
     """
 
-    def __init__(self, rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, batch_size: int) -> None:
-        self.rows, self.tokenizer, self.task, self.batch_size = rows, tokenizer, task, batch_size
+    def __init__(
+        self, rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, options: GenerationOptions, batch_size: int
+    ) -> None:
+        self.rows, self.tokenizer, self.task, self.options, self.batch_size = rows, tokenizer, task, options, batch_size
         texts = [row["source"] for row in rows]
         self.sources = Ragged.from_lists(
             tokenizer(texts, truncation=True, max_length=task.max_source_length)["input_ids"]
@@ -34,8 +69,7 @@ class Evaluator:
         """Generated text and number of new tokens of every row, in the rows' order."""
         texts, lengths = [""] * len(self.rows), np.zeros(len(self.rows), int)
         pad_id, eos_id = engine.spec.pad_id, engine.spec.eos_id
-        options = GenerationOptions(max_new_tokens=self.task.max_new_tokens)
-        for rows, tokens in generate_many(engine, self.sources, options, self.batch_size):
+        for rows, tokens in generate_many(engine, self.sources, self.options, self.batch_size):
             decoded = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             for row, text, row_tokens in zip(rows, decoded, tokens[:, 1:], strict=True):
                 texts[row] = text

@@ -93,7 +93,7 @@ def empty_cache(spec: ModelSpec, rows: int, max_length: int, dtype: Any) -> Cach
     """Self-attention keys and values of no positions: [R, T, N, H] for each layer that has heads."""
 
     def zeros(heads: int) -> KeysValues | None:
-        shape = (rows, max_length, heads, spec.head_dim)
+        shape = (rows, max_length, heads, spec.head_dim_of("decoder"))
         return (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) if heads else None
 
     return [zeros(len(layer.self_heads)) for layer in spec.decoder]

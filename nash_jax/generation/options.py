@@ -12,7 +12,7 @@ from nash_jax.tree import did_you_mean
 DEFAULT_NEW_TOKENS = 64
 
 # Fields of transformers that change the output and that are not here → the value at which they do nothing.
-_UNSUPPORTED: dict[str, Any] = {
+UNSUPPORTED: dict[str, Any] = {
     "assistant_early_exit": None,
     "constraints": None,
     "diversity_penalty": 0.0,
@@ -233,7 +233,7 @@ class GenerationOptions:
           UserError: for a name that is no option, or a value that is none of this option's.
         """
         for name in changes:
-            if name in _UNSUPPORTED:
+            if name in UNSUPPORTED:
                 raise UserError(f"generation option {name!r} of transformers is not supported", do="leave it out")
             if name not in _KINDS:
                 raise UserError(f"there is no generation option {name!r}{did_you_mean(name, _KINDS)}")
@@ -332,13 +332,13 @@ def _legacy_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def unsupported_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Those fields of a file that change the output of transformers and have no option here, with their values."""
-    return {name: fields[name] for name, neutral in _UNSUPPORTED.items() if fields.get(name) not in (None, neutral)}
+    return {name: fields[name] for name, neutral in UNSUPPORTED.items() if fields.get(name) not in (None, neutral)}
 
 
 def _refuse_unsupported(fields: Mapping[str, Any], source: str) -> None:
     for name, value in unsupported_fields(fields).items():
         raise UserError(
             f"{source} sets {name} to {value!r}, which is not supported",
-            f"{name} unset or {_UNSUPPORTED[name]!r}",
+            f"{name} unset or {UNSUPPORTED[name]!r}",
             "remove it from the file, which gives another output than transformers",
         )

@@ -97,3 +97,16 @@ def removed_share(dense: ModelSpec, pruned: ModelSpec, side: str, param_axes: Ta
         for spec in (dense, pruned)
     )
     return 1 - after / before
+
+
+def closed_share(spec: ModelSpec, masks: Mapping[str, Any], side: str, param_axes: Table) -> float:
+    """`removed_share` of the model that `compact` would make of these masks.
+
+    Args:
+      spec: spec of the masked model.
+      masks: final masks.
+      side: `encoder` or `decoder`.
+      param_axes: the family's table of axes.
+    """
+    kept = {axis: positions.tolist() for axis, positions in kept_positions(spec, masks).items()}
+    return removed_share(spec, spec.narrow(kept), side, param_axes)

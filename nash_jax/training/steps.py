@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from nash_jax.config import DistillConfig
@@ -18,7 +19,7 @@ from nash_jax.models import build
 from nash_jax.pruning import distill
 from nash_jax.pruning.gates import HardConcreteGates
 from nash_jax.pruning.hard_concrete import clamp
-from nash_jax.pruning.lagrangian import Constraint, lagrangian, target_at
+from nash_jax.pruning.lagrangian import Constraint, gate_costs, lagrangian, target_at
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -61,6 +62,18 @@ class Pruner:
         value = lagrangian(sparsity, target, params["multipliers"])
         metrics = {"expected_sparsity": sparsity, "target_sparsity": jnp.maximum(target, 0), **params["multipliers"]}
         return jnp.where(step >= self.start_step, value, 0.0), metrics
+
+    def final(self, gate_params: Any) -> tuple[dict[str, np.ndarray], float]:
+        """Final masks, on the host, and the expected sparsity.
+
+        Args:
+          gate_params: parameters of the gates.
+        """
+        variables = {"params": gate_params}
+        costs = gate_costs(self.constraint.terms, self.constraint.sizes)
+        final: Any = self.gates.apply(variables, costs, method="final")
+        probs: Any = self.gates.apply(variables, method="probs")
+        return {name: np.asarray(mask) for name, mask in final.items()}, float(self.constraint.sparsity(probs))
 
 
 class StudentLoss:

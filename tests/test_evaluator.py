@@ -1,0 +1,69 @@
+"""How scored outputs are generated, and what is refused before."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from nash_jax.config import Config, TaskConfig, default_config, from_config_dict
+from nash_jax.data.tokenizers import build_pronunciation_tokenizer, check_vocabulary
+from nash_jax.errors import UserError
+from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options
+from nash_jax.generation.options import GenerationOptions
+from nash_jax.spec import dense_spec
+from nash_jax.testing import random_params
+
+ROWS = [{"source": word, "references": ["K AE T"]} for word in ("cat", "tact", "actcat", "a", "taca")]
+
+
+def config(**evaluate) -> Config:
+    own = default_config()
+    own.task.update(name="pronunciation", max_source_length=8, max_target_length=6, max_new_tokens=6)
+    own.evaluate.update(evaluate)
+    return from_config_dict(own)
+
+
+def test_options_are_the_models_but_for_what_the_config_sets():
+    own = GenerationOptions(max_length=90, min_length=2, num_beams=3, num_return_sequences=2, forced_bos_token_id=5)
+    found = output_options(config(num_beams=4, length_penalty=2.0, no_repeat_ngram_size=3), own)
+    assert found == GenerationOptions(
+        max_new_tokens=6, min_length=2, num_beams=4, length_penalty=2.0, no_repeat_ngram_size=3, forced_bos_token_id=5
+    )
+    assert output_options(config(num_beams=4, length_penalty=2.0, no_repeat_ngram_size=3), found) == found
+
+
+def test_outputs_are_those_of_the_options(quick_engine):
+    """Rows in order, with beams as without."""
+    tokenizer = build_pronunciation_tokenizer(ROWS)
+    spec = dense_spec(vocab_size=len(tokenizer), d_model=8, d_ff=8, num_heads=2, encoder_layers=1, decoder_layers=1)
+    engine, task = quick_engine(spec, random_params(spec)), config().task
+    for beams in (1, 3):
+        options = output_options(config(num_beams=beams), GenerationOptions())
+        texts, lengths = Evaluator(ROWS, tokenizer, task, options, batch_size=2).outputs(engine)
+        for row, text, length in zip(ROWS, texts, lengths, strict=True):
+            ids = np.array([tokenizer(row["source"])["input_ids"]])
+            tokens = engine.generate(ids, np.ones_like(ids), options)[0, 1:]
+            assert text == tokenizer.decode(tokens, skip_special_tokens=True)
+            assert length == (~np.isin(tokens, [spec.pad_id, spec.eos_id])).sum()
+
+
+@pytest.mark.parametrize("name", ["max_source_length", "max_target_length", "max_new_tokens"])
+def test_no_more_tokens_than_positions(name):
+    spec = dense_spec(
+        vocab_size=9, d_model=4, d_ff=4, num_heads=1, encoder_layers=1, decoder_layers=1, family="bart", max_positions=8
+    )
+    task = TaskConfig(max_source_length=8, max_target_length=8, max_new_tokens=8)
+    check_positions(spec, task)
+    with pytest.raises(UserError, match=rf"config.task.{name} is 9; expected no more than the model's 8 positions"):
+        check_positions(spec, dataclasses.replace(task, **{name: 9}))
+
+
+def test_both_vocabularies_hold_all_tokens():
+    tokenizer = build_pronunciation_tokenizer(ROWS)
+    sizes = {"d_model": 4, "d_ff": 4, "num_heads": 1, "encoder_layers": 1, "decoder_layers": 1}
+    known = len(tokenizer)
+    check_vocabulary(tokenizer, dense_spec(vocab_size=known, **sizes))
+    for target, source in ((known, known - 1), (known - 1, known)):
+        spec = dense_spec(vocab_size=target, encoder_vocab_size=source, tied=False, **sizes)
+        with pytest.raises(UserError, match=f"the tokenizer has {known} tokens, the model {known - 1}"):
+            check_vocabulary(tokenizer, spec)
