@@ -145,7 +145,7 @@ class Recipe:
                     f"config.{name}.batch_size is {phase.batch_size}, with {num_pairs} training rows",
                     "no more than there are rows",
                 )
-        spec = self.fresh_spec() if self.given is None else self.given.spec
+        spec = fresh_spec(self.config, self.tokenizer) if self.given is None else self.given.spec
         for group, name in _LENGTHS if spec.absolute_positions else ():
             length = getattr(getattr(self.config, group), name)
             if length > spec.max_positions:
