@@ -145,6 +145,7 @@ class Seq2Seq:
             if is_main():
                 hf.write_hf(partial, self.spec, self.params, self.generation.to_dict())
 
+        hf.require_expressible(self.spec)  # in all processes alike: none is left waiting for one that stopped
         self._save(Path(folder), write)
 
     def _save(self, folder: Path, write: Any) -> None:

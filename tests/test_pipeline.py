@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import ByT5Tokenizer
 
 from nash_jax.config import TaskConfig
 from nash_jax.data.pipeline import Batches, choose_shapes, iterate, tokenize
@@ -72,6 +73,34 @@ def test_ragged_from_a_column(chunks):
     assert sequences(Ragged.from_column(table, "ids")) == lists
     kept = table.select(range(2, 5))  # of a slice, whose offsets do not begin at 0
     assert sequences(Ragged.from_column(kept, "ids")) == lists[2:]
+
+
+def test_tokenizers_in_python_alone(tmp_path):
+    """ByT5's, which has no Rust behind it: its ids, from the cache too, and another class has another cache."""
+    task = TaskConfig(max_source_length=8, max_target_length=8)
+    rows = [{"source": "ab", "references": ["é"]}]
+    for _ in range(2):
+        sources, targets = tokenize(rows, ByT5Tokenizer(), task, tmp_path)
+        assert (sequences(sources), sequences(targets)) == ([[100, 101, 1]], [[198, 172, 1]])
+    assert len(list(tmp_path.iterdir())) == 1
+    tokenize(rows, ByT5Tokenizer(extra_ids=10), task, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+class TwoLanguages(ByT5Tokenizer):
+    """Writes targets with another alphabet, as Marian and mBART do."""
+
+    def _switch_to_target_mode(self):
+        self.offset = 50
+
+    def _switch_to_input_mode(self):
+        self.offset = 3
+
+
+def test_targets_are_tokenised_as_targets(tmp_path):
+    rows = [{"source": "ab", "references": ["ab"]}]
+    sources, targets = tokenize(rows, TwoLanguages(), TaskConfig(), tmp_path)
+    assert (sequences(sources), sequences(targets)) == ([[100, 101, 1]], [[147, 148, 1]])
 
 
 # -- the tokenised cache -----------------------------------------------------------------------------------

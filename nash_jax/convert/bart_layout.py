@@ -72,6 +72,7 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
         "activation": None, "tied": None, "max_positions": None, "encoder_vocab_size": None,
         "decoder_head_dim": None, "decoder_num_heads": None, "logits_bias": None,
         "embedding_scale": (1.0, spec.d_model**0.5), "position_buckets": None, "position_max_distance": None,
+        "attention_dropout_rate": None, "activation_dropout_rate": None,
     })  # fmt: skip
     for side in ("encoder", "decoder"):
         width = spec.heads_of(side) * spec.head_dim_of(side)

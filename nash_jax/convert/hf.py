@@ -219,12 +219,16 @@ def to_hf_state(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, np.ndar
 
 
 def _copies(spec: ModelSpec, state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Tables stored more than once, as `transformers` expects of a model that it does not tie."""
+    """Tables stored more than once, as `transformers` expects of a model that it does not tie.
+
+    T5's config says that a table is the head only where outputs are scaled (what version 4 takes the two for).
+    """
     decoder = state.get(f"{prefix}shared.weight", state.get(f"{prefix}decoder.embed_tokens.weight"))
     assert decoder is not None  # every model has a table
     apart = spec.encoder_vocab_size is not None
     copies = {}
-    if spec.tied and (not spec.absolute_positions or apart):
+    said = spec.absolute_positions or spec.output_scale != 1.0
+    if spec.tied and (apart or not said):
         copies["lm_head.weight"] = decoder.copy()
     if spec.absolute_positions and not spec.tied and not apart:
         copies |= {f"{prefix}{side}.embed_tokens.weight": decoder.copy() for side in ("encoder", "decoder")}
@@ -240,6 +244,17 @@ def hf_config(spec: ModelSpec) -> dict[str, Any]:
       UserError: when the family's class in transformers cannot express the spec; it says which flag.
     """
     return layout_of(spec).config_from_spec(spec)
+
+
+def require_expressible(spec: ModelSpec) -> None:
+    """Refuses a model that `write_hf` cannot write. Any scale of outputs will do: a head takes it.
+
+    Raises:
+      UserError: when the family's class in transformers cannot express the model; it says which flag.
+    """
+    layout = layout_of(spec)
+    scale = 1.0 if spec.absolute_positions else t5_layout.output_scales(spec)[0]
+    layout.config_from_spec(dataclasses.replace(spec, output_scale=scale))
 
 
 def _expressible(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
@@ -275,13 +290,15 @@ def write_hf(
       UserError: when the family's class in transformers cannot express the model.
     """
     folder = Path(folder)
-    layout_of(spec)
+    require_expressible(spec)
     full, padded = rectangular(*_expressible(spec, params))
     config, state = hf_config(full), to_hf_state(full, padded)
     state |= _copies(full, state, layout_of(full).prefix)
     extra = count(padded) / count(params) - 1
     if full.encoder != spec.encoder or full.decoder != spec.decoder:
         print(f"note: padded with zeros for transformers, {extra:.0%} more parameters; the export has none of them")
+    if full.output_scale != 1.0 and not full.tied:
+        print("note: an LM head of its own and a scaled output: transformers before version 5 reads another model")
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     ids = {name: config[name] for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
     (folder / "generation_config.json").write_text(json.dumps({**ids, **(generation or {})}, indent=1))

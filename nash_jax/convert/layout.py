@@ -70,7 +70,7 @@ def require_family_flags(spec: ModelSpec, free: Mapping[str, Any]) -> None:
       UserError: naming the flag.
     """
     fields = ModelSpec.__dataclass_fields__
-    for name in _FLAGS:
+    for name in FLAGS:
         value, own = getattr(spec, name), FAMILIES[spec.family].get(name, fields[name].default)
         allowed = free.get(name, (own,)) if name in free else (own,)
         if allowed is not None and not any(value == a or _close(value, a) for a in allowed):
@@ -87,8 +87,8 @@ def _close(value: Any, other: Any) -> bool:
     return numbers and bool(np.isclose(value, other, rtol=1e-6))
 
 
-_FLAGS = (
-    "norm", "norm_eps", "pre_norm", "bias", "scaled_attention", "activation", "gated", "tied", "output_scale",
-    "embedding_scale", "embedding_norm", "positions", "position_offset", "max_positions", "encoder_vocab_size",
-    "position_buckets", "position_max_distance", "decoder_head_dim", "decoder_num_heads",
-)  # fmt: skip
+_ANY = {  # every class has these; the sizes of layers are made equal by padding
+    "family", "vocab_size", "d_model", "head_dim", "num_heads", "encoder", "decoder", "dropout_rate",
+    "pad_id", "eos_id", "decoder_start_id",
+}  # fmt: skip
+FLAGS = tuple(name for name in ModelSpec.__dataclass_fields__ if name not in _ANY)

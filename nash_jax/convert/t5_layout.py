@@ -78,6 +78,7 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
     require_family_flags(spec, {
         "norm_eps": None, "activation": None, "gated": None, "tied": None, "max_positions": None,
         "position_buckets": None, "position_max_distance": None,
+        **dict.fromkeys(("attention_dropout_rate", "activation_dropout_rate"), (None, spec.dropout_rate)),
         "output_scale": output_scales(spec),
     })  # fmt: skip
     if (spec.activation, spec.gated) not in _PROJECTIONS:
@@ -87,8 +88,6 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
             "save an export instead",
         )
     scaled = spec.output_scale != 1.0
-    if scaled and not spec.tied:
-        print("note: an LM head of its own and a scaled output: transformers before version 5 reads another model")
     own = {"scale_decoder_outputs": scaled} if spec.family != "mt5" else {}
     return own | {
         "architectures": [_CLASSES[spec.family]],

@@ -40,7 +40,8 @@ def tokenize(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache
 
         def encode(batch: dict[str, list[str]]) -> dict[str, Any]:
             sources = tokenizer(batch["source"], truncation=True, max_length=task.max_source_length)
-            targets = tokenizer(batch["target"], truncation=True, max_length=task.max_target_length)
+            # Marian and mBART write targets in another language
+            targets = tokenizer(text_target=batch["target"], truncation=True, max_length=task.max_target_length)
             return {"source_ids": sources["input_ids"], "target_ids": targets["input_ids"]}
 
         datasets.disable_progress_bars()
@@ -56,13 +57,19 @@ def tokenize(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache
 
 def _fingerprint(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig) -> str:
     """A name for this content: rows, vocabulary and maximal lengths."""
-    own = json.loads(tokenizer.backend_tokenizer.to_str())
-    own |= {"truncation": None, "padding": None}  # set by the last call, not by the tokenizer
-    digest = hashlib.sha256(json.dumps(own).encode())
+    digest = hashlib.sha256(json.dumps(_content(tokenizer)).encode())
     digest.update(f"{task.max_source_length} {task.max_target_length}".encode())
     for row in rows:
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]
+
+
+def _content(tokenizer: Any) -> dict[str, Any]:
+    """What fixes a tokenizer's ids, as JSON."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # in Python alone, as those of ByT5 and Marian
+        return {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    return json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # set by the last call, not by it
 
 
 def choose_shapes(sources: Ragged, targets: Ragged) -> list[Shape]:

@@ -1,0 +1,104 @@
+"""What padding to a rectangle costs: a ragged model against its folder for `transformers`, both in our engine.
+
+python -m nash_jax.benchmark.padding_cost [--preset=t5-small] [--decoder_layers=2] [--source=128] [--new_tokens=32]
+
+Random weights; layers are narrowed unevenly, as pruning does; both models are timed in turn.
+"""
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from nash_jax.benchmark.latency import encoding, generation, in_turn, random_ids
+from nash_jax.cli import run_command
+from nash_jax.config import BenchmarkConfig
+from nash_jax.model import Seq2Seq, load
+from nash_jax.models import mask_sites, param_axes
+from nash_jax.pruning.compact import compact, removed_share
+from nash_jax.pruning.lagrangian import gate_costs, size_terms
+from nash_jax.pruning.layer_selection import choose_layers, select_layers
+from nash_jax.spec import ModelSpec, preset
+from nash_jax.testing import random_params
+from nash_jax.tree import count
+
+_PRESET = flags.DEFINE_string("preset", "t5-small", "Shape of the dense model.")
+_LAYERS = flags.DEFINE_integer("decoder_layers", 2, "Decoder layers that are left.")
+_BATCH = flags.DEFINE_integer("batch_size", 1, "Rows.")
+_SOURCE = flags.DEFINE_integer("source", 128, "Source tokens.")
+_TOKENS = flags.DEFINE_integer("new_tokens", 32, "Tokens generated, no early end.")
+_RUNS = flags.DEFINE_integer("runs", 15, "Timed runs of each.")
+_SPARSITIES = (0.3, 0.6, 0.8)  # of the encoder's attention and FFN
+
+
+def uneven_masks(spec: ModelSpec, sparsity: float, seed: int) -> dict[str, np.ndarray]:
+    """Masks of 0 and 1 over encoder heads and units that close a share of the encoder's parameters.
+
+    Every gate has a normal score of its own plus one of its layer's, and the lowest close: some layers keep nearly
+    all, some nearly nothing.
+    """
+    rng, sizes = np.random.default_rng(seed), spec.axis_sizes()
+    costs = gate_costs(size_terms(param_axes(spec), sizes, "encoder"), sizes)
+    scores = {axis: rng.normal() + rng.normal(size=sizes[axis]) for axis in costs}
+    order = np.argsort(np.concatenate(list(scores.values())))
+    removed = np.cumsum(np.concatenate([np.full(sizes[axis], cost) for axis, cost in costs.items()])[order])
+    closed = np.zeros(len(order), bool)
+    closed[order[removed <= sparsity * removed[-1]]] = True
+    ends = np.cumsum([sizes[axis] for axis in costs])[:-1]
+    return {axis: (~part).astype(np.float32) for axis, part in zip(costs, np.split(closed, ends), strict=True)}
+
+
+def prune(dense: ModelSpec, params: Any, sparsity: float, decoder_layers: int) -> tuple[Seq2Seq, float]:
+    """The model with a shorter decoder and a narrower encoder, and the share of the encoder that is gone."""
+    kept = choose_layers(len(dense.decoder), decoder_layers)
+    spec, params = select_layers(dense, params, decoder=kept)
+    narrow, small = compact(spec, params, uneven_masks(spec, sparsity, 0), param_axes=param_axes, mask_sites=mask_sites)
+    return Seq2Seq(narrow, small), removed_share(spec, narrow, "encoder", param_axes)
+
+
+def compare(dense: ModelSpec, params: Any, sparsity: float, decoder_layers: int, timing: BenchmarkConfig) -> str:
+    """Sizes of a pruned model's export and of its folder for `transformers`, and ratios of their times."""
+    ragged, removed = prune(dense, params, sparsity, decoder_layers)
+    widths = " ".join(f"{len(layer.heads)}/{layer.ffn}" for layer in ragged.spec.encoder)
+    lines = [f"encoder sparsity {removed:.1%}, heads/units by layer {widths}"]
+    with tempfile.TemporaryDirectory() as place:
+        folders = {"ragged": Path(place) / "export", "padded": Path(place) / "hf"}
+        ragged.save(folders["ragged"])
+        ragged.save_hf(folders["padded"])
+        models = {"ragged": ragged, "padded": load(folders["padded"])}
+        for name, model in models.items():
+            size = sum(file.stat().st_size for file in folders[name].rglob("*") if file.is_file())
+            lines.append(f"  {name:12} {count(model.params):12,} parameters {size:13,} bytes")
+    return "\n".join(lines + [line for size in timing.batch_sizes for line in ratios(models, size, timing)])
+
+
+def ratios(models: Mapping[str, Seq2Seq], batch_size: int, timing: BenchmarkConfig) -> list[str]:
+    """How much longer the padded model takes: the median of pairs timed one after the other, and their quartiles."""
+    ids = random_ids(models["ragged"].spec.source_vocab_size, batch_size, timing.source_length)
+    lines = []
+    for what, make in (("encoder pass", encoding), ("generation", generation)):
+        calls = {name: make(model.engine, ids, timing.new_tokens) for name, model in models.items()}
+        ms = in_turn(calls, timing.runs, at_least_ms=100.0)
+        low, middle, high = np.percentile(ms["padded"] / ms["ragged"], (25, 50, 75))
+        times = ", ".join(f"{name} {np.median(ms[name]):.1f} ms" for name in models)
+        lines.append(f"  {what:12} padded / ragged {middle:.2f} (quartiles {low:.2f} to {high:.2f}); {times}")
+    return lines
+
+
+def run(argv: Sequence[str]) -> None:
+    """Prints sizes and ratios for each sparsity."""
+    flags.FLAGS(list(argv))  # not app.run, under which Orbax tells of every file
+    dense, timing = preset(_PRESET.value), BenchmarkConfig((_BATCH.value,), _SOURCE.value, _TOKENS.value, _RUNS.value)
+    params = random_params(dense, scale=0.05)
+    tokens = f"{_BATCH.value} × {_SOURCE.value} → {_TOKENS.value} tokens"
+    print(f"{_PRESET.value}, {count(params):,} parameters; {tokens}, {_RUNS.value} pairs")
+    for sparsity in _SPARSITIES:
+        print(compare(dense, params, sparsity, _LAYERS.value, timing), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(run, sys.argv, __doc__, "choose a smaller preset"))

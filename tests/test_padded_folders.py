@@ -1,0 +1,78 @@
+"""Pruned models of every family as transformers reads them: padded to a rectangle, the same function."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from families import FAMILIES, T5_LIKE, torch_logits
+
+from nash_jax import Seq2Seq
+from nash_jax.models import mask_sites, param_axes
+from nash_jax.pruning.compact import compact
+from nash_jax.pruning.layer_selection import select_layers
+from nash_jax.spec import ModelSpec
+from nash_jax.testing import random_batch, random_masks, random_params, random_spec
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's and transformers' own
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+SEEDS = 5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch():
+    return pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")
+
+
+def dense(family: str, seed: int) -> ModelSpec:
+    """A random dense spec of a family, with flags among those that its class leaves open."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*values):
+        return values[int(rng.integers(len(values)))]
+
+    spec = random_spec(seed, family=family)
+    heads, layers = draw(2, 3, 4), draw(2, 3)
+    encoder = dataclasses.replace(spec.encoder[0], heads=tuple(range(heads)))
+    decoder = dataclasses.replace(spec.decoder[0], self_heads=encoder.heads, cross_heads=encoder.heads)
+    own = {"num_heads": heads, "encoder": (encoder,) * layers, "decoder": (decoder,) * draw(2, 3)}
+    if family in T5_LIKE:
+        activation, gated = draw(("relu", False), ("gelu_tanh", True), ("silu", True), ("relu", True))
+        return dataclasses.replace(spec, **own, activation=activation, gated=gated, norm_eps=draw(1e-6, 1e-5))
+    own |= {"head_dim": draw(2, 4, 6), "activation": draw("gelu", "relu", "silu", "gelu_tanh")}
+    d_model = heads * own["head_dim"]
+    own |= {"d_model": d_model, "embedding_scale": draw(1.0, d_model**0.5), "max_positions": 32}
+    return dataclasses.replace(spec, **own, encoder_vocab_size=draw(None, spec.vocab_size))
+
+
+def pruned(family: str, seed: int):
+    """Uneven heads and units, an emptied sub-layer on each side, a layer gone: a ragged model."""
+    spec = dense(family, seed)
+    # d_model too where it is no multiple of the heads' width
+    masks = random_masks(spec, seed, "heads units sublayers" + " embed" * (family in T5_LIKE))
+    emptied = list(spec.sublayers())[seed::SEEDS] + [f"decoder.{len(spec.decoder) - 1}.cross_attention"]
+    masks |= dict.fromkeys(emptied, np.float32(0))
+    spec, params = compact(spec, random_params(spec, seed, 0.4), masks, param_axes=param_axes, mask_sites=mask_sites)
+    kept = {side: range(seed % 2, len(getattr(spec, side))) for side in ("encoder", "decoder")}
+    return select_layers(spec, params, **kept)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_of_a_padded_folder(logits, tmp_path, capsys, family, seed):
+    import transformers
+
+    spec, params = pruned(family, seed)
+    Seq2Seq(spec, params).save_hf(tmp_path / "model")
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model").eval()
+    assert model.config.model_type == family
+    assert "padded with zeros for transformers" in capsys.readouterr().out
+
+    batch = random_batch(spec, seed, rows=3, source=24, target=7)
+    mask = (batch["input_ids"] != spec.pad_id).astype(np.int64)
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": mask, "decoder_input_ids": batch["labels"]}
+    expected = torch_logits(model, {name: np.asarray(value, np.int64) for name, value in inputs.items()})
+    found = logits(spec, params, batch)
+    assert found.std() > 0.1
+    assert np.abs(found - expected).max() <= 1e-4

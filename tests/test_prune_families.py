@@ -1,0 +1,98 @@
+"""Pruning of every family but T5 and BART: gates and distillation trained for a few steps, compacted, exported."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from families import torch_logits
+
+import nash_jax
+from nash_jax.config import DistillConfig, PruneConfig
+from nash_jax.models import build, frozen_params, mask_sites, param_axes
+from nash_jax.pruning.compact import compact
+from nash_jax.pruning.gates import ENCODER_GATES, HardConcreteGates, gate_groups
+from nash_jax.pruning.lagrangian import Constraint, gate_costs, initial_multipliers, size_terms
+from nash_jax.pruning.layer_selection import select_layers
+from nash_jax.spec import dense_spec
+from nash_jax.testing import random_batch, random_params
+from nash_jax.training.optim import make_optimizer
+from nash_jax.training.state import make_state
+from nash_jax.training.steps import Pruner, StudentLoss, make_step
+from nash_jax.tree import flatten
+
+STEPS = 100
+SIZES = {"vocab_size": 23, "d_model": 8, "d_ff": 12, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 2}
+DISTILL = DistillConfig(task=0.0, logits=0.1, hidden=0.1)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's and transformers' own
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_programs():
+    """Programs that compile faster and run slower."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def train(spec, params, teacher_spec, teacher, batch):
+    """`STEPS` pruning steps on one batch: final state, final masks, and what each step reported."""
+    axes, sizes = param_axes(spec), spec.axis_sizes()
+    gates = HardConcreteGates(gate_groups(axes, sizes, ENCODER_GATES))
+    pruner = Pruner(gates, Constraint(size_terms(axes, sizes, "encoder"), sizes, 0.4), 0, STEPS // 4)
+    config = PruneConfig(learning_rate=1e-2, schedule="constant")
+    frozen = frozen_params(spec, embeddings=False)
+    tx = make_optimizer(config, STEPS, gate_learning_rate=0.3, frozen=frozen)
+    trained = {
+        "model": params,
+        "gates": gates.init(jax.random.key(0))["params"],
+        "multipliers": initial_multipliers(),
+        "projection": jnp.eye(spec.d_model),
+    }
+    step = make_step(StudentLoss(build(spec), DISTILL, build(teacher_spec), pruner), tx)
+    state, reports = make_state(jax.tree.map(jnp.array, trained), tx, 0), []
+    for _ in range(STEPS):
+        state, metrics = step(state, teacher, batch)
+        reports.append({name: float(value) for name, value in metrics.items()})
+    costs = gate_costs(pruner.constraint.terms, sizes)
+    masks = gates.apply({"params": state["params"]["gates"]}, costs, method="final")
+    return jax.device_get(state["params"]["model"]), {name: np.asarray(mask) for name, mask in masks.items()}, reports
+
+
+@pytest.mark.parametrize("family", ["mbart", "marian", "pegasus", "umt5"])
+def test_pruning_and_export(logits, tmp_path, family):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")
+    own = {"output_scale": 8**-0.5} if family == "umt5" else {"max_positions": 16}
+    teacher_spec = dense_spec(family=family, **SIZES, dropout_rate=0.0, **own)
+    teacher = random_params(teacher_spec, 1)
+    spec, params = select_layers(teacher_spec, teacher, decoder=[0])
+    batch = random_batch(spec, rows=8)
+    trained, masks, reports = train(spec, params, teacher_spec, teacher, batch)
+
+    for name in ("logits_loss", "hidden_loss"):
+        losses = [report[name] for report in reports]
+        assert np.isfinite(losses).all()
+        assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5]), name
+    closed = sum(int((mask == 0).sum()) for mask in masks.values())
+    assert closed > 0 and reports[-1]["expected_sparsity"] > 0.2
+    before, after = flatten(params), flatten(trained)
+    held = {path for path in before if np.array_equal(before[path], after[path])}
+    assert held == frozen_params(spec, embeddings=False)  # all else is trained: biases and norms too
+
+    narrow, small = compact(spec, trained, masks, param_axes=param_axes, mask_sites=mask_sites)
+    masked, found = logits(spec, trained, batch, masks), logits(narrow, small, batch)
+    np.testing.assert_allclose(found, masked, atol=1e-5 * np.abs(masked).max())
+
+    model = nash_jax.Seq2Seq(narrow, small)
+    model.save(tmp_path / "export")
+    model.save_hf(tmp_path / "hf")
+    np.testing.assert_array_equal(logits(narrow, nash_jax.load(tmp_path / "export").params, batch), found)
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "hf").eval()
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["input_ids"] != spec.pad_id}
+    inputs["decoder_input_ids"] = batch["labels"]
+    expected = torch_logits(theirs, {name: np.asarray(value, np.int64) for name, value in inputs.items()})
+    np.testing.assert_allclose(found, expected, atol=1e-4)

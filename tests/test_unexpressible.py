@@ -1,0 +1,103 @@
+"""What a family's class in transformers cannot express is refused by its name: every flag of every family."""
+
+import dataclasses
+
+import pytest
+from families import FAMILIES, T5_LIKE
+
+from nash_jax.convert.hf import hf_config, spec_from_config, write_hf
+from nash_jax.convert.layout import FLAGS
+from nash_jax.errors import UserError
+from nash_jax.spec import dense_spec
+from nash_jax.testing import random_params
+
+SIZES = {"vocab_size": 23, "d_model": 8, "d_ff": 12, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 1}
+OTHER = {  # flag → a value that no family has
+    "norm_eps": 1e-3, "output_scale": 0.3, "embedding_scale": 3.0, "position_offset": 1, "max_positions": 40,
+    "encoder_vocab_size": 99, "position_buckets": 16, "position_max_distance": 64, "decoder_head_dim": 3,
+    "decoder_num_heads": 5, "attention_dropout_rate": 0.03, "activation_dropout_rate": 0.03,
+}  # fmt: skip
+SWITCHES = {  # flag → two values, of which a family has one
+    "norm": ("rms", "layer"), "positions": ("sinusoidal", "relative"), "activation": ("relu", "silu"),
+    **dict.fromkeys(
+        ("pre_norm", "bias", "scaled_attention", "gated", "tied", "logits_bias", "embedding_norm"), (True, False)
+    ),
+}  # fmt: skip
+POSITIONS = {"max_positions", "position_buckets", "position_max_distance"}  # free where a family does not read them
+T5_FREE = {"norm_eps", "activation", "gated", "tied", *POSITIONS}
+BART_FREE = {"activation", "tied", "logits_bias", "attention_dropout_rate", "activation_dropout_rate", *POSITIONS}
+FREE = {family: T5_FREE if family in T5_LIKE else BART_FREE for family in FAMILIES}
+FREE["marian"] = BART_FREE | {"encoder_vocab_size"}
+SAID_OTHERWISE = {  # flags of BART's relatives that are refused for what comes of them
+    "encoder_vocab_size": "the encoder has 99 tokens, the decoder 23; expected one vocabulary",
+    "decoder_head_dim": "decoder heads are 6 wide in all, d_model is 8; expected equal widths",
+    "decoder_num_heads": "decoder heads are 20 wide in all, d_model is 8; expected equal widths",
+}
+
+
+def plain(family):
+    """A spec that the family's class has."""
+    own = {"output_scale": 8**-0.5} if family == "umt5" else {}
+    return dense_spec(family=family, **SIZES, **own)
+
+
+def changed(family, flag):
+    """`plain` with another value of one flag, and that value."""
+    spec = plain(family)
+    value = OTHER[flag] if flag in OTHER else next(v for v in SWITCHES[flag] if v != getattr(spec, flag))
+    own = {flag: value}
+    if flag == "positions" and value == "sinusoidal":
+        own["max_positions"] = 40
+    return dataclasses.replace(spec, **own), value
+
+
+def test_every_flag_is_looked_at():
+    assert set(FLAGS) == OTHER.keys() | SWITCHES.keys()
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_flag_is_free_or_refused(family, flag):
+    assert hf_config(plain(family))["model_type"] == family
+    spec, value = changed(family, flag)
+    if flag in FREE[family]:
+        assert hf_config(spec)["model_type"] == family
+        return
+    said = f"{flag} is {value!r}, which {family} in transformers cannot express; expected "
+    if family not in T5_LIKE:
+        said = SAID_OTHERWISE.get(flag, said)
+    with pytest.raises(UserError) as caught:
+        hf_config(spec)
+    assert str(caught.value).startswith(said)
+    assert str(caught.value).endswith("; save an export instead")
+
+
+@pytest.mark.parametrize("family", T5_LIKE)
+def test_gates_that_no_name_of_an_activation_says(family):
+    spec = dataclasses.replace(plain(family), activation="gelu", gated=True)
+    with pytest.raises(UserError, match=rf"the FFN is gated by 'gelu', which {family} in transformers cannot"):
+        hf_config(spec)
+
+
+def test_nothing_is_written_of_what_is_refused(tmp_path):
+    spec = dense_spec(family="t5", **SIZES, logits_bias=True)
+    with pytest.raises(UserError, match="logits_bias is True, which t5 in transformers cannot express"):
+        write_hf(tmp_path, spec, random_params(spec))
+    assert not list(tmp_path.iterdir())
+
+
+BART = {"model_type": "bart", "vocab_size": 23, "d_model": 8, "encoder_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"activation_function": "quick_gelu"}, "activation_function is 'quick_gelu'; expected one of"),
+        ({"encoder_attention_heads": 3}, "encoder_attention_heads is 3; expected a divisor of 8"),
+        ({"encoder_attention_heads": 2, "decoder_attention_heads": 5}, "decoder_attention_heads is 5; expected"),
+        ({"model_type": "m2m_100"}, r"config.json has model_type 'm2m_100'; expected one of \('t5', 'mt5'"),
+    ],
+)
+def test_configs_that_no_spec_expresses(fields, message):
+    with pytest.raises(UserError, match=message):
+        spec_from_config(BART | fields)
