@@ -65,6 +65,7 @@ class EvaluateRecipe:
             )
         self.config = config
         self.given = load(config.model.init)
+        check_positions(self.given.spec, config)
         reference = load(config.evaluate.reference).spec if config.evaluate.reference else None
         self.sparsity = sparsities(self.given.spec, reference)
         # a folder's name may stay when another model is written there
@@ -93,7 +94,6 @@ class EvaluateRecipe:
         rows = load_rows(task, ("test",))["test"]
         tokenizer = choose_tokenizer(task, self.given.tokenizer, rows)
         check_vocabulary(tokenizer, self.given.spec)
-        check_positions(self.given.spec, task)
         options = output_options(self.config, self.given.generation)
         return score(Evaluator(rows, tokenizer, task, options, self.config.evaluate.batch_size), {"model": self.engine})
 

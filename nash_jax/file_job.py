@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nash_jax.data.text_files import Survey, TextFile, TextRow
+from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.errors import UserError
 from nash_jax.generation.batching import generate_many, plan_rows
 from nash_jax.generation.inputs import check_ids, pad_inputs
@@ -196,16 +197,8 @@ class FileGenerator:
 def _digest(model: "Seq2Seq", tokenizer: Any) -> str:
     """Of a model's shape, parameters and tokenizer: where its files lie does not matter."""
     digest = hashlib.sha256(model.spec.to_json().encode())
-    digest.update(json.dumps(_content(tokenizer), sort_keys=True).encode())
+    digest.update(json.dumps(tokenizer_content(tokenizer)).encode())
     for path, leaf in flatten(model.params).items():
         digest.update(path.encode())
         digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     return digest.hexdigest()[:16]
-
-
-def _content(tokenizer: Any) -> dict[str, Any]:
-    """What a tokenizer does; of the few that are written in Python, its vocabulary."""
-    if not tokenizer.is_fast:
-        return tokenizer.get_vocab()
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    return {name: value for name, value in content.items() if name not in ("truncation", "padding")}  # of the last call

@@ -46,10 +46,6 @@ from nash_jax.workdir import Workdir, barrier, clear, is_main
 
 _INPUTS = dict(zip(STAGES[1:6], STAGES, strict=False))  # stage → the one that it goes on from: the one before,
 _INPUTS |= dict.fromkeys(STAGES[6:], "retrain")  # but what looks at the pruned model needs no more than that
-_LENGTHS = (  # settings that a table of positions limits
-    ("task", "max_source_length"), ("task", "max_target_length"), ("task", "max_new_tokens"),
-    ("benchmark", "source_length"), ("benchmark", "new_tokens"),
-)  # fmt: skip
 SPARSITY_TOLERANCE = 0.01  # expected sparsity this near the target counts as reached
 
 
@@ -146,15 +142,10 @@ class Recipe:
                     "no more than there are rows",
                 )
         spec = fresh_spec(self.config, self.tokenizer) if self.given is None else self.given.spec
-        for group, name in _LENGTHS if spec.absolute_positions else ():
-            length = getattr(getattr(self.config, group), name)
-            if length > spec.max_positions:
-                known = f"no more than the model's {spec.max_positions} positions"
-                raise UserError(f"config.{group}.{name} is {length}", known)
+        check_positions(spec, self.config)
         if self.given is not None:
             depth, shorten = len(self.given.spec.decoder), self.config.shorten
             choose_layers(depth, shorten.decoder_layers or depth, shorten.selection)
-            check_positions(self.given.spec, self.config.task)
 
     @functools.cached_property
     def tokenized(self) -> tuple[Ragged, Ragged]:

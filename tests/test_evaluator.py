@@ -1,11 +1,9 @@
 """How scored outputs are generated, and what is refused before."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from nash_jax.config import Config, TaskConfig, default_config, from_config_dict
+from nash_jax.config import Config, default_config, from_config_dict
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer, check_vocabulary
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options
@@ -47,15 +45,21 @@ def test_outputs_are_those_of_the_options(quick_engine):
             assert length == (~np.isin(tokens, [spec.pad_id, spec.eos_id])).sum()
 
 
-@pytest.mark.parametrize("name", ["max_source_length", "max_target_length", "max_new_tokens"])
-def test_no_more_tokens_than_positions(name):
-    spec = dense_spec(
-        vocab_size=9, d_model=4, d_ff=4, num_heads=1, encoder_layers=1, decoder_layers=1, family="bart", max_positions=8
-    )
-    task = TaskConfig(max_source_length=8, max_target_length=8, max_new_tokens=8)
-    check_positions(spec, task)
-    with pytest.raises(UserError, match=rf"config.task.{name} is 9; expected no more than the model's 8 positions"):
-        check_positions(spec, dataclasses.replace(task, **{name: 9}))
+@pytest.mark.parametrize(
+    "field", ["task.max_source_length", "task.max_target_length", "task.max_new_tokens", "benchmark.new_tokens"]
+)
+def test_no_more_tokens_than_positions(field):
+    sizes = {"d_model": 4, "d_ff": 4, "num_heads": 1, "encoder_layers": 1, "decoder_layers": 1}
+    spec = dense_spec(vocab_size=9, family="bart", max_positions=8, **sizes)
+    own = default_config()
+    own.task.update(max_source_length=8, max_target_length=8, max_new_tokens=8)
+    own.benchmark.update(source_length=8, new_tokens=8)
+    check_positions(spec, from_config_dict(own))
+    group, name = field.split(".")
+    own[group][name] = 9
+    with pytest.raises(UserError, match=rf"config\.{field} is 9; expected no more than the model's 8 positions"):
+        check_positions(spec, from_config_dict(own))
+    check_positions(dense_spec(vocab_size=9, **sizes), from_config_dict(own))  # T5 has no table
 
 
 def test_both_vocabularies_hold_all_tokens():

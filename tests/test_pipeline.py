@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import ByT5Tokenizer
+from transformers import ByT5Tokenizer, MBart50Tokenizer, MBartTokenizer
 
 from nash_jax.config import TaskConfig
 from nash_jax.data.pipeline import Batches, choose_shapes, iterate, tokenize
-from nash_jax.data.tokenizers import build_pronunciation_tokenizer
+from nash_jax.data.tokenizers import build_pronunciation_tokenizer, choose_tokenizer
 from nash_jax.ragged import Ragged
 from nash_jax.sharding import make_mesh, place_batch
 
@@ -87,20 +87,20 @@ def test_tokenizers_in_python_alone(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-class TwoLanguages(ByT5Tokenizer):
-    """Writes targets with another alphabet, as Marian and mBART do."""
-
-    def _switch_to_target_mode(self):
-        self.offset = 50
-
-    def _switch_to_input_mode(self):
-        self.offset = 3
+PIECES = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), ("▁a", -0.5), ("b", -1.5)]
 
 
-def test_targets_are_tokenised_as_targets(tmp_path):
-    rows = [{"source": "ab", "references": ["ab"]}]
-    sources, targets = tokenize(rows, TwoLanguages(), TaskConfig(), tmp_path)
-    assert (sequences(sources), sequences(targets)) == ([[100, 101, 1]], [[147, 148, 1]])
+@pytest.mark.parametrize("kind", [MBartTokenizer, MBart50Tokenizer])
+def test_targets_are_tokenised_as_targets(tmp_path, kind):
+    """mBART's put the language after a text, or before it: of targets another one."""
+    kind(vocab=PIECES, src_lang="en_XX", tgt_lang="ro_RO").save_pretrained(tmp_path)
+    rows, task = [{"source": "ab", "references": ["ab"]}], TaskConfig(tokenizer=str(tmp_path))
+    tokenizer = choose_tokenizer(task, None, rows)
+    sources, targets = tokenize(rows, tokenizer, task, tmp_path)
+    for found, language in ((sources, "en_XX"), (targets, "ro_RO")):
+        text = ["▁a", "b", "</s>"]
+        expected = [*text, language] if kind is MBartTokenizer else [language, *text]
+        assert tokenizer.convert_ids_to_tokens(sequences(found)[0]) == expected
 
 
 # -- the tokenised cache -----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from nash_jax.config import TaskConfig
+from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.ragged import Ragged
 
 Shape = tuple[int, int]
@@ -57,19 +58,11 @@ def tokenize(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache
 
 def _fingerprint(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig) -> str:
     """A name for this content: rows, vocabulary and maximal lengths."""
-    digest = hashlib.sha256(json.dumps(_content(tokenizer)).encode())
+    digest = hashlib.sha256(json.dumps(tokenizer_content(tokenizer)).encode())
     digest.update(f"{task.max_source_length} {task.max_target_length}".encode())
     for row in rows:
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]
-
-
-def _content(tokenizer: Any) -> dict[str, Any]:
-    """What fixes a tokenizer's ids, as JSON."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # in Python alone, as those of ByT5 and Marian
-        return {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
-    return json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # set by the last call, not by it
 
 
 def choose_shapes(sources: Ragged, targets: Ragged) -> list[Shape]:

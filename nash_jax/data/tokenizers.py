@@ -1,5 +1,6 @@
 """The tokenizer of a run: the checkpoint's own, or one built from the task's data."""
 
+import json
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,17 @@ def choose_tokenizer(task: TaskConfig, own: Any | None, rows: list[dict[str, Any
     else:
         raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init that brings one")
     ids = tokenizer(rows[0]["source"])["input_ids"]
-    if ids[-1] != tokenizer.eos_token_id:
+    if tokenizer.eos_token_id not in ids[-2:]:  # mBART's first tokenizer puts the language after it
         raise UserError(f"the tokenizer ends a text with id {ids[-1]}", f"EOS, {tokenizer.eos_token_id}")
     return tokenizer
+
+
+def tokenizer_content(tokenizer: Any) -> dict[str, Any]:
+    """What fixes a tokenizer's ids, as JSON: all it does; of those written in Python alone, class and vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # as those of ByT5 and Marian
+        return {"class": type(tokenizer).__name__, "vocabulary": sorted(tokenizer.get_vocab().items())}
+    return json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # set by the last call, not by it
 
 
 def check_vocabulary(tokenizer: Any, spec: ModelSpec) -> None:

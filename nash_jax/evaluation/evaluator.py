@@ -29,20 +29,24 @@ def output_options(config: Config, own: GenerationOptions) -> GenerationOptions:
     )  # fmt: skip
 
 
-def check_positions(spec: ModelSpec, task: TaskConfig) -> None:
-    """The model has positions for the task's texts.
+_LENGTHS = {  # settings that a table of positions limits
+    "task": ("max_source_length", "max_target_length", "max_new_tokens"),
+    "benchmark": ("source_length", "new_tokens"),
+}
+
+
+def check_positions(spec: ModelSpec, config: Config) -> None:
+    """The model has positions for all lengths of the config.
 
     Raises:
       UserError: naming the setting that is too great.
     """
-    if not spec.absolute_positions:
-        return
-    for name in ("max_source_length", "max_target_length", "max_new_tokens"):
-        if getattr(task, name) > spec.max_positions:
-            raise UserError(
-                f"config.task.{name} is {getattr(task, name)}",
-                f"no more than the model's {spec.max_positions} positions",
-            )
+    for group, names in _LENGTHS.items() if spec.absolute_positions else ():
+        for name in names:
+            length = getattr(getattr(config, group), name)
+            if length > spec.max_positions:
+                known = f"no more than the model's {spec.max_positions} positions"
+                raise UserError(f"config.{group}.{name} is {length}", known)
 
 
 class Evaluator:
