@@ -25,6 +25,12 @@ settings.load_profile("default")
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "l0"
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no process is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 # Many tiny models compile once and run once: LLVM's optimisations cost more than they save.
 QUICK = {"xla_backend_optimization_level": 0}
 
