@@ -5,11 +5,8 @@ goes, by component, and how sparse it is.
 """
 
 import functools
-import zlib
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from nash_jax.benchmark.components import component_times
 from nash_jax.benchmark.latency import measure
@@ -23,7 +20,7 @@ from nash_jax.generation.engine import Engine
 from nash_jax.model import load
 from nash_jax.recipe import Recipe
 from nash_jax.report.write import write_evaluation
-from nash_jax.tree import flatten
+from nash_jax.tree import digest
 from nash_jax.workdir import Workdir
 
 EVALUATION_STAGES = ("evaluate", "benchmark")
@@ -69,14 +66,13 @@ class EvaluateRecipe:
         reference = load(config.evaluate.reference).spec if config.evaluate.reference else None
         self.sparsity = sparsities(self.given.spec, reference)
         # a folder's name may stay when another model is written there
-        self.workdir = Workdir(workdir, lasting_settings(config) | {"weights": _digest(self.given.params)})
+        self.workdir = Workdir(workdir, lasting_settings(config) | {"weights": digest(self.given.params)})
 
     def run(self) -> dict[str, Any]:
         """Runs the stages asked for that are not done; returns what report.json holds."""
         for name in chosen_stages(self.config):
             self.workdir.run(name, getattr(self, name))
-        found = {name: self.workdir.result(name) for name in EVALUATION_STAGES}
-        return write_evaluation(self, {name: result for name, result in found.items() if result is not None})
+        return write_evaluation(self, self.workdir.results(EVALUATION_STAGES))
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -108,12 +104,3 @@ class EvaluateRecipe:
                 for row in component_times(self.engine, batch_size, b.source_length, b.new_tokens, b.runs)
             ],
         }
-
-
-def _digest(params: Any) -> str:
-    """A name for these weights, their paths and shapes."""
-    digest = 0
-    for path, leaf in flatten(params).items():
-        digest = zlib.crc32(f"{path} {leaf.shape} {leaf.dtype}".encode(), digest)
-        digest = zlib.crc32(np.asarray(leaf).tobytes(), digest)
-    return f"{digest:08x}"

@@ -17,10 +17,10 @@ import numpy as np
 from nash_jax.data.text_files import Survey, TextFile, TextRow
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.errors import UserError
-from nash_jax.generation.batching import generate_many, plan_rows
+from nash_jax.generation.batching import by_input, generate_many, plan_rows
 from nash_jax.generation.inputs import check_ids, pad_inputs
 from nash_jax.generation.request import make_request
-from nash_jax.tree import flatten
+from nash_jax.tree import digest
 
 if TYPE_CHECKING:
     from nash_jax.model import Seq2Seq
@@ -150,14 +150,13 @@ class FileGenerator:
 
     def _outputs(self, chunk: Sequence[TextRow], first: int, there: list[int]) -> Iterator[dict[int, list[str]]]:
         """n texts by number within the chunk, a batch at a time."""
-        times, (ids, _) = self.options.num_return_sequences, self._encode(chunk)
+        ids, _ = self._encode(chunk)
         for numbers, tokens in generate_many(
             self.model.engine, ids, self.options, self.job.batch_size,
             progress=False, first_row=first, done=there, rows=self._rows,
         ):  # fmt: skip
             self._count(tokens)
-            texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            yield {number: texts[i * times : (i + 1) * times] for i, number in enumerate(numbers.tolist())}
+            yield by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
 
     def _encode(self, rows: Sequence[TextRow]) -> tuple[list[list[int]], int]:
         """Token ids of each row, no more than the model has positions for, and how many were cut to that."""
@@ -196,9 +195,5 @@ class FileGenerator:
 
 def _digest(model: "Seq2Seq", tokenizer: Any) -> str:
     """Of a model's shape, parameters and tokenizer: where its files lie does not matter."""
-    digest = hashlib.sha256(model.spec.to_json().encode())
-    digest.update(json.dumps(tokenizer_content(tokenizer)).encode())
-    for path, leaf in flatten(model.params).items():
-        digest.update(path.encode())
-        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
-    return digest.hexdigest()[:16]
+    content = (model.spec.to_json(), json.dumps(tokenizer_content(tokenizer)), digest(model.params))
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]

@@ -17,7 +17,9 @@ def fresh_spec(config: Config, tokenizer: Any) -> ModelSpec:
       UserError: for sizes that fit no model.
     """
     m, task = config.model, config.task
-    own: dict[str, Any] = {"gated": True, "activation": "gelu_tanh"} if m.gated else {}
+    own: dict[str, Any] = {"tied": False}
+    if m.gated:
+        own |= {"gated": True, "activation": "gelu_tanh"}
     if FAMILIES[m.family].get("max_positions"):
         own["max_positions"] = max(task.max_source_length, task.max_target_length, task.max_new_tokens)
     return dense_spec(
@@ -25,7 +27,7 @@ def fresh_spec(config: Config, tokenizer: Any) -> ModelSpec:
         head_dim=m.head_dim or None, encoder_layers=m.encoder_layers, decoder_layers=m.decoder_layers,
         decoder_d_ff=m.decoder_d_ff or None, family=m.family, dropout_rate=m.dropout_rate,
         pad_id=tokenizer.pad_token_id, eos_id=tokenizer.eos_token_id, decoder_start_id=tokenizer.pad_token_id,
-        **(own | {"tied": False}),
+        **own,
     )  # fmt: skip
 
 

@@ -14,12 +14,11 @@ from nash_jax.convert.generation import GENERATION_FILE, read_generation
 from nash_jax.data.hub import fetch_model
 from nash_jax.data.tokenizers import HUB_FILES, has_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.generation.batching import generate_many
+from nash_jax.generation.batching import by_input, generate_many
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import check_inputs
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.models import param_axes
-from nash_jax.ragged import Ragged
 from nash_jax.spec import ModelSpec
 from nash_jax.training.checkpoint import load_tree, save_tree
 from nash_jax.tree import check_shapes
@@ -75,14 +74,11 @@ class Seq2Seq:
         if isinstance(texts, str):
             raise UserError("texts is one string", "a list of texts", f"write generate([{texts[:20]!r}…])")
         chosen = self.generation.replace(**options)
-        sources = Ragged.from_lists([self.tokenizer(text)["input_ids"] for text in texts])
-        outputs: list[list[str]] = [[] for _ in texts]
+        sources = self.tokenizer(list(texts))["input_ids"] if len(texts) else []
+        outputs: dict[int, list[str]] = {}
         for numbers, tokens in generate_many(self.engine, sources, chosen, batch_size, progress):
-            decoded = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            for i, number in enumerate(numbers):
-                count = chosen.num_return_sequences
-                outputs[number] = decoded[i * count : (i + 1) * count]
-        return [text for own in outputs for text in own]
+            outputs |= by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
+        return [text for number in range(len(texts)) for text in outputs[number]]
 
     def generate_ids(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, *,

@@ -80,8 +80,7 @@ class Recipe:
             self.workdir.run(name, getattr(self, name))
         for writer in self.writers:
             writer.close()
-        found = {name: self.workdir.result(name) for name in STAGES}
-        stages = {name: result for name, result in found.items() if result is not None}
+        stages = self.workdir.results(STAGES)
         return write_report(self, stages) if len(stages) == len(STAGES) else {"stages": stages}
 
     def _check_inputs(self, chosen: Sequence[str]) -> None:

@@ -188,6 +188,19 @@ class ModelSpec:
         own = self.decoder_head_dim if side == "decoder" else None
         return self.head_dim if own is None else own
 
+    def widest(self, side: str) -> int:
+        """FFN units of the widest layer of `encoder` or `decoder`; 0 without layers."""
+        return max((layer.ffn for layer in getattr(self, side)), default=0)
+
+    def rectangle(self, encoder_units: int, decoder_units: int) -> "ModelSpec":
+        """As many layers, each with all heads of the original and these many FFN units."""
+        heads, decoder_heads = (tuple(range(self.heads_of(side))) for side in ("encoder", "decoder"))
+        return dataclasses.replace(
+            self,
+            encoder=(EncoderLayer(heads, encoder_units),) * len(self.encoder),
+            decoder=(DecoderLayer(decoder_heads, decoder_heads, decoder_units),) * len(self.decoder),
+        )
+
     def sublayers(self) -> dict[str, tuple[str, int]]:
         """Full sub-layer name (`encoder.3.attention`) → (its prunable axis' full name, size)."""
         found = {}

@@ -1,6 +1,7 @@
 """Parameters by path: `encoder/layers_3/ffn/wo`."""
 
 import difflib
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -70,6 +71,15 @@ def check_shapes(params: Mapping[str, Any], expected: Mapping[str, tuple[int, ..
 def count(params: Mapping[str, Any]) -> int:
     """Number of parameters."""
     return sum(int(np.prod(np.shape(leaf))) for leaf in flatten(params).values())
+
+
+def digest(params: Mapping[str, Any]) -> str:
+    """A name for these parameters: their paths, shapes, types and values."""
+    found = hashlib.sha256()
+    for path, leaf in flatten(params).items():
+        found.update(f"{path} {leaf.shape} {leaf.dtype}\n".encode())
+        found.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()[:16]
 
 
 def parameter_table(params: Mapping[str, Any]) -> str:

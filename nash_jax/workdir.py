@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,11 @@ class Workdir:
         """What a stage that is done returned; None of one that is not. Processes of one run all call this."""
         marker = self.folder / name / "done"
         return from_main(json.loads(marker.read_text()) if marker.exists() else None)
+
+    def results(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """What those stages returned that are done."""
+        found = {name: self.result(name) for name in names}
+        return {name: result for name, result in found.items() if result is not None}
 
     def run(self, name: str, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """What the stage returned: now, or when it was done.

@@ -92,3 +92,10 @@ def test_count_and_table():
 
 def test_table_of_nothing():
     assert tree.parameter_table({}).split() == ["total", "0"]
+
+
+def test_digest_names_paths_shapes_types_and_values():
+    values = np.arange(6, dtype=np.float32)
+    others = ({"b": values}, {"a": values.reshape(2, 3)}, {"a": values.view(np.int32)}, {"a": values[::-1]})
+    assert len({tree.digest(params) for params in ({"a": values}, *others)}) == 5
+    assert tree.digest({"a": values}) == tree.digest({"a": values.copy()})

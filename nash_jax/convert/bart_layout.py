@@ -93,8 +93,8 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
         "num_hidden_layers": len(spec.encoder),
         "encoder_attention_heads": spec.num_heads,
         "decoder_attention_heads": spec.heads_of("decoder"),
-        "encoder_ffn_dim": max([1, *(layer.ffn for layer in spec.encoder)]),
-        "decoder_ffn_dim": max([1, *(layer.ffn for layer in spec.decoder)]),
+        "encoder_ffn_dim": max(1, spec.widest("encoder")),
+        "decoder_ffn_dim": max(1, spec.widest("decoder")),
         "activation_function": _ACTIVATION_NAMES[spec.activation],
         "scale_embedding": spec.embedding_scale != 1.0,
         "max_position_embeddings": spec.max_positions,
@@ -159,4 +159,5 @@ def _layer_names(prefix: str, sublayer: str, leaf: str, norm_leaf: str = "") -> 
     return [f"{prefix}.{_MODULES[sublayer]}.{part}_proj.{kind}" for part in parts]
 
 
-LAYOUT = Layout(_spec_from_config, _config_from_spec, _names, _PREFIX, ("encoder.version", "decoder.version"))
+_IGNORED = ("encoder.version", "decoder.version")
+LAYOUT = Layout(_spec_from_config, _config_from_spec, _names, _PREFIX, _IGNORED, "encoder_layers", lambda _: (1.0,))

@@ -21,6 +21,7 @@ from nash_jax.convert.rectangle import rectangular
 from nash_jax.convert.weights import read_weights
 from nash_jax.errors import UserError
 from nash_jax.models import param_axes
+from nash_jax.models.head import untie
 from nash_jax.models.positions import sinusoids
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import check_shapes, count, flatten, unflatten
@@ -54,8 +55,7 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
     kind = config.get("model_type")
     if kind not in LAYOUTS:
         raise UserError(f"config.json has model_type {kind!r}", f"one of {tuple(LAYOUTS)}")
-    layers = "encoder_layers" if kind in ("bart", "mbart", "marian", "pegasus") else "num_layers"
-    for name in ("vocab_size", "d_model", layers):
+    for name in ("vocab_size", "d_model", LAYOUTS[kind].depth_field):
         if name not in config:
             raise UserError(f"config.json has no {name!r}", f"the config.json of a {kind} checkpoint")
     try:
@@ -253,18 +253,15 @@ def require_expressible(spec: ModelSpec) -> None:
       UserError: when the family's class in transformers cannot express the model; it says which flag.
     """
     layout = layout_of(spec)
-    scale = 1.0 if spec.absolute_positions else t5_layout.output_scales(spec)[0]
-    layout.config_from_spec(dataclasses.replace(spec, output_scale=scale))
+    layout.config_from_spec(dataclasses.replace(spec, output_scale=layout.output_scales(spec)[0]))
 
 
 def _expressible(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
     """The same function with an output scale that the family's class has: an LM head of its own takes the rest."""
-    allowed = (1.0,) if spec.absolute_positions else t5_layout.output_scales(spec)
+    allowed = layout_of(spec).output_scales(spec)
     if any(np.isclose(spec.output_scale, scale, rtol=1e-6) for scale in allowed):
         return spec, dict(params)
-    if spec.tied:
-        table = params["shared" if "shared" in params else "decoder"]["embedding"]
-        spec, params = dataclasses.replace(spec, tied=False), {**params, "lm_head": np.asarray(table).T}
+    spec, params = untie(spec, params)
     factor = np.float32(spec.output_scale / allowed[0])
     head = np.asarray(params["lm_head"]) * factor
     return dataclasses.replace(spec, output_scale=allowed[0]), {**params, "lm_head": head}

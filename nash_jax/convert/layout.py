@@ -22,6 +22,8 @@ class Layout(NamedTuple):
       names: spec → our parameter path → the weights it is made of, fused parts in order.
       prefix: of all weights but the LM head.
       ignored: last parts of names of stored weights that mean nothing.
+      depth_field: the field of config.json that says how many encoder layers there are.
+      output_scales: spec → factors on the decoder's output that its class can have, in transformers 5.
     """
 
     spec_from_config: Callable[[Mapping[str, Any]], ModelSpec]
@@ -29,6 +31,8 @@ class Layout(NamedTuple):
     names: Callable[[ModelSpec], Names]
     prefix: str
     ignored: tuple[str, ...]
+    depth_field: str
+    output_scales: Callable[[ModelSpec], tuple[float, ...]]
 
 
 def embedding_names(spec: ModelSpec, prefix: str) -> Names:

@@ -1,13 +1,12 @@
 """Ragged models as rectangles: what a format without sizes of each layer can hold."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from nash_jax.models import param_axes
-from nash_jax.spec import DecoderLayer, EncoderLayer, ModelSpec
+from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
 
 
@@ -21,16 +20,10 @@ def rectangular(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, 
     Returns:
       The rectangular spec and its parameters.
     """
-    encoder_units = max([1, *(layer.ffn for layer in spec.encoder)])
-    decoder_units = max([1, *(layer.ffn for layer in spec.decoder)])
+    encoder_units, decoder_units = max(1, spec.widest("encoder")), max(1, spec.widest("decoder"))
     if not spec.absolute_positions:
         encoder_units = decoder_units = max(encoder_units, decoder_units)
-    heads, decoder_heads = tuple(range(spec.num_heads)), tuple(range(spec.heads_of("decoder")))
-    full = dataclasses.replace(
-        spec,
-        encoder=(EncoderLayer(heads, encoder_units),) * len(spec.encoder),
-        decoder=(DecoderLayer(decoder_heads, decoder_heads, decoder_units),) * len(spec.decoder),
-    )
+    full = spec.rectangle(encoder_units, decoder_units)
     ids = _kept_ids(spec)
     sizes, flat, new = full.axis_sizes(), flatten(params), {}
     for path, names in param_axes(full).items():

@@ -79,7 +79,7 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
         "norm_eps": None, "activation": None, "gated": None, "tied": None, "max_positions": None,
         "position_buckets": None, "position_max_distance": None,
         **dict.fromkeys(("attention_dropout_rate", "activation_dropout_rate"), (None, spec.dropout_rate)),
-        "output_scale": output_scales(spec),
+        "output_scale": _output_scales(spec),
     })  # fmt: skip
     if (spec.activation, spec.gated) not in _PROJECTIONS:
         raise UserError(
@@ -95,7 +95,7 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
         "vocab_size": spec.vocab_size,
         "d_model": spec.d_model,
         "d_kv": spec.head_dim,
-        "d_ff": max([1, *(e.ffn for e in spec.encoder), *(d.ffn for d in spec.decoder)]),
+        "d_ff": max(1, spec.widest("encoder"), spec.widest("decoder")),
         "num_layers": len(spec.encoder),
         "num_decoder_layers": len(spec.decoder),
         "num_heads": spec.num_heads,
@@ -114,8 +114,7 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def output_scales(spec: ModelSpec) -> tuple[float, ...]:
-    """Factors on the decoder's output that the class of a T5 relative can have, in transformers 5."""
+def _output_scales(spec: ModelSpec) -> tuple[float, ...]:
     return {"t5": (1.0, spec.d_model**-0.5), "mt5": (1.0,), "umt5": (spec.d_model**-0.5,)}[spec.family]
 
 
@@ -153,5 +152,5 @@ def _layer_names(spec: ModelSpec, side: str, layer: str, sublayer: str, leaf: st
 
 # old t5 checkpoints store a bias table for cross-attention, which nothing reads
 _IGNORED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
-LAYOUT = Layout(_spec_from_config, _config_from_spec, _names, "", _IGNORED)
+LAYOUT = Layout(_spec_from_config, _config_from_spec, _names, "", _IGNORED, "num_layers", _output_scales)
 assert set(_CLASSES) <= set(FAMILIES)

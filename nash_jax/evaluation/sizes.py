@@ -1,12 +1,11 @@
 """Where the parameters of a model are, and how many a denser one had."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from nash_jax.errors import UserError
 from nash_jax.models import param_axes
-from nash_jax.pruning.lagrangian import prunable_size, size_terms
+from nash_jax.pruning.compact import removed_share
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten
 
@@ -67,35 +66,18 @@ def sparsities(spec: ModelSpec, reference: ModelSpec | None = None) -> dict[str,
     """
     if reference is not None:
         _check_reference(spec, reference)
+    least = spec.rectangle(spec.widest("encoder"), spec.widest("decoder"))  # that this one can have been cut from
     found: dict[str, float | None] = {}
     for side in SIDES:
         found[f"{side}_sparsity"] = None if reference is None else _missing(reference, spec, side)
-        found[f"{side}_sparsity_at_least"] = _missing(rectangle(spec), spec, side)
+        found[f"{side}_sparsity_at_least"] = _missing(least, spec, side)
     return found
 
 
 def _missing(dense: ModelSpec, spec: ModelSpec, side: str) -> float | None:
-    """Share of a side's attention and FFN parameters that `spec` has no more; None where there were none."""
-    before, after = _size(dense, side), _size(spec, side)
-    return 1 - after / before if before else None
-
-
-def _size(spec: ModelSpec, side: str) -> int:
-    sizes = spec.axis_sizes()
-    return prunable_size(size_terms(param_axes(spec), sizes, side), sizes)
-
-
-def rectangle(spec: ModelSpec) -> ModelSpec:
-    """The least model of equal layers, with all heads of the original, that this one can have been cut from."""
-    heads = tuple(range(spec.heads_of("encoder")))
-    units = max((layer.ffn for layer in spec.encoder), default=0)
-    encoder = tuple(dataclasses.replace(layer, heads=heads, ffn=units) for layer in spec.encoder)
-    heads = tuple(range(spec.heads_of("decoder")))
-    units = max((layer.ffn for layer in spec.decoder), default=0)
-    decoder = tuple(
-        dataclasses.replace(layer, self_heads=heads, cross_heads=heads, ffn=units) for layer in spec.decoder
-    )
-    return dataclasses.replace(spec, encoder=encoder, decoder=decoder)
+    """`removed_share`; None where there was nothing to remove."""
+    there = any(size for name, (_, size) in dense.sublayers().items() if name.startswith(side))
+    return removed_share(dense, spec, side, param_axes) if there else None
 
 
 def _check_reference(spec: ModelSpec, reference: ModelSpec) -> None:

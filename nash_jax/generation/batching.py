@@ -83,6 +83,12 @@ class _Bar:
             self._bar.close()
 
 
+def by_input(numbers: np.ndarray, texts: Sequence[str]) -> dict[int, list[str]]:
+    """Number of an input → its n consecutive texts, of a batch's numbers [B] and texts [B·n]."""
+    count = len(texts) // len(numbers)
+    return {number: list(texts[i * count : (i + 1) * count]) for i, number in enumerate(numbers.tolist())}
+
+
 def plan_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Numbers of the inputs of each batch: one bucket of lengths a batch, the longest bucket first.
 

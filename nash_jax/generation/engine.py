@@ -1,6 +1,5 @@
 """Generation for inputs of any length with few compilations: lengths are padded up to buckets."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,21 +14,9 @@ from nash_jax.generation.inputs import Inputs, bucket, check_inputs, check_lengt
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.request import Plan, Request, make_request
 from nash_jax.models import build
+from nash_jax.models.head import tied_head, untie
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import map_with_path
-
-
-def untie(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
-    """The same function with an LM head of its own, [d_model, vocab]: faster in decoding than the tied table."""
-    if not spec.tied:
-        return spec, dict(params)
-    return dataclasses.replace(spec, tied=False), {**params, "lm_head": _tied_head(params)}
-
-
-def _tied_head(params: Mapping[str, Any]) -> np.ndarray:
-    """The decoder's embedding table as an LM head, [d_model, vocab]."""
-    table = params["shared" if "shared" in params else "decoder"]["embedding"]
-    return np.ascontiguousarray(np.asarray(table).T)
 
 
 class Engine:
@@ -52,7 +39,7 @@ class Engine:
     def update(self, params: Mapping[str, Any]) -> None:
         """Takes other parameters of the same shapes (of a tied model too); nothing compiles again."""
         if "lm_head" not in params:
-            params = {**params, "lm_head": _tied_head(params)}
+            params = {**params, "lm_head": tied_head(params)}
         self.params = map_with_path(lambda _, leaf: jnp.asarray(leaf, self.model.dtype), params)
 
     def _encode_fn(self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, max_length: int) -> Any:
