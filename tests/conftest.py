@@ -16,7 +16,9 @@ from hypothesis import settings
 
 from nash_jax import Seq2Seq
 from nash_jax.generation.engine import Engine
+from nash_jax.generation.options import GenerationOptions
 from nash_jax.models import build
+from nash_jax.testing import lively_model, random_sources
 
 jax.config.update("jax_numpy_rank_promotion", "raise")  # broadcasting over a missing axis is a bug until spelt out
 settings.register_profile("default", deadline=None, max_examples=30, derandomize=True)
@@ -68,12 +70,18 @@ def quick_engine():
 
 
 @pytest.fixture(scope="session")
-def torch_generate(tmp_path_factory):
-    """`torch_generate(spec, params, ids, mask, prompt=None, **options)` → the ids that transformers' T5 generates."""
+def torch():
+    """PyTorch; what asks for it is skipped without it."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")
+    torch.set_num_threads(1)  # for tiny models more threads are only more waiting
+    return torch
+
+
+@pytest.fixture(scope="session")
+def torch_generate(torch, tmp_path_factory):
+    """`torch_generate(spec, params, ids, mask, prompt=None, **options)` → the ids that transformers' T5 generates."""
     from transformers import T5ForConditionalGeneration
 
-    torch.set_num_threads(1)  # for tiny models more threads are only more waiting
     models = {}
 
     def run(spec, params, ids, mask, prompt=None, **options):
@@ -89,6 +97,26 @@ def torch_generate(tmp_path_factory):
             return model.generate(**inputs, use_cache=len(spec.decoder) <= len(spec.encoder), **options).numpy()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def as_transformers(torch_generate):
+    """`…(engine, seed, prompt=None, **options)` holds one lively model to transformers; → where outputs end, [R].
+
+    Sources are padded on the right, of odd seeds on the left; 99 for an output that does not end.
+    """
+
+    def check(engine, seed, prompt=None, **options):
+        spec, params = lively_model(seed, len(engine.spec.decoder))
+        engine.update(params)
+        ids, mask = random_sources(spec, seed, left=seed % 2 == 1)
+        expected = torch_generate(spec, params, ids, mask, prompt, **options)
+        found = engine.generate(ids, mask, GenerationOptions(**options), decoder_input_ids=prompt)
+        np.testing.assert_array_equal(found, expected, err_msg=f"seed {seed}, {options}")
+        ended = np.isin(found[:, 1:], options["eos_token_id"])
+        return np.where(ended.any(1), ended.argmax(1), 99)
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,14 @@
 from typing import Any
 
 import numpy as np
+import pytest
 
 FAMILIES = ("t5", "mt5", "umt5", "bart", "mbart", "marian", "pegasus")
 T5_LIKE = ("t5", "mt5", "umt5")
+TORCH_WARNINGS = [  # torch's and transformers' own
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
 
 
 def random_config(family: str, seed: int) -> Any:

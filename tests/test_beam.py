@@ -30,27 +30,15 @@ def log_softmax(scores: np.ndarray) -> np.ndarray:
     return np.asarray(jax.nn.log_softmax(scores))
 
 
-def compare(torch_generate, engine: Engine, seed: int, prompt=None, **options) -> np.ndarray:
-    """Holds one case to transformers; gives the lengths of the outputs."""
-    spec, params = lively_model(seed, len(engine.spec.decoder))
-    engine.update(params)
-    ids, mask = random_sources(spec, seed, left=seed % 2 == 1)
-    expected = torch_generate(spec, params, ids, mask, prompt, **options)
-    found = engine.generate(ids, mask, GenerationOptions(**options), decoder_input_ids=prompt)
-    np.testing.assert_array_equal(found, expected, err_msg=f"seed {seed}, {options}")
-    ended = np.isin(found[:, 1:], options["eos_token_id"])
-    return np.where(ended.any(1), ended.argmax(1), 99)
-
-
 @pytest.mark.parametrize(("num_beams", "num_return_sequences", "eos"), [(2, 1, [1]), (4, 3, [5, 1, 9]), (5, 5, [1])])
-def test_penalties_and_stopping_equal_transformers(torch_generate, engine, num_beams, num_return_sequences, eos):
+def test_penalties_and_stopping_equal_transformers(as_transformers, engine, num_beams, num_return_sequences, eos):
     lengths = []
     for i, (penalty, stopping) in enumerate(itertools.product(PENALTIES, STOPPING)):
         options = {
             "num_beams": num_beams, "num_return_sequences": num_return_sequences, "eos_token_id": eos,
             "length_penalty": penalty, "early_stopping": stopping, "max_new_tokens": 9 + i % 4,
         }  # fmt: skip
-        lengths += compare(torch_generate, engine, i % 5, **options).tolist()
+        lengths += as_transformers(engine, i % 5, **options).tolist()
     assert len(set(lengths)) > 4  # ends at different times
 
 
@@ -70,26 +58,26 @@ def test_other_penalties_stopping_and_limits_do_not_compile_again(quick_engine):
 
 
 @pytest.mark.parametrize("rules", [{}, RULES], ids=["no rules", "rules"])
-def test_prompts_equal_transformers(torch_generate, engine, rules):
+def test_prompts_equal_transformers(as_transformers, engine, rules):
     for seed in range(6):
-        compare(
-            torch_generate, engine, seed, PROMPT, num_beams=4, num_return_sequences=2, eos_token_id=[1, 2],
+        as_transformers(
+            engine, seed, PROMPT, num_beams=4, num_return_sequences=2, eos_token_id=[1, 2],
             max_new_tokens=8 + seed % 3, length_penalty=0.5 * seed, **rules,
         )  # fmt: skip
 
 
-def test_rules_equal_transformers(torch_generate, engine):
+def test_rules_equal_transformers(as_transformers, engine):
     for seed in range(8):
         stopping = STOPPING[seed % 3]
         options = {"num_beams": 3, "num_return_sequences": 3, "eos_token_id": [1], "early_stopping": stopping}
-        compare(torch_generate, engine, seed, max_new_tokens=10 + seed % 2, **options, **RULES)
+        as_transformers(engine, seed, max_new_tokens=10 + seed % 2, **options, **RULES)
 
 
-def test_two_layers_equal_transformers(torch_generate, quick_engine):
+def test_two_layers_equal_transformers(as_transformers, quick_engine):
     """Caches of all layers go with their beams."""
     engine = quick_engine(*lively_model(0, layers=2))
     for seed in range(6):
-        compare(torch_generate, engine, seed, num_beams=4, eos_token_id=[1], max_new_tokens=10, early_stopping=True)
+        as_transformers(engine, seed, num_beams=4, eos_token_id=[1], max_new_tokens=10, early_stopping=True)
 
 
 def test_shorter_outputs_are_filled_as_in_transformers(torch_generate, engine):

@@ -8,7 +8,7 @@ import pickle
 import ml_dtypes
 import numpy as np
 import pytest
-from families import FAMILIES, random_model
+from families import FAMILIES, TORCH_WARNINGS, random_model
 from safetensors.numpy import save_file
 
 import nash_jax
@@ -19,10 +19,7 @@ from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
 from nash_jax.tree import flatten, unflatten
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's and transformers' own
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = TORCH_WARNINGS
 BART_LIKE = ("bart", "mbart", "marian", "pegasus")
 SINUSOIDAL = ("marian", "pegasus")
 
@@ -224,11 +221,6 @@ def test_an_index_names_files_beside_it(tmp_path, stem, index, message):
 
 
 # PyTorch's own files ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")
 
 
 @pytest.fixture(scope="module")

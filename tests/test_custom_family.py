@@ -33,11 +33,6 @@ BLOCK = {  # annalog's name in a layer → torch.nn's
 
 
 @pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")
-
-
-@pytest.fixture(scope="module")
 def example():
     found = importlib.util.spec_from_file_location("annalog_convert", EXAMPLE)
     module = importlib.util.module_from_spec(found)

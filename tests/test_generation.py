@@ -8,9 +8,10 @@ import pytest
 from scipy import stats
 
 from nash_jax.errors import UserError
-from nash_jax.generation.engine import Engine, untie
+from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import batch_bucket, bucket
 from nash_jax.generation.options import GenerationOptions
+from nash_jax.models.head import untie
 from nash_jax.testing import lively_model, random_batch, random_params, random_sources, random_spec
 
 
@@ -143,40 +144,26 @@ RULES = {
 }  # fmt: skip
 
 
-def assert_equal_to_transformers(torch_generate, engine: Engine, seeds, prompt=None, **options) -> np.ndarray:
-    """For models of several seeds, with sources padded on the right and the left; gives how long outputs are."""
-    lengths = []
-    for seed in seeds:
-        spec, params = lively_model(seed, len(engine.spec.decoder))
-        engine.update(params)
-        ids, mask = random_sources(spec, seed, left=seed % 2 == 1)
-        expected = torch_generate(spec, params, ids, mask, prompt, **options)
-        found = engine.generate(ids, mask, GenerationOptions(**options), decoder_input_ids=prompt)
-        np.testing.assert_array_equal(found, expected, err_msg=f"seed {seed}, {options}")
-        ended = np.isin(found[:, 1:], options["eos_token_id"])
-        lengths += np.where(ended.any(1), ended.argmax(1), 99).tolist()
-    return np.array(lengths)
-
-
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_prompts_and_several_eos_equal_transformers(torch_generate, any_lively, prompt: str) -> None:
+def test_prompts_and_several_eos_equal_transformers(as_transformers, any_lively, prompt: str) -> None:
     options = {"max_new_tokens": 9, "eos_token_id": [5, 1, 9]}
-    lengths = assert_equal_to_transformers(torch_generate, any_lively, range(6), PROMPTS[prompt], **options)
+    lengths = np.concatenate([as_transformers(any_lively, s, PROMPTS[prompt], **options) for s in range(6)])
     assert len(set(lengths)) > 4  # ends at different times
 
 
 @pytest.mark.parametrize("prompt", ["start token", "prompts with it"])
-def test_rules_equal_transformers(torch_generate, any_lively, prompt: str) -> None:
+def test_rules_equal_transformers(as_transformers, any_lively, prompt: str) -> None:
     for more in ({"min_new_tokens": 4, "max_new_tokens": 10}, {"min_length": 5, "max_length": 12}):
         options = {**RULES, **more, "eos_token_id": [1, 2]}
-        lengths = assert_equal_to_transformers(torch_generate, any_lively, range(5), PROMPTS[prompt], **options)
+        lengths = np.concatenate([as_transformers(any_lively, s, PROMPTS[prompt], **options) for s in range(5)])
         assert len(set(lengths)) > 2
 
 
-def test_two_layers_equal_transformers(torch_generate, quick_engine) -> None:
+def test_two_layers_equal_transformers(as_transformers, quick_engine) -> None:
     options = {"max_new_tokens": 9, "eos_token_id": [1]}
     engine = quick_engine(*lively_model(0, layers=2))
-    assert_equal_to_transformers(torch_generate, engine, range(4), PROMPTS["prompts without it"], **options)
+    for seed in range(4):
+        as_transformers(engine, seed, PROMPTS["prompts without it"], **options)
 
 
 def test_a_row_of_padding_alone_changes_no_other(lively) -> None:

@@ -8,16 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from families import FAMILIES, T5_LIKE, random_inputs, random_model
+from families import FAMILIES, T5_LIKE, TORCH_WARNINGS, random_inputs, random_model
 
 from nash_jax.convert.hf import load_hf
 from nash_jax.generation.options import GenerationOptions
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's and transformers' own
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = [*TORCH_WARNINGS, pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.usefixtures("torch")]
 SEEDS = (100, 101)
 
 RULES = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_new_tokens": 4}
@@ -49,13 +45,6 @@ GROUPS: dict[str, list[dict[str, Any]]] = {
         )
     ],
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def torch():
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")
-    torch.set_num_threads(1)  # for tiny models more threads are only more waiting
-    return torch
 
 
 @pytest.fixture(scope="module", params=[(f, s) for f in FAMILIES for s in SEEDS], ids=lambda p: f"{p[0]}-{p[1]}")

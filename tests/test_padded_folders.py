@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from families import FAMILIES, T5_LIKE, torch_logits
+from families import FAMILIES, T5_LIKE, TORCH_WARNINGS, torch_logits
 
 from nash_jax import Seq2Seq
 from nash_jax.models import mask_sites, param_axes
@@ -13,16 +13,8 @@ from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.spec import ModelSpec
 from nash_jax.testing import random_batch, random_masks, random_params, random_spec
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's and transformers' own
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = [*TORCH_WARNINGS, pytest.mark.usefixtures("torch")]
 SEEDS = 5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")
 
 
 def dense(family: str, seed: int) -> ModelSpec:

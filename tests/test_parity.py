@@ -2,23 +2,15 @@
 
 import numpy as np
 import pytest
-from families import FAMILIES, random_inputs, random_model, torch_logits
+from families import FAMILIES, TORCH_WARNINGS, random_inputs, random_model, torch_logits
 
 import nash_jax
 from nash_jax.convert.hf import load_hf
 from nash_jax.models import build
 from nash_jax.tree import flatten
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's and transformers' own
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = [*TORCH_WARNINGS, pytest.mark.usefixtures("torch")]
 CONFIGS = 20
-
-
-@pytest.fixture(scope="module", autouse=True)
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")
 
 
 @pytest.mark.parametrize("seed", range(CONFIGS))

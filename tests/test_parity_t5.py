@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from families import TORCH_WARNINGS
 from safetensors.numpy import load_file, save_file
 
 from nash_jax import Seq2Seq
@@ -19,10 +20,7 @@ from nash_jax.spec import DecoderLayer, EncoderLayer
 from nash_jax.testing import random_masks, random_params, random_spec
 from nash_jax.tree import flatten
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's and transformers' own
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = TORCH_WARNINGS
 
 BASE = {
     "vocab_size": 37,
@@ -58,11 +56,6 @@ CONFIGS = {  # name → (fields of T5Config, head of its own)
     "v1.1, tied yet unscaled": (V1_1, False),
     "v1.1, one head, other epsilon": (V1_1 | {"num_heads": 1, "layer_norm_epsilon": 1e-3}, True),
 }
-
-
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")
 
 
 def random_t5(torch, fields, untied, seed):

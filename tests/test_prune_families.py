@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import torch_logits
+from families import TORCH_WARNINGS, torch_logits
 
 import nash_jax
 from nash_jax.config import DistillConfig, PruneConfig
@@ -24,10 +24,7 @@ STEPS = 100
 SIZES = {"vocab_size": 23, "d_model": 8, "d_ff": 12, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 2}
 DISTILL = DistillConfig(task=0.0, logits=0.1, hidden=0.1)
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's and transformers' own
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = TORCH_WARNINGS
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from families import torch_logits
+from families import TORCH_WARNINGS, torch_logits
 
 import nash_jax
 from nash_jax.config import STAGES, TaskConfig, default_config, from_config_dict
@@ -32,10 +32,7 @@ SETTINGS = {  # one shape of batches for all: compiling is nearly all of the tim
 }  # fmt: skip
 SIZES = {"d_model": 16, "d_ff": 24, "decoder_d_ff": 12, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 2}
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's and transformers' own
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = TORCH_WARNINGS
 
 
 def write_tokenizer(folder: Path) -> None:
