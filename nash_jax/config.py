@@ -152,15 +152,21 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ShortenConfig:
-    """Which decoder layers stay.
+    """Which layers stay.
 
     Attributes:
-      decoder_layers: how many; 0: all.
-      selection: `uniform`, `low` or `high`.
+      encoder_layers: how many of the encoder; 0: all.
+      decoder_layers: how many of the decoder; 0: all. Of `method=nash_auto`, how many the decoder is to be worth.
+      selection: `uniform`, `low`, `high`, or `study`: the lists of "To Asymmetry and Beyond".
+      encoder_kept: these layers of the encoder, numbered from 0, instead of `encoder_layers`.
+      decoder_kept: these of the decoder.
     """
 
+    encoder_layers: int = 0
     decoder_layers: int = 3
     selection: str = "uniform"
+    encoder_kept: tuple[int, ...] = ()
+    decoder_kept: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +174,8 @@ class PruneConfig(TrainConfig):
     """Joint training of model and gates.
 
     Attributes:
-      sparsity: share of the encoder's attention and FFN parameters to remove; 0 skips gates.
+      sparsity: share of attention and FFN parameters to remove, of the encoder (nash, nash_auto) or of the whole
+        model (cofi); 0 skips gates.
       prepruning_epochs: plain fine-tuning at the start of the phase.
       sparsity_warmup_epochs: epochs over which the target rises from 0, once pruning has begun.
       gate_learning_rate: of log_alpha and of the Lagrangian multipliers.
@@ -228,18 +235,20 @@ class Config:
     """A whole run.
 
     Attributes:
+      method: `nash`, `nash_auto`, `cofi`, `drop` or `none` (nash_jax/pruning/methods.py says what each does).
       seed: root of all randomness.
       stages: the stages to run, by commas, as in `evaluate,benchmark`; `all`: every one.
       task: data and metric.
       model: the dense model.
       finetune: the teacher's training; `epochs=0` takes the model as it is.
-      shorten: decoder layers kept.
+      shorten: layers kept.
       prune: gates.
       retrain: fine-tuning of the compact model with a fresh optimizer.
       evaluate: generation settings.
       benchmark: timing settings.
     """
 
+    method: str = "nash"
     seed: int = 57
     stages: str = "all"
     task: TaskConfig = TaskConfig()
@@ -343,7 +352,8 @@ _CHOICES = {
     "task.metric": ("rouge", "transcription", "exact_match"),
     "model.dtype": ("float32", "bfloat16"),
     "model.family": tuple(name for name in FAMILIES if name != "custom"),
-    "shorten.selection": ("uniform", "low", "high"),
+    "method": ("nash", "nash_auto", "cofi", "drop", "none"),
+    "shorten.selection": ("uniform", "low", "high", "study"),
     **{f"{p}.optimizer": ("adamw", "adafactor", "muon") for p in _PHASES},
     **{f"{p}.schedule": ("linear", "cosine", "constant") for p in _PHASES},
 }
@@ -363,6 +373,7 @@ _NOT_NEGATIVE = (
     *(f"{p}.{f}" for p in _PHASES for f in ("epochs", "weight_decay")),
     *(f"{p}.distill.{f}" for p in _PHASES for f in ("task", "logits", "hidden")),
     *(f"prune.{f}" for f in ("prepruning_epochs", "sparsity_warmup_epochs")),
+    "shorten.encoder_layers",
     "shorten.decoder_layers",
     "evaluate.no_repeat_ngram_size",
 )
@@ -395,11 +406,10 @@ def _check_ranges(config: Config) -> None:
         for place in places:
             if not holds(value(place)):
                 raise UserError(f"config.{place} is {value(place)}", words)
-    if not config.model.init and config.shorten.decoder_layers > config.model.decoder_layers:
-        raise UserError(
-            f"config.shorten.decoder_layers is {config.shorten.decoder_layers}",
-            f"no more than config.model.decoder_layers, {config.model.decoder_layers}",
-        )
+    for name in ("encoder_layers", "decoder_layers"):
+        asked, there = getattr(config.shorten, name), getattr(config.model, name)
+        if not config.model.init and asked > there:
+            raise UserError(f"config.shorten.{name} is {asked}", f"no more than config.model.{name}, {there}")
     if not config.benchmark.batch_sizes or min(config.benchmark.batch_sizes) < 1:
         raise UserError(f"config.benchmark.batch_sizes is {config.benchmark.batch_sizes}", "batch sizes of 1 or more")
     for name in _PHASES:

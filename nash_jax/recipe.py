@@ -28,25 +28,24 @@ from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.model import Seq2Seq, load
 from nash_jax.models import frozen_params, mask_sites, param_axes
-from nash_jax.pruning.compact import closed_share, compact, fold
-from nash_jax.pruning.gates import ENCODER_GATES, HardConcreteGates, gate_groups
-from nash_jax.pruning.lagrangian import Constraint, initial_multipliers, size_terms
-from nash_jax.pruning.layer_selection import choose_layers, select_layers
+from nash_jax.prune_phase import PrunePhase
+from nash_jax.pruning.compact import compact
+from nash_jax.pruning.lagrangian import initial_multipliers
+from nash_jax.pruning.layer_selection import kept_layers, select_layers
+from nash_jax.pruning.methods import METHODS
 from nash_jax.ragged import Ragged
 from nash_jax.report.write import write_report
 from nash_jax.sharding import check_batch, make_mesh, param_shardings, place_params, to_host
-from nash_jax.spec import ModelSpec
+from nash_jax.spec import SIDES, ModelSpec
 from nash_jax.training.loop import Phase, train
 from nash_jax.training.metrics import JsonlWriter, optional_writers
 from nash_jax.training.optim import make_optimizer
 from nash_jax.training.state import make_state, place_state
 from nash_jax.training.steps import Pruner, StudentLoss, build_student, make_step
-from nash_jax.tree import unflatten
 from nash_jax.workdir import Workdir, barrier, clear, is_main
 
 _INPUTS = dict(zip(STAGES[1:6], STAGES, strict=False))  # stage → the one that it goes on from: the one before,
 _INPUTS |= dict.fromkeys(STAGES[6:], "retrain")  # but what looks at the pruned model needs no more than that
-SPARSITY_TOLERANCE = 0.01  # expected sparsity this near the target counts as reached
 
 
 class Recipe:
@@ -142,9 +141,7 @@ class Recipe:
                 )
         spec = fresh_spec(self.config, self.tokenizer) if self.given is None else self.given.spec
         check_positions(spec, self.config)
-        if self.given is not None:
-            depth, shorten = len(self.given.spec.decoder), self.config.shorten
-            choose_layers(depth, shorten.decoder_layers or depth, shorten.selection)
+        self._kept_layers(spec)
 
     @functools.cached_property
     def tokenized(self) -> tuple[Ragged, Ragged]:
@@ -267,71 +264,45 @@ class Recipe:
     # -- making it small ----------------------------------------------------------------------------------
 
     def shorten(self, folder: Path) -> dict[str, Any]:
-        """Keeps some decoder layers of the teacher."""
+        """Keeps some layers of the teacher, where the method drops layers."""
         spec, params = self.model("finetune")
-        depth, shorten = len(spec.decoder), self.config.shorten
-        kept = choose_layers(depth, shorten.decoder_layers or depth, shorten.selection)
-        self.save(folder, *select_layers(spec, params, decoder=kept))
-        return {"kept_decoder_layers": kept, "dense_decoder_layers": depth}
+        kept = self._kept_layers(spec)
+        self.save(folder, *select_layers(spec, params, **kept))
+        depths = {f"dense_{side}_layers": len(getattr(spec, side)) for side in SIDES}
+        return {f"kept_{side}_layers": layers for side, layers in kept.items()} | depths
+
+    def _kept_layers(self, spec: ModelSpec) -> dict[str, list[int]]:
+        """Layers of each side that the method starts from."""
+        depths, own = {side: len(getattr(spec, side)) for side in SIDES}, self.config.shorten
+        if not METHODS[self.config.method].shortens:
+            return {side: list(range(depth)) for side, depth in depths.items()}
+        return {
+            side: kept_layers(
+                depth, getattr(own, f"{side}_layers"), getattr(own, f"{side}_kept"), own.selection
+            )
+            for side, depth in depths.items()
+        }  # fmt: skip
 
     def prune(self, folder: Path) -> dict[str, Any]:
         """Trains model and gates together; saves the dense model and the final masks."""
         spec, params = self.model("shorten")
         config = self.config.prune
-        if config.sparsity == 0 or config.epochs == 0:
+        if not METHODS[self.config.method].gates or config.sparsity == 0 or config.epochs == 0:
             self.save(folder, spec, params)
             return {"steps": 0, "expected_encoder_sparsity": 0.0}
-        axes, sizes = param_axes(spec), spec.axis_sizes()
-        gates = HardConcreteGates(gate_groups(axes, sizes, ENCODER_GATES, config.units_droprate))
-        constraint = Constraint(size_terms(axes, sizes, "encoder"), sizes, config.sparsity)
         batches = self.batches(config, "prune")
-        per_epoch = batches.steps_per_epoch
-        pruner = Pruner(
-            gates,
-            constraint,
-            round(config.prepruning_epochs * per_epoch),
-            round(config.sparsity_warmup_epochs * per_epoch),
-        )
-        variables = gates.init(jax.random.key(self._seed("gates")))
+        phase = PrunePhase(self.config, spec, params, batches.steps_per_epoch, self.validation, self._selected)
+        variables = phase.pruner.gates.init(jax.random.key(self._seed("gates")))
         trained = {"model": params, "gates": variables["params"], "multipliers": initial_multipliers()}
-        engine = Engine(spec, params, self.config.model.dtype)
         student = build_student(spec, self.config.model)
-        num_steps = max(1, round(config.epochs * per_epoch))
         result, best = self._train(
-            "prune", folder, config, trained, batches, num_steps,
-            functools.partial(self._evaluate_pruned, engine=engine, spec=spec, pruner=pruner, num_steps=num_steps),
-            pruner, student,
-        )  # fmt: skip
-        masks, sparsity = pruner.final(to_host(best["params"]["gates"]))
+            "prune", folder, config, trained, batches, phase.num_steps, phase.evaluate, phase.pruner, student
+        )
+        masks, expected = phase.result(best)
         self.save(folder, spec, to_host(best["params"]["model"]))
         if is_main():
             save_file(masks, folder / "masks.safetensors")
-        return result | {"expected_encoder_sparsity": sparsity}
-
-    def _evaluate_pruned(
-        self, state: Any, engine: Engine, spec: ModelSpec, pruner: Pruner, num_steps: int
-    ) -> dict[str, float]:
-        """Validation metrics under the final masks.
-
-        A checkpoint can be the best only once the target is reached, by the expected sparsity and by the
-        count of what the final masks close; if none does, the nearest is.
-        Until then nothing is generated.
-        """
-        masks, sparsity = pruner.final(to_host(state["params"]["gates"]))
-        target = pruner.constraint.target
-        counted = closed_share(spec, masks, "encoder", param_axes)
-        gap = max(abs(sparsity - target), abs(counted - target))
-        warm = int(state["step"]) >= pruner.start_step + pruner.warmup_steps
-        found = {"expected_sparsity": sparsity, "counted_sparsity": counted}
-        last = int(state["step"]) == num_steps
-        if not last and (not warm or gap > SPARSITY_TOLERANCE):
-            return found | {"selection": -1000.0 - gap - (not warm)}
-        flat = fold(to_host(state["params"]["model"]), masks, param_axes(spec), mask_sites(spec))
-        engine.update(unflatten(flat))
-        metrics = self._selected(self.validation.evaluate(engine)[0])
-        if gap > SPARSITY_TOLERANCE:
-            metrics["selection"] = -1000.0 - gap
-        return found | metrics
+        return result | expected
 
     def compact(self, folder: Path) -> dict[str, Any]:
         """Folds the final masks into the weights and slices what they closed."""

@@ -15,6 +15,7 @@ from nash_jax.errors import UserError
 
 SPEC_VERSION = 1
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
+SIDES = ("encoder", "decoder")
 NORMS = ("rms", "layer")
 POSITIONS = ("relative", "relative_per_layer", "learned", "sinusoidal")
 

@@ -11,8 +11,9 @@ from nash_jax.models import mask_sites, param_axes
 from nash_jax.models.layers import RMSNorm
 from nash_jax.pruning import hard_concrete as hc
 from nash_jax.pruning.compact import compact, kept_positions, removed_share
+from nash_jax.pruning.final_masks import final_masks
 from nash_jax.pruning.gates import HardConcreteGates, gate_groups
-from nash_jax.pruning.lagrangian import expected_size, prunable_size, size_terms
+from nash_jax.pruning.lagrangian import Constraint, expected_size, prunable_size, size_terms
 from nash_jax.spec import DecoderLayer, EncoderLayer
 from nash_jax.testing import random_batch, random_masks, random_params, random_spec
 from nash_jax.tree import count, flatten
@@ -111,7 +112,9 @@ def test_final_gates_equal_their_compacted_model(logits):
     spec = random_spec(3, num_heads=4, d_model=16)
     groups = gate_groups(param_axes(spec), spec.axis_sizes(), [".*"])
     log_alpha = hc.clamp(np.random.default_rng(1).normal(0.5, 2, sum(g.size for g in groups)).astype(np.float32))
-    masks = HardConcreteGates(groups).apply({"params": {"log_alpha": log_alpha}}, method="final")
+    rows = HardConcreteGates(groups).apply({"params": {"log_alpha": log_alpha}}, method="rows")
+    axes, sizes = param_axes(spec), spec.axis_sizes()
+    masks = final_masks(rows, [Constraint(size_terms(axes, sizes), sizes, 0.5)])
     assert 0 < closed_share(masks) < 1
     assert_same_function(logits, spec, random_params(spec), masks)
 

@@ -2,13 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nash_jax.errors import UserError
 from nash_jax.models import param_axes
 from nash_jax.pruning import hard_concrete as hc
-from nash_jax.pruning.gates import GateGroup, HardConcreteGates, balanced_zeros, gate_groups
+from nash_jax.pruning.gates import GateGroup, HardConcreteGates, gate_groups
 from nash_jax.spec import DecoderLayer, EncoderLayer, ModelSpec
 from nash_jax.testing import random_batch, random_params, random_spec
 
@@ -79,7 +77,7 @@ def test_groups_start_open_or_at_their_droprate():
     np.testing.assert_allclose(start[:10], 10, atol=0.06)
     np.testing.assert_allclose(start[10:], 0, atol=0.06)
     assert len(np.unique(start)) == 60  # no two groups share their noise
-    assert np.asarray(apply("final", start)["decoder.0.ffn"]) > 0.99
+    assert np.asarray(apply("probs", start)["decoder.0.ffn"]) > 0.99
 
 
 def test_split_gives_every_group_its_part():
@@ -101,53 +99,12 @@ def test_one_head_is_still_a_vector():
     }
 
 
-@pytest.mark.parametrize(("method", "function"), [("probs", hc.prob_nonzero), ("final", hc.final_mask)])
-def test_each_group_is_a_row_of_its_own(method, function):
-    rows, masks = apply("split", flat=LOG_ALPHA), apply(method)
-    assert masks.keys() == rows.keys()
-    for name, row in rows.items():
-        assert masks[name].shape == row.shape
-        np.testing.assert_array_equal(masks[name], function(jnp.atleast_1d(row)).reshape(row.shape), err_msg=name)
-
-
-def test_balanced_zeros_by_hand():
-    """1.4 heads expected: 1 closed, 0.4 left over; then 1.8: 2, -0.2 left, which is two units fewer than 4.2."""
-    probs = {"a.heads": np.full(4, 0.65), "b.heads": np.full(4, 0.65), "a.units": np.full(7, 0.4)}
-    costs = {"a.units": 10.0, "b.heads": 100.0, "a.heads": 100.0}
-    assert balanced_zeros(probs, costs) == {"a.heads": 1, "b.heads": 2, "a.units": 2}
-    assert balanced_zeros({}, {}) == {}
-
-
-@given(seed=st.integers(0, 2**32 - 1))
-def test_balanced_zeros_close_as_many_parameters_as_expected(seed):
-    rng = np.random.default_rng(seed)
-    probs = {f"{i}.heads": rng.uniform(0.05, 0.95, rng.integers(1, 5)) for i in range(rng.integers(0, 5))}
-    probs |= {f"{i}.units": rng.uniform(0.3, 0.7, 60) for i in range(rng.integers(1, 4))}  # enough to take up the rest
-    costs = {name: 64.0 if name.endswith("heads") else float(rng.integers(2, 9)) for name in probs}
-    zeros = balanced_zeros(probs, costs)
-    assert all(0 <= zeros[name] <= len(p) for name, p in probs.items())
-    expected = sum(costs[name] * np.sum(1 - p) for name, p in probs.items())
-    closed = sum(costs[name] * zeros[name] for name in probs)
-    assert abs(closed - expected) <= min(costs.values()) / 2 + 1e-9
-
-
-def test_final_masks_with_costs():
-    """Rows with a cost close balanced numbers of their lowest gates; the others are as without."""
-    costs = {"encoder.0.attention.heads": 32.0, "encoder.0.ffn.units": 4.0}
-    probs, plain = apply("probs"), apply("final")
-    masks = apply("final", costs=costs)
-    zeros = balanced_zeros({name: np.asarray(probs[name]) for name in costs}, costs)
-    rows = apply("split", flat=LOG_ALPHA)
-    for name, mask in masks.items():
-        expected = hc.final_mask(rows[name], zeros[name]) if name in costs else plain[name]
-        np.testing.assert_allclose(mask, expected, rtol=1e-6, err_msg=name)
-    for name, count in zeros.items():
-        assert int((np.asarray(masks[name]) == 0).sum()) == count
-
-
-def test_call_gives_final_masks():
-    masks, final = HardConcreteGates(GROUPS).apply({"params": {"log_alpha": LOG_ALPHA}}), apply("final")
-    jax.tree.map(np.testing.assert_array_equal, masks, final)
+def test_each_group_is_a_row_of_its_own():
+    rows, probs = apply("rows"), apply("probs")
+    assert probs.keys() == rows.keys()
+    for name, row in apply("split", flat=LOG_ALPHA).items():
+        np.testing.assert_array_equal(rows[name], row)
+        np.testing.assert_array_equal(probs[name], hc.prob_nonzero(row), err_msg=name)
 
 
 def test_samples_follow_the_probabilities():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nash_jax.errors import UserError
 from nash_jax.models import param_axes
-from nash_jax.pruning.layer_selection import SELECTIONS, choose_layers, select_layers
+from nash_jax.pruning.layer_selection import SELECTIONS, choose_layers, kept_layers, select_layers, study_sixths
 from nash_jax.spec import DecoderLayer, EncoderLayer
 from nash_jax.testing import random_batch, random_params, random_spec
 from nash_jax.tree import check_shapes, flatten
@@ -57,11 +57,34 @@ def test_keeping_all_keeps_all(selection):
 
 
 @pytest.mark.parametrize(
+    ("num_layers", "sizes"), [(8, [1, 2, 4, 5, 6, 8]), (12, [2, 4, 6, 8, 10, 12]), (24, [4, 8, 12, 16, 20, 24])]
+)
+def test_lists_of_the_study(num_layers, sizes):
+    """Sixths of the depth, rounded, the first layer among them."""
+    sixths = study_sixths(num_layers)
+    assert {number: len(layers) for number, layers in sixths.items()} == dict(enumerate(sizes, 1))
+    for layers in sixths.values():
+        assert layers == sorted(set(layers)) and layers[0] == 0
+        assert choose_layers(num_layers, len(layers), "study") == layers
+
+
+def test_layers_by_name():
+    assert kept_layers(6, 2, (), "high") == [4, 5]
+    assert kept_layers(6, 0, (), "low") == [0, 1, 2, 3, 4, 5]
+    assert kept_layers(6, 2, (1, 3, 5), "high") == [1, 3, 5]
+    for wrong in ((3, 1), (1, 1), (0, 6), (-1, 2)):
+        with pytest.raises(UserError, match="asked of 6; expected increasing numbers from 0 to 5"):
+            kept_layers(6, 2, wrong, "uniform")
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((12, 0), "0 layers asked of 12; expected a number from 1 to 12"),
         ((12, 13), "13 layers asked of 12"),
-        ((12, 3, "middle"), r"unknown layer selection 'middle'; expected one of \('uniform', 'low', 'high'\)"),
+        ((12, 3, "middle"), r"unknown layer selection 'middle'; expected one of \('uniform', 'low', 'high', 'study'\)"),
+        ((12, 3, "study"), "the study has no list of 3 of 12 layers; expected one of 2, 4, 6, 8, 10, 12"),
+        ((6, 3, "study"), "the study has no lists for 6 layers; expected a depth of 8, 12, 24"),
     ],
 )
 def test_choice_errors(arguments, message):

@@ -10,9 +10,9 @@ import nash_jax
 from nash_jax.config import DistillConfig, PruneConfig
 from nash_jax.models import build, frozen_params, mask_sites, param_axes
 from nash_jax.pruning.compact import compact
-from nash_jax.pruning.gates import ENCODER_GATES, HardConcreteGates, gate_groups
-from nash_jax.pruning.lagrangian import Constraint, gate_costs, initial_multipliers, size_terms
+from nash_jax.pruning.lagrangian import initial_multipliers
 from nash_jax.pruning.layer_selection import select_layers
+from nash_jax.pruning.methods import make_gates
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_batch, random_params
 from nash_jax.training.optim import make_optimizer
@@ -38,8 +38,8 @@ def quick_programs():
 def train(spec, params, teacher_spec, teacher, batch):
     """`STEPS` pruning steps on one batch: final state, final masks, and what each step reported."""
     axes, sizes = param_axes(spec), spec.axis_sizes()
-    gates = HardConcreteGates(gate_groups(axes, sizes, ENCODER_GATES))
-    pruner = Pruner(gates, Constraint(size_terms(axes, sizes, "encoder"), sizes, 0.4), 0, STEPS // 4)
+    gates, constraints = make_gates("nash", {"encoder": 0.4}, axes, sizes, units_droprate=0.5)
+    pruner = Pruner(gates, constraints, 0, STEPS // 4)
     config = PruneConfig(learning_rate=1e-2, schedule="constant")
     frozen = frozen_params(spec, embeddings=False)
     tx = make_optimizer(config, STEPS, gate_learning_rate=0.3, frozen=frozen)
@@ -54,9 +54,8 @@ def train(spec, params, teacher_spec, teacher, batch):
     for _ in range(STEPS):
         state, metrics = step(state, teacher, batch)
         reports.append({name: float(value) for name, value in metrics.items()})
-    costs = gate_costs(pruner.constraint.terms, sizes)
-    masks = gates.apply({"params": state["params"]["gates"]}, costs, method="final")
-    return jax.device_get(state["params"]["model"]), {name: np.asarray(mask) for name, mask in masks.items()}, reports
+    masks = pruner.final_masks(state["params"]["gates"])
+    return jax.device_get(state["params"]["model"]), masks, reports
 
 
 @pytest.mark.parametrize("family", ["mbart", "marian", "pegasus", "umt5"])

@@ -14,8 +14,8 @@ from absl import app, flags
 
 from nash_jax.config import DistillConfig, PruneConfig, TrainConfig
 from nash_jax.models import build, param_axes
-from nash_jax.pruning.gates import ENCODER_GATES, HardConcreteGates, gate_groups
-from nash_jax.pruning.lagrangian import Constraint, initial_multipliers, size_terms
+from nash_jax.pruning.lagrangian import initial_multipliers
+from nash_jax.pruning.methods import make_gates
 from nash_jax.spec import ModelSpec, preset
 from nash_jax.testing import random_batch, random_params
 from nash_jax.training.optim import make_optimizer
@@ -33,8 +33,8 @@ def make_steps(spec: ModelSpec) -> dict[str, tuple[Any, Any]]:
     """{"finetune", "prune"} → (step, state) over the same random weights, AdamW."""
     model, params = build(spec), random_params(spec, scale=0.05)
     axes, sizes = param_axes(spec), spec.axis_sizes()
-    gates = HardConcreteGates(gate_groups(axes, sizes, ENCODER_GATES))
-    pruner = Pruner(gates, Constraint(size_terms(axes, sizes, "encoder"), sizes, 0.3), 0, 100)
+    gates, constraints = make_gates("nash", {"encoder": 0.3}, axes, sizes, units_droprate=0.5)
+    pruner = Pruner(gates, constraints, 0, 100)
     plain, joint = make_optimizer(TrainConfig(), 1000), make_optimizer(PruneConfig(), 1000)
     extra = {"gates": gates.init(jax.random.key(0))["params"], "multipliers": initial_multipliers()}
 

@@ -6,10 +6,9 @@ from typing import Any
 from nash_jax.errors import UserError
 from nash_jax.models import param_axes
 from nash_jax.pruning.compact import removed_share
-from nash_jax.spec import ModelSpec
+from nash_jax.spec import SIDES, ModelSpec
 from nash_jax.tree import flatten
 
-SIDES = ("encoder", "decoder")
 _SUBLAYERS = {
     "attention": "attention",
     "self_attention": "self-attention",

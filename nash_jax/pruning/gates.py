@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from nash_jax.errors import UserError
 from nash_jax.pruning import hard_concrete
@@ -64,7 +63,7 @@ def gate_groups(
 class HardConcreteGates(nn.Module):
     """All gates in one flat `log_alpha` [G], so that sampling and updating them is one fused operation.
 
-    Apply with `method="sample"` and an rng stream `gates`, or with `probs` or `final`.
+    Apply with `method="sample"` and an rng stream `gates`, or with `probs` or `rows`.
     """
 
     groups: tuple[GateGroup, ...]
@@ -97,39 +96,12 @@ class HardConcreteGates(nn.Module):
         """P(gate ≠ 0) of every gate."""
         return self.split(hard_concrete.prob_nonzero(self.log_alpha))
 
-    def final(self, costs: Mapping[str, float] | None = None) -> Masks:
-        """Deterministic masks.
-
-        Args:
-          costs: parameters that one gate of an axis carries. Rows of these axes are rounded to whole gates
-            with what rounding left over carried on, from the dearest gates to the cheapest, so that the
-            masks close as many parameters as expected. Other rows are rounded on their own, as in CoFi.
-        """
-        rows = {name: jnp.atleast_1d(row) for name, row in self.split(self.log_alpha).items()}
-        zeros = balanced_zeros({n: np.asarray(hard_concrete.prob_nonzero(rows[n])) for n in costs or {}}, costs or {})
-        final = {n: hard_concrete.final_mask(row, zeros.get(n)) for n, row in rows.items()}
-        return {n: mask if _is_axis(n) else mask[0] for n, mask in final.items()}
+    def rows(self) -> Masks:
+        """`log_alpha` by group."""
+        return self.split(self.log_alpha)
 
     def __call__(self) -> Masks:
-        return self.final()
-
-
-def balanced_zeros(probs: Mapping[str, np.ndarray], costs: Mapping[str, float]) -> dict[str, int]:
-    """How many gates of each row to close, so that closed parameters add up to what is expected.
-
-    Rounding a row of heads alone can be off by half a head, which may be whole points of sparsity; here each
-    row's remainder, in parameters, goes to the next cheaper row, and the sum is off by half the cheapest gate.
-
-    Args:
-      probs: P(gate ≠ 0) of each row, [n].
-      costs: parameters one gate of the row carries.
-    """
-    zeros, left = {}, 0.0
-    for name in sorted(costs, key=lambda n: (-costs[n], n)):
-        wanted = float(np.sum(1 - probs[name].astype(np.float64))) + left / costs[name]
-        zeros[name] = int(np.clip(np.round(wanted), 0, len(probs[name])))
-        left = (wanted - zeros[name]) * costs[name]
-    return zeros
+        return self.probs()
 
 
 def _is_axis(name: str) -> bool:

@@ -8,17 +8,29 @@ from nash_jax.errors import UserError
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
 
-SELECTIONS = ("uniform", "low", "high")
+SELECTIONS = ("uniform", "low", "high", "study")
+
+_STUDY = {  # depth → the layers that "To Asymmetry and Beyond" keeps for one to five sixths of it (its section 3)
+    8: ("0", "0 7", "0 2 5 7", "0 2 4 5 7", "0 2 3 4 5 7"),
+    12: ("0 11", "0 3 8 11", "0 2 4 6 8 10", "0 2 4 5 6 7 8 11", "0 1 2 4 5 6 7 8 10 11"),
+    24: (
+        "0 5 11 23",
+        "0 1 3 7 11 15 19 23",
+        "0 2 4 6 8 12 14 16 18 20 22 23",
+        "0 1 2 4 6 7 8 12 14 15 16 18 20 21 22 23",
+        "0 1 2 3 4 6 7 8 9 12 14 15 16 17 18 19 20 21 22 23",
+    ),
+}
 
 
 def choose_layers(num_layers: int, keep: int, selection: str = "uniform") -> list[int]:
     """Increasing indices of the layers to keep.
 
     `uniform` floor((L-1)/(k-1)·i), the middle layer for k = 1 being the first; `low` the first k; `high`
-    the last k (NASH, section 4.1).
+    the last k (NASH, section 4.1); `study` the lists of "To Asymmetry and Beyond".
 
     Raises:
-      UserError: for k outside 1..L or an unknown selection.
+      UserError: for k outside 1..L, an unknown selection, or a depth or number that the study has no list for.
     """
     if not 1 <= keep <= num_layers:
         raise UserError(f"{keep} layers asked of {num_layers}", f"a number from 1 to {num_layers}")
@@ -28,7 +40,49 @@ def choose_layers(num_layers: int, keep: int, selection: str = "uniform") -> lis
         return list(range(keep))
     if selection == "high":
         return list(range(num_layers - keep, num_layers))
+    if selection == "study":
+        return list(range(keep)) if keep == num_layers else _study_layers(num_layers, keep)
     raise UserError(f"unknown layer selection {selection!r}", f"one of {SELECTIONS}")
+
+
+def kept_layers(num_layers: int, keep: int, kept: Sequence[int], selection: str) -> list[int]:
+    """The layers named, or else as many as asked for.
+
+    Args:
+      num_layers: layers that there are.
+      keep: how many to keep; 0: all.
+      kept: these, if any are named.
+      selection: how to choose.
+
+    Raises:
+      UserError: for more than there are, or layers that are not there, not increasing, or none of `SELECTIONS`.
+    """
+    if not kept:
+        return choose_layers(num_layers, keep or num_layers, selection)
+    if list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < num_layers:
+        raise UserError(f"layers {list(kept)} asked of {num_layers}", f"increasing numbers from 0 to {num_layers - 1}")
+    return list(kept)
+
+
+def study_sixths(num_layers: int) -> dict[int, list[int]]:
+    """The study's lists for a depth: sixths kept, 1 to 6 → layers.
+
+    Raises:
+      UserError: for a depth that it has no lists for.
+    """
+    if num_layers not in _STUDY:
+        raise UserError(f"the study has no lists for {num_layers} layers", f"a depth of {', '.join(map(str, _STUDY))}")
+    lists = {sixths: list(map(int, text.split())) for sixths, text in enumerate(_STUDY[num_layers], 1)}
+    return lists | {6: list(range(num_layers))}
+
+
+def _study_layers(num_layers: int, keep: int) -> list[int]:
+    by_size = {len(layers): layers for layers in study_sixths(num_layers).values()}
+    if keep not in by_size:
+        raise UserError(
+            f"the study has no list of {keep} of {num_layers} layers", f"one of {', '.join(map(str, sorted(by_size)))}"
+        )
+    return by_size[keep]
 
 
 def select_layers(

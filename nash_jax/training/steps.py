@@ -17,9 +17,10 @@ import optax
 from nash_jax.config import DistillConfig
 from nash_jax.models import build
 from nash_jax.pruning import distill
+from nash_jax.pruning.final_masks import final_masks
 from nash_jax.pruning.gates import HardConcreteGates
 from nash_jax.pruning.hard_concrete import clamp
-from nash_jax.pruning.lagrangian import Constraint, gate_costs, lagrangian, target_at
+from nash_jax.pruning.lagrangian import Constraint, lagrangian, target_at
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -40,13 +41,16 @@ class Pruner:
 
     Args:
       gates: the gate module.
-      constraint: which part is to reach which sparsity.
+      constraints: part of the model (`encoder`, `decoder`, or empty for both) → the sparsity it is to reach. All
+        share the multipliers.
       start_step: step at which pruning begins; before, all gates are open.
-      warmup_steps: steps over which the target rises from 0.
+      warmup_steps: steps over which the targets rise from 0.
     """
 
-    def __init__(self, gates: HardConcreteGates, constraint: Constraint, start_step: int, warmup_steps: int) -> None:
-        self.gates, self.constraint = gates, constraint
+    def __init__(
+        self, gates: HardConcreteGates, constraints: Mapping[str, Constraint], start_step: int, warmup_steps: int
+    ) -> None:
+        self.gates, self.constraints = gates, constraints
         self.start_step, self.warmup_steps = start_step, warmup_steps
 
     def masks(self, params: Any, rng: jax.Array, step: jax.Array) -> dict[str, jax.Array]:
@@ -56,24 +60,31 @@ class Pruner:
 
     def loss(self, params: Any, step: jax.Array) -> tuple[jax.Array, Metrics]:
         """The Lagrangian, 0 before pruning begins, and what it is made of."""
-        probs: Any = self.gates.apply({"params": params["gates"]}, method="probs")
-        sparsity = self.constraint.sparsity(probs)
-        target = target_at(step - self.start_step, self.warmup_steps, self.constraint.target)
-        value = lagrangian(sparsity, target, params["multipliers"])
-        metrics = {"expected_sparsity": sparsity, "target_sparsity": jnp.maximum(target, 0), **params["multipliers"]}
+        sparsities, metrics = self.sparsities(params["gates"]), dict(params["multipliers"])
+        value = jnp.zeros(())
+        for part, constraint in self.constraints.items():
+            target = target_at(step - self.start_step, self.warmup_steps, constraint.target)
+            value += lagrangian(sparsities[part], target, params["multipliers"])
+            metrics |= {
+                metric("expected_sparsity", part): sparsities[part],
+                metric("target_sparsity", part): jnp.maximum(target, 0),
+            }
         return jnp.where(step >= self.start_step, value, 0.0), metrics
 
-    def final(self, gate_params: Any) -> tuple[dict[str, np.ndarray], float]:
-        """Final masks, on the host, and the expected sparsity.
+    def sparsities(self, gate_params: Any) -> dict[str, jax.Array]:
+        """Expected sparsity of each constrained part."""
+        probs: Any = self.gates.apply({"params": gate_params}, method="probs")
+        return {part: constraint.sparsity(probs) for part, constraint in self.constraints.items()}
 
-        Args:
-          gate_params: parameters of the gates.
-        """
-        variables = {"params": gate_params}
-        costs = gate_costs(self.constraint.terms, self.constraint.sizes)
-        final: Any = self.gates.apply(variables, costs, method="final")
-        probs: Any = self.gates.apply(variables, method="probs")
-        return {name: np.asarray(mask) for name, mask in final.items()}, float(self.constraint.sparsity(probs))
+    def final_masks(self, gate_params: Any) -> dict[str, np.ndarray]:
+        """Final masks of the gates with these parameters, on the host."""
+        rows: Any = self.gates.apply({"params": gate_params}, method="rows")
+        return final_masks(jax.device_get(rows), list(self.constraints.values()))
+
+
+def metric(name: str, part: str) -> str:
+    """The name of a metric of a constrained part: plain for the encoder and for the whole model."""
+    return f"{name}_{part}" if part == "decoder" else name
 
 
 class StudentLoss:

@@ -1,0 +1,91 @@
+"""From trained gates to masks that close as many parameters as the gates are expected to. Host side.
+
+Rounding each row of gates on its own, as CoFi does, is off by up to half a gate a row, and half a head, or half a
+sub-layer, may be whole points of sparsity. Here what rounding leaves over is carried on to cheaper gates.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from nash_jax.pruning import hard_concrete
+from nash_jax.pruning.lagrangian import Constraint, SizeTerm, expected_size, gate_costs
+
+Rows = Mapping[str, Any]  # arrays, NumPy's
+
+
+def final_masks(log_alpha: Rows, constraints: Sequence[Constraint]) -> dict[str, np.ndarray]:
+    """Deterministic masks: 0 where closed, soft scores elsewhere.
+
+    d_model is decided first, then whole sub-layers, then heads and units from the dearest to the cheapest, so that the
+    part of the model under each constraint loses what it is expected to lose.
+
+    Args:
+      log_alpha: of each gate group: [n] of an axis, a scalar of a sub-layer.
+      constraints: on parts of the model that share no heads, units or sub-layers.
+
+    Returns:
+      float32 masks of the same shapes.
+    """
+    probs = {name: np.asarray(hard_concrete.prob_nonzero(jnp.asarray(row))) for name, row in log_alpha.items()}
+    zeros: dict[str, int] = {}
+    for constraint in constraints:
+        zeros |= _zeros(probs, constraint)
+    masks = {n: hard_concrete.final_mask(jnp.atleast_1d(row), zeros.get(n)) for n, row in log_alpha.items()}
+    return {name: np.asarray(mask).reshape(np.shape(log_alpha[name])) for name, mask in masks.items()}
+
+
+def gated_axes(names: Collection[str], constraint: Constraint) -> set[str]:
+    """Heads and units under a constraint that have gates, those of `names`."""
+    return {axis for term in constraint.terms for axis in term.axes if "." in axis and axis in names}
+
+
+def balanced_zeros(probs: Rows, costs: Mapping[str, float], left: float = 0.0) -> dict[str, int]:
+    """How many gates of each row to close, so that closed parameters add up to what is expected.
+
+    Each row's remainder, in parameters, goes to the next cheaper row, and the sum is off by half the cheapest gate.
+
+    Args:
+      probs: P(gate ≠ 0) of each row, [n].
+      costs: parameters one gate of the row carries; of rows that count.
+      left: parameters to close beyond what the rows are expected to.
+    """
+    zeros = {}
+    for name in sorted(costs, key=lambda n: (-costs[n], n)):
+        wanted = float(np.sum(1 - probs[name].astype(np.float64))) + left / costs[name]
+        zeros[name] = int(np.clip(np.round(wanted), 0, len(probs[name])))
+        left = (wanted - zeros[name]) * costs[name]
+    return zeros
+
+
+def _zeros(probs: Rows, constraint: Constraint) -> dict[str, int]:
+    """Closed gates of every group that the constraint's sizes depend on."""
+    terms, sizes = constraint.terms, constraint.sizes
+    wanted = float(expected_size(terms, sizes, probs))
+    zeros = {"embed": int(np.round(np.sum(1 - probs["embed"])))} if "embed" in probs else {}
+    narrow = {**sizes, "embed": sizes["embed"] - zeros.get("embed", 0)}
+    rows = gated_axes(probs, constraint)
+    inner = {name: p for name, p in probs.items() if name in rows}
+    zeros |= _sublayers(probs, terms, narrow, wanted, bool(rows))
+    closed = {term.sublayer for term in terms if zeros.get(term.sublayer)}
+    still = [term for term in terms if term.sublayer not in closed]
+    left = float(expected_size(still, narrow, inner)) - wanted
+    costs = {axis: cost for axis, cost in gate_costs(still, narrow).items() if axis in rows}
+    return zeros | balanced_zeros(inner, costs, left)
+
+
+def _sublayers(
+    probs: Rows, terms: Sequence[SizeTerm], sizes: Mapping[str, int], wanted: float, correctable: bool
+) -> dict[str, int]:
+    """1 for each sub-layer to close: those more likely closed than not.
+
+    Where no heads or units can make up for the rounding: the least likely ones, until the size is nearest to `wanted`.
+    """
+    names = sorted({term.sublayer for term in terms if term.sublayer in probs}, key=lambda n: (float(probs[n]), n))
+    if correctable:
+        return {name: int(probs[name] < 0.5) for name in names}
+    remaining = [[t for t in terms if t.sublayer not in names[:count]] for count in range(len(names) + 1)]
+    gaps = [abs(float(expected_size(own, sizes)) - wanted) for own in remaining]
+    return {name: int(i < int(np.argmin(gaps))) for i, name in enumerate(names)}

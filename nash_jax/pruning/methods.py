@@ -1,0 +1,72 @@
+"""The pruning methods: what each drops before training, which gates it trains, and what these are to reach.
+
+nash       NASH: some decoder layers stay; gates over the encoder's heads and units reach a sparsity
+nash_auto  NASH-auto: gates over the decoder's sub-layers too, which reach the size of k layers
+cofi       CoFi: gates over heads, units, sub-layers and d_model of both sides reach one sparsity
+drop       "To Asymmetry and Beyond": some layers of either side stay, and no gates
+none       plain fine-tuning
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from nash_jax.pruning.gates import ENCODER_GATES, HardConcreteGates, gate_groups
+from nash_jax.pruning.lagrangian import Constraint, size_terms
+
+_DECODER_SUBLAYERS = r"decoder\.\d+\.\w+"
+_EVERYTHING = (r".*\.heads", r".*\.units", r"\w+\.\d+\.\w+", "embed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way of pruning.
+
+    Attributes:
+      shortens: layers are dropped before anything is trained.
+      gates: patterns of the axes and sub-layers that have gates; empty: no gates are trained.
+    """
+
+    shortens: bool
+    gates: tuple[str, ...] = ()
+
+
+METHODS = {
+    "nash": Method(shortens=True, gates=ENCODER_GATES),
+    "nash_auto": Method(shortens=False, gates=(*ENCODER_GATES, _DECODER_SUBLAYERS)),
+    "cofi": Method(shortens=False, gates=_EVERYTHING),
+    "drop": Method(shortens=True),
+    "none": Method(shortens=False),
+}
+
+
+def targets(method: str, sparsity: float, decoder_share: float) -> dict[str, float]:
+    """Part of the model (`encoder`, `decoder`, or empty for both) → share of its parameters to remove.
+
+    Args:
+      method: of `METHODS`, with gates.
+      sparsity: `config.prune.sparsity`.
+      decoder_share: k / L, decoder layers wanted of those there are.
+    """
+    if method == "cofi":
+        return {"": sparsity}
+    return {"encoder": sparsity} | ({"decoder": 1 - decoder_share} if method == "nash_auto" else {})
+
+
+def make_gates(
+    method: str,
+    wanted: Mapping[str, float],
+    axes: Mapping[str, tuple[str, ...]],
+    sizes: Mapping[str, int],
+    units_droprate: float,
+) -> tuple[HardConcreteGates, dict[str, Constraint]]:
+    """The gates of a method, and its constraints by part of the model.
+
+    Args:
+      method: of `METHODS`, with gates.
+      wanted: from `targets`.
+      axes: parameter path → axis names.
+      sizes: axis name → size.
+      units_droprate: initial share of closed FFN gates.
+    """
+    gates = HardConcreteGates(gate_groups(axes, sizes, METHODS[method].gates, units_droprate))
+    return gates, {part: Constraint(size_terms(axes, sizes, part), sizes, wanted[part]) for part in wanted}
