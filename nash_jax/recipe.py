@@ -30,7 +30,6 @@ from nash_jax.model import Seq2Seq, load
 from nash_jax.models import frozen_params, mask_sites, param_axes
 from nash_jax.prune_phase import PrunePhase
 from nash_jax.pruning.compact import compact
-from nash_jax.pruning.lagrangian import initial_multipliers
 from nash_jax.pruning.layer_selection import kept_layers, select_layers
 from nash_jax.pruning.methods import METHODS
 from nash_jax.ragged import Ragged
@@ -292,8 +291,7 @@ class Recipe:
             return {"steps": 0, "expected_encoder_sparsity": 0.0}
         batches = self.batches(config, "prune")
         phase = PrunePhase(self.config, spec, params, batches.steps_per_epoch, self.validation, self._selected)
-        variables = phase.pruner.gates.init(jax.random.key(self._seed("gates")))
-        trained = {"model": params, "gates": variables["params"], "multipliers": initial_multipliers()}
+        trained = {"model": params} | phase.pruner.initial_params(jax.random.key(self._seed("gates")))
         student = build_student(spec, self.config.model)
         result, best = self._train(
             "prune", folder, config, trained, batches, phase.num_steps, phase.evaluate, phase.pruner, student

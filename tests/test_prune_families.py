@@ -10,7 +10,6 @@ import nash_jax
 from nash_jax.config import DistillConfig, PruneConfig
 from nash_jax.models import build, frozen_params, mask_sites, param_axes
 from nash_jax.pruning.compact import compact
-from nash_jax.pruning.lagrangian import initial_multipliers
 from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.pruning.methods import make_gates
 from nash_jax.spec import dense_spec
@@ -45,8 +44,7 @@ def train(spec, params, teacher_spec, teacher, batch):
     tx = make_optimizer(config, STEPS, gate_learning_rate=0.3, frozen=frozen)
     trained = {
         "model": params,
-        "gates": gates.init(jax.random.key(0))["params"],
-        "multipliers": initial_multipliers(),
+        **pruner.initial_params(jax.random.key(0)),
         "projection": jnp.eye(spec.d_model),
     }
     step = make_step(StudentLoss(build(spec), DISTILL, build(teacher_spec), pruner), tx)

@@ -14,7 +14,6 @@ from absl import app, flags
 
 from nash_jax.config import DistillConfig, PruneConfig, TrainConfig
 from nash_jax.models import build, param_axes
-from nash_jax.pruning.lagrangian import initial_multipliers
 from nash_jax.pruning.methods import make_gates
 from nash_jax.spec import ModelSpec, preset
 from nash_jax.testing import random_batch, random_params
@@ -36,7 +35,7 @@ def make_steps(spec: ModelSpec) -> dict[str, tuple[Any, Any]]:
     gates, constraints = make_gates("nash", {"encoder": 0.3}, axes, sizes, units_droprate=0.5)
     pruner = Pruner(gates, constraints, 0, 100)
     plain, joint = make_optimizer(TrainConfig(), 1000), make_optimizer(PruneConfig(), 1000)
-    extra = {"gates": gates.init(jax.random.key(0))["params"], "multipliers": initial_multipliers()}
+    extra = pruner.initial_params(jax.random.key(0))
 
     def fresh() -> dict[str, Any]:
         return {"model": jax.tree.map(jnp.array, params)}

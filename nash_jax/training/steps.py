@@ -20,7 +20,9 @@ from nash_jax.pruning import distill
 from nash_jax.pruning.final_masks import final_masks
 from nash_jax.pruning.gates import HardConcreteGates
 from nash_jax.pruning.hard_concrete import clamp
-from nash_jax.pruning.lagrangian import Constraint, lagrangian, target_at
+from nash_jax.pruning.lagrangian import Constraint, initial_multipliers, lagrangian, target_at
+
+WHOLE = "model"  # the part that is both sides, where it needs a name
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -41,8 +43,9 @@ class Pruner:
 
     Args:
       gates: the gate module.
-      constraints: part of the model (`encoder`, `decoder`, or empty for both) → the sparsity it is to reach. All
-        share the multipliers.
+      constraints: part of the model (`encoder`, `decoder`, or empty for both) → the sparsity it is to reach, each
+        with multipliers of its own. (NASH-auto's code has one pair for both sides: its λ1 is content as soon as one
+        side is as much too sparse as the other is too dense.)
       start_step: step at which pruning begins; before, all gates are open.
       warmup_steps: steps over which the targets rise from 0.
     """
@@ -58,13 +61,21 @@ class Pruner:
         sampled: Any = self.gates.apply({"params": params["gates"]}, method="sample", rngs={"gates": rng})
         return {name: jnp.where(step >= self.start_step, z, 1.0) for name, z in sampled.items()}
 
+    def initial_params(self, rng: jax.Array) -> dict[str, Any]:
+        """What is trained beside the model: the gates, and multipliers of 0 for each constraint."""
+        variables: Any = self.gates.init(rng)
+        multipliers = {part or WHOLE: initial_multipliers() for part in self.constraints}
+        return {"gates": variables["params"], "multipliers": multipliers}
+
     def loss(self, params: Any, step: jax.Array) -> tuple[jax.Array, Metrics]:
         """The Lagrangian, 0 before pruning begins, and what it is made of."""
-        sparsities, metrics = self.sparsities(params["gates"]), dict(params["multipliers"])
+        sparsities, metrics = self.sparsities(params["gates"]), dict[str, jax.Array]()
         value = jnp.zeros(())
         for part, constraint in self.constraints.items():
             target = target_at(step - self.start_step, self.warmup_steps, constraint.target)
-            value += lagrangian(sparsities[part], target, params["multipliers"])
+            multipliers = params["multipliers"][part or WHOLE]
+            value += lagrangian(sparsities[part], target, multipliers)
+            metrics |= {metric(name, part): multiplier for name, multiplier in multipliers.items()}
             metrics |= {
                 metric("expected_sparsity", part): sparsities[part],
                 metric("target_sparsity", part): jnp.maximum(target, 0),
