@@ -21,5 +21,5 @@ def get_config():
     config.prune.update(prepruning_epochs=0.0, sparsity_warmup_epochs=1.0)
     config.retrain.update(epochs=3.0, batch_size=8, learning_rate=3e-4)
     config.evaluate.update(num_beams=4, length_penalty=0.6)
-    config.benchmark.update(source_length=512, new_tokens=71)
+    config.benchmark.update(source_length=512, new_tokens=(71,))
     return config

@@ -65,5 +65,5 @@ def get_config():
         eval_every=10.0,
     )
     config.evaluate.batch_size = 512
-    config.benchmark.update(source_length=12, new_tokens=12, runs=20)
+    config.benchmark.update(source_length=12, new_tokens=(12,), runs=20)
     return config

@@ -1,24 +1,16 @@
 """The settings of a run as frozen dataclasses; `ml_collections` only at the edge.
 
 Defaults are NASH's published recipe for generation tasks (REFERENCE, section 5). A config file calls
-`default_config()`, changes fields, and returns the ConfigDict; `from_config_dict` turns it back, strictly.
+`default_config()`, changes fields, and returns the ConfigDict; `config_check.from_config_dict` turns it back, strictly.
 """
 
 import dataclasses
-import functools
-import math
-import types
-import typing
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import ml_collections
 
-from nash_jax.errors import UserError
-from nash_jax.spec import FAMILIES
-from nash_jax.tree import did_you_mean
-
 STAGES = ("data", "finetune", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export")
+TEACHER_STAGES = ("data", "finetune")  # what all methods start from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +60,8 @@ class ModelConfig:
     Attributes:
       init: a hub name, a folder in the hub's layout or a nash_jax export; empty: a fresh model of the
         sizes below.
+      preset: a fresh model has the shape of this public checkpoint (`t5-small` … `flan-t5-large`, `bart-base`,
+        `bart-large`) instead of the sizes below.
       family: of a fresh model: `t5`, `mt5`, `umt5`, `bart`, `mbart`, `marian` or `pegasus`.
       d_model: residual width of a fresh model.
       d_ff: FFN units of its encoder layers.
@@ -84,6 +78,7 @@ class ModelConfig:
     """
 
     init: str = ""
+    preset: str = ""
     family: str = "t5"
     d_model: int = 512
     d_ff: int = 2048
@@ -220,13 +215,13 @@ class BenchmarkConfig:
     Attributes:
       batch_sizes: batch sizes to time.
       source_length: tokens of every input.
-      new_tokens: tokens generated, no early end.
+      new_tokens: lengths of the outputs to time, no early end; speedups are those at the first.
       runs: timed runs of each model.
     """
 
     batch_sizes: tuple[int, ...] = (1, 8, 16)
     source_length: int = 256
-    new_tokens: int = 64
+    new_tokens: tuple[int, ...] = (64,)
     runs: int = 10
 
 
@@ -266,19 +261,6 @@ def default_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dataclasses.asdict(Config()))
 
 
-def from_config_dict(config: ml_collections.ConfigDict) -> Config:
-    """Checks every field's name, type and range.
-
-    Raises:
-      UserError: naming the field, what it holds and what it should hold.
-    """
-    if not isinstance(config, ml_collections.ConfigDict):
-        raise UserError(f"get_config() returned {config!r}", "the ConfigDict that default_config() makes, changed")
-    parsed = _parse(Config, config.to_dict(), "config")
-    _check_ranges(parsed)
-    return parsed
-
-
 def chosen_stages(config: Config) -> tuple[str, ...]:
     """The stages that `config.stages` names, in the order of a run."""
     if config.stages == "all":
@@ -294,127 +276,17 @@ def lasting_settings(config: Config) -> dict[str, Any]:
     return settings
 
 
-def expected(name: str) -> str:
-    """What the setting of a dotted name, as in `prune.sparsity`, takes.
-
-    Raises:
-      UserError: if there is no such setting.
-    """
-    found: Any = Config
-    place = "config"
-    for part in name.split("."):
-        hints = typing.get_type_hints(found) if dataclasses.is_dataclass(found) else {}
-        _check_name(part, hints, place)
-        found, place = hints[part], f"{place}.{part}"
-    return _TYPE_NAMES.get(found, _GROUP if dataclasses.is_dataclass(found) else _WHOLE_NUMBERS)
-
-
-def _check_name(name: str, hints: Iterable[str], place: str) -> None:
-    if name not in hints:
-        known = f"one of {', '.join(sorted(hints))}" if hints else f"a value for {place} itself"
-        raise UserError(f"{place}.{name} is no setting{did_you_mean(name, hints)}", known)
-
-
-def _parse(cls: Any, values: Any, place: str) -> Any:
-    if not isinstance(values, dict):
-        raise UserError(f"{place} is {values!r}", _GROUP)
-    hints = typing.get_type_hints(cls)
-    for name in values:
-        _check_name(name, hints, place)
-    return cls(**{name: _parse_value(hints[name], value, f"{place}.{name}") for name, value in values.items()})
-
-
-def _parse_value(hint: Any, value: Any, place: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _parse(hint, value, place)
-    if isinstance(hint, types.GenericAlias):  # tuple[int, ...]
-        if not isinstance(value, list | tuple) or not all(_is_a(v, int) for v in value):
-            raise UserError(f"{place} is {value!r}", _WHOLE_NUMBERS)
-        return tuple(value)
-    if hint is float and _is_a(value, int):
-        return float(value)
-    if not _is_a(value, hint):
-        raise UserError(f"{place} is {value!r}", f"{_TYPE_NAMES[hint]}")
-    return value
-
-
-_GROUP, _WHOLE_NUMBERS = "a group of fields", "whole numbers, as in (1, 8, 16)"
-_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
-
-
-def _is_a(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-_PHASES = ("finetune", "prune", "retrain")
-_CHOICES = {
-    "task.source": ("hub", "files", "pronunciation"),
-    "task.metric": ("rouge", "transcription", "exact_match"),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.family": tuple(name for name in FAMILIES if name != "custom"),
-    "method": ("nash", "nash_auto", "cofi", "drop", "none"),
-    "shorten.selection": ("uniform", "low", "high", "study"),
-    **{f"{p}.optimizer": ("adamw", "adafactor", "muon") for p in _PHASES},
-    **{f"{p}.schedule": ("linear", "cosine", "constant") for p in _PHASES},
-}
-_POSITIVE = (
-    *(f"task.{f}" for f in ("max_source_length", "max_target_length", "max_new_tokens")),
-    *(f"model.{f}" for f in ("d_model", "d_ff", "num_heads", "encoder_layers", "decoder_layers", "model_parallel")),
-    *(f"{p}.{f}" for p in _PHASES for f in ("batch_size", "accumulation", "learning_rate", "clip_norm", "eval_every")),
-    *(f"{p}.distill.temperature" for p in _PHASES),
-    "prune.gate_learning_rate",
-    "evaluate.batch_size",
-    "evaluate.num_beams",
-    *(f"benchmark.{f}" for f in ("source_length", "new_tokens", "runs")),
-)
-_NOT_NEGATIVE = (
-    *(f"task.{f}" for f in ("max_train_examples", "max_eval_examples")),
-    *(f"model.{f}" for f in ("decoder_d_ff", "head_dim")),
-    *(f"{p}.{f}" for p in _PHASES for f in ("epochs", "weight_decay")),
-    *(f"{p}.distill.{f}" for p in _PHASES for f in ("task", "logits", "hidden")),
-    *(f"prune.{f}" for f in ("prepruning_epochs", "sparsity_warmup_epochs")),
-    "shorten.encoder_layers",
-    "shorten.decoder_layers",
-    "evaluate.no_repeat_ngram_size",
-)
-_SHARES = ("prune.sparsity", "model.dropout_rate", *(f"{p}.{f}" for p in _PHASES for f in ("warmup_ratio", "beta2")))
-_RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
-    ("a number above 0", lambda x: 0 < x < math.inf, _POSITIVE),
-    ("a number of 0 or more", lambda x: 0 <= x < math.inf, _NOT_NEGATIVE),
-    ("a share from 0 up to, not including, 1", lambda x: 0 <= x < 1, _SHARES),
-    ("a share between 0 and 1", lambda x: 0 < x < 1, ("prune.units_droprate",)),
-)
-
-
-def _check_stages(stages: str) -> None:
-    for name in (part.strip() for part in stages.split(",")):
-        if name not in STAGES and stages != "all":
-            near = did_you_mean(name, STAGES)
-            raise UserError(f"config.stages names {name!r}{near}", f"all, or some of {','.join(STAGES)}")
-
-
-def _check_ranges(config: Config) -> None:
-    def value(place: str) -> Any:
-        return functools.reduce(getattr, place.split("."), config)
-
-    _check_stages(config.stages)
-    for place, choices in _CHOICES.items():
-        if value(place) not in choices:
-            near = did_you_mean(value(place), choices)
-            raise UserError(f"config.{place} is {value(place)!r}{near}", f"one of {', '.join(choices)}")
-    for words, holds, places in _RANGES:
-        for place in places:
-            if not holds(value(place)):
-                raise UserError(f"config.{place} is {value(place)}", words)
-    for name in ("encoder_layers", "decoder_layers"):
-        asked, there = getattr(config.shorten, name), getattr(config.model, name)
-        if not config.model.init and asked > there:
-            raise UserError(f"config.shorten.{name} is {asked}", f"no more than config.model.{name}, {there}")
-    if not config.benchmark.batch_sizes or min(config.benchmark.batch_sizes) < 1:
-        raise UserError(f"config.benchmark.batch_sizes is {config.benchmark.batch_sizes}", "batch sizes of 1 or more")
-    for name in _PHASES:
-        phase = getattr(config, name)
-        if phase.batch_size % phase.accumulation:
-            raise UserError(
-                f"config.{name}.batch_size {phase.batch_size} is no multiple of accumulation {phase.accumulation}"
-            )
+def teacher_settings(config: Config) -> Config:
+    """The run that makes a run's teacher: runs that share these settings may share it."""
+    return Config(
+        method="none",
+        seed=config.seed,
+        stages=",".join(TEACHER_STAGES),
+        task=config.task,
+        model=config.model,
+        finetune=config.finetune,
+        prune=PruneConfig(epochs=0.0, batch_size=1),
+        retrain=TrainConfig(epochs=0.0, batch_size=1),
+        evaluate=config.evaluate,
+        benchmark=BenchmarkConfig((1,), 1, (1,), 1),
+    )

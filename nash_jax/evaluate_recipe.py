@@ -20,16 +20,17 @@ from nash_jax.generation.engine import Engine
 from nash_jax.model import load
 from nash_jax.recipe import Recipe
 from nash_jax.report.write import write_evaluation
+from nash_jax.shape_recipe import ShapeRecipe
 from nash_jax.tree import digest
 from nash_jax.workdir import Workdir
 
 EVALUATION_STAGES = ("evaluate", "benchmark")
 
 
-def make_recipe(config: Config, workdir: str | None, name: str) -> "Recipe | EvaluateRecipe":
-    """What `config.stages` asks for: stages of a training run, or evaluation of a model.
+def make_recipe(config: Config, workdir: str | None, name: str) -> "Recipe | EvaluateRecipe | ShapeRecipe":
+    """What `config.stages` asks for: stages of a training run, evaluation of a model, or timing of a shape.
 
-    Evaluation, where only its stages are asked for and the workdir is no training run's.
+    The latter two, where only their stages are asked for and the workdir is no training run's.
 
     Args:
       config: the settings.
@@ -39,8 +40,14 @@ def make_recipe(config: Config, workdir: str | None, name: str) -> "Recipe | Eva
     if set(chosen_stages(config)).issubset(EVALUATION_STAGES):
         folder = Path(workdir or f"runs/{name}-evaluate")
         if not (folder.expanduser() / STAGES[0]).exists():
-            return EvaluateRecipe(config, folder)
+            timed = times_shape(config)
+            return ShapeRecipe(config, folder) if timed else EvaluateRecipe(config, folder)
     return Recipe(config, workdir or f"runs/{name}")
+
+
+def times_shape(config: Config) -> bool:
+    """Whether the settings ask for the timing of a shape with random weights."""
+    return chosen_stages(config) == ("benchmark",) and bool(config.model.preset) and not config.model.init
 
 
 class EvaluateRecipe:
@@ -70,9 +77,10 @@ class EvaluateRecipe:
 
     def run(self) -> dict[str, Any]:
         """Runs the stages asked for that are not done; returns what report.json holds."""
-        for name in chosen_stages(self.config):
-            self.workdir.run(name, getattr(self, name))
-        return write_evaluation(self, self.workdir.results(EVALUATION_STAGES))
+        with self.workdir.held():
+            for name in chosen_stages(self.config):
+                self.workdir.run(name, getattr(self, name))
+            return write_evaluation(self, self.workdir.results(EVALUATION_STAGES))
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -101,6 +109,7 @@ class EvaluateRecipe:
             "components": [
                 row
                 for batch_size in b.batch_sizes
-                for row in component_times(self.engine, batch_size, b.source_length, b.new_tokens, b.runs)
+                for new_tokens in b.new_tokens
+                for row in component_times(self.engine, batch_size, b.source_length, new_tokens, b.runs)
             ],
         }

@@ -1,5 +1,6 @@
 """A model of random weights, of the size that the config says and for the vocabulary of the run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,16 +8,18 @@ import jax.numpy as jnp
 
 from nash_jax.config import Config
 from nash_jax.models import build
-from nash_jax.spec import FAMILIES, ModelSpec, dense_spec
+from nash_jax.spec import FAMILIES, ModelSpec, dense_spec, preset
 
 
 def fresh_spec(config: Config, tokenizer: Any) -> ModelSpec:
-    """The shape of a fresh model: family and sizes of the config, vocabulary of the tokenizer.
+    """The shape of a fresh model: a preset, or family and sizes of the config and vocabulary of the tokenizer.
 
     Raises:
       UserError: for sizes that fit no model.
     """
     m, task = config.model, config.task
+    if m.preset:
+        return preset(m.preset)
     own: dict[str, Any] = {"tied": False}
     if m.gated:
         own |= {"gated": True, "activation": "gelu_tanh"}
@@ -33,6 +36,14 @@ def fresh_spec(config: Config, tokenizer: Any) -> ModelSpec:
 
 def fresh_params(spec: ModelSpec, seed: int) -> dict[str, Any]:
     """Parameters as training starts from them, on the host."""
+    return jax.device_get(jax.jit(_init(spec))(jax.random.key(seed)))
+
+
+def param_shapes(spec: ModelSpec) -> dict[str, Any]:
+    """What `fresh_params` would be, as shapes and dtypes."""
+    return jax.eval_shape(_init(spec), jax.random.key(0))
+
+
+def _init(spec: ModelSpec) -> Callable[[jax.Array], Any]:
     ids = jnp.ones((1, 2), jnp.int32)
-    variables = jax.jit(build(spec).init)(jax.random.key(seed), ids, ids, ids)
-    return jax.device_get(variables["params"])
+    return lambda rng: build(spec).init(rng, ids, ids, ids)["params"]

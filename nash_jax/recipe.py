@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from nash_jax.benchmark.latency import measure, speedups
-from nash_jax.config import STAGES, Config, PruneConfig, TrainConfig, chosen_stages, lasting_settings
+from nash_jax.config import STAGES, TEACHER_STAGES, Config, PruneConfig, TrainConfig, chosen_stages, lasting_settings
 from nash_jax.convert.generation import read_generation
 from nash_jax.data.pipeline import Batches, tokenize
 from nash_jax.data.sources import SPLITS, load_rows
@@ -37,7 +37,7 @@ from nash_jax.report.write import write_report
 from nash_jax.sharding import check_batch, make_mesh, param_shardings, place_params, to_host
 from nash_jax.spec import SIDES, ModelSpec
 from nash_jax.training.loop import Phase, train
-from nash_jax.training.metrics import JsonlWriter, optional_writers
+from nash_jax.training.metrics import JsonlWriter, Writer, optional_writers
 from nash_jax.training.optim import make_optimizer
 from nash_jax.training.state import make_state, place_state
 from nash_jax.training.steps import Pruner, StudentLoss, build_student, make_step
@@ -48,38 +48,46 @@ _INPUTS |= dict.fromkeys(STAGES[6:], "retrain")  # but what looks at the pruned 
 
 
 class Recipe:
-    """One run of NASH in a workdir.
+    """One run of a method in a workdir.
 
     Args:
       config: the settings.
       workdir: folder of the run.
+      teacher: the run whose data and fine-tuned model this one goes on from, as `teacher_settings` make it; without
+        it, the run has its own.
     """
 
-    def __init__(self, config: Config, workdir: str | Path) -> None:
+    def __init__(self, config: Config, workdir: str | Path, teacher: Workdir | None = None) -> None:
         self.config = config
         self.mesh = make_mesh(config.model.model_parallel)
         for phase in chosen_stages(config):
             parts = getattr(config, phase, None)
             if isinstance(parts, TrainConfig):
                 check_batch(self.mesh, parts.batch_size // parts.accumulation, f"config.{phase}.batch_size")
-        self.workdir = Workdir(workdir, lasting_settings(config))
-        folder = self.workdir.folder
-        self.writers = [JsonlWriter(folder / "metrics.jsonl"), *optional_writers(folder)] if is_main() else []
+        shared = dict.fromkeys(TEACHER_STAGES, teacher) if teacher is not None else {}
+        self.workdir = Workdir(workdir, lasting_settings(config), shared)
+        self.writers: list[Writer] = []
 
-    def run(self) -> dict[str, Any]:
+    def run(self, wait: bool = False) -> dict[str, Any]:
         """Runs the stages asked for that are not done.
+
+        Args:
+          wait: until another process that works in the folder lets go.
 
         Returns:
           What report.json holds; until all stages are done, its `stages` alone, and no report is written.
         """
-        chosen = chosen_stages(self.config)
-        self._check_inputs(chosen)
-        for name in chosen:
-            self.workdir.run(name, getattr(self, name))
-        for writer in self.writers:
-            writer.close()
-        stages = self.workdir.results(STAGES)
-        return write_report(self, stages) if len(stages) == len(STAGES) else {"stages": stages}
+        with self.workdir.held(wait):
+            folder = self.workdir.folder
+            self.writers = [JsonlWriter(folder / "metrics.jsonl"), *optional_writers(folder)] if is_main() else []
+            chosen = chosen_stages(self.config)
+            self._check_inputs(chosen)
+            for name in chosen:
+                self.workdir.run(name, getattr(self, name))
+            for writer in self.writers:
+                writer.close()
+            stages = self.workdir.results(STAGES)
+            return write_report(self, stages) if len(stages) == len(STAGES) else {"stages": stages}
 
     def _check_inputs(self, chosen: Sequence[str]) -> None:
         """What the stages go on from is done, or is done now."""
@@ -106,7 +114,7 @@ class Recipe:
     @functools.cached_property
     def tokenizer(self) -> Any:
         """The run's tokenizer, as the data stage saved it."""
-        return load_tokenizer(str(self.workdir.folder / "data" / "tokenizer"))
+        return load_tokenizer(str(self.workdir.stage("data") / "tokenizer"))
 
     def data(self, folder: Path) -> dict[str, Any]:
         """Reads and checks the rows, fixes the tokenizer, tokenises the training split."""
@@ -118,7 +126,7 @@ class Recipe:
             tokenize(rows["train"], tokenizer, task, folder)
         barrier("tokenized")  # the other processes read what the main one wrote
         sources, targets = self.tokenized
-        self._check_sizes(len(sources))
+        self._check_sizes(fresh_spec(self.config, tokenizer) if self.given is None else self.given.spec)
         summary: dict[str, Any] = {split: {"rows": len(rows[split])} for split in SPLITS}
         summary["train"] |= {
             "pairs": len(sources),
@@ -129,8 +137,9 @@ class Recipe:
         }
         return {"summary": summary}
 
-    def _check_sizes(self, num_pairs: int) -> None:
-        """What would fail in a later stage, said before anything is trained."""
+    def _check_sizes(self, spec: ModelSpec) -> None:
+        """What would fail in a later stage of pruning `spec`, said before anything is trained."""
+        num_pairs = len(self.tokenized[0])
         for name in ("finetune", "prune", "retrain"):
             phase: TrainConfig = getattr(self.config, name)
             if phase.epochs and num_pairs < phase.batch_size:
@@ -138,14 +147,13 @@ class Recipe:
                     f"config.{name}.batch_size is {phase.batch_size}, with {num_pairs} training rows",
                     "no more than there are rows",
                 )
-        spec = fresh_spec(self.config, self.tokenizer) if self.given is None else self.given.spec
         check_positions(spec, self.config)
         self._kept_layers(spec)
 
     @functools.cached_property
     def tokenized(self) -> tuple[Ragged, Ragged]:
         """Source and target ids of the training rows: read once, for all phases."""
-        return tokenize(self.rows["train"], self.tokenizer, self.config.task, self.workdir.folder / "data")
+        return tokenize(self.rows["train"], self.tokenizer, self.config.task, self.workdir.stage("data"))
 
     def batches(self, phase: TrainConfig, name: str) -> Batches:
         """Training batches of a phase, shuffled by a seed of its own."""
@@ -167,7 +175,7 @@ class Recipe:
     def generation(self) -> GenerationOptions:
         """How the run's models generate: as the checkpoint it starts from does, but for what the config says."""
         if self.workdir.result("finetune") is not None:
-            own = read_generation(self.workdir.folder / "finetune" / "model")
+            own = read_generation(self.workdir.stage("finetune") / "model")
         else:
             own = self.given.generation if self.given is not None else GenerationOptions()
         return output_options(self.config, own)
@@ -181,7 +189,7 @@ class Recipe:
     @functools.cache  # noqa: B019 (a recipe lives as long as the process)
     def model(self, stage: str) -> tuple[ModelSpec, dict[str, Any]]:
         """The model a finished stage wrote."""
-        loaded = load(self.workdir.folder / stage / "model")
+        loaded = load(self.workdir.stage(stage) / "model")
         return loaded.spec, dict(loaded.params)
 
     def initial_model(self) -> tuple[ModelSpec, dict[str, Any]]:
@@ -190,6 +198,7 @@ class Recipe:
             check_vocabulary(self.tokenizer, self.given.spec)
             return self.given.spec, dict(self.given.params)
         spec = fresh_spec(self.config, self.tokenizer)
+        check_vocabulary(self.tokenizer, spec)
         return spec, fresh_params(spec, self._seed("init"))
 
     # -- training -----------------------------------------------------------------------------------------
@@ -265,6 +274,7 @@ class Recipe:
     def shorten(self, folder: Path) -> dict[str, Any]:
         """Keeps some layers of the teacher, where the method drops layers."""
         spec, params = self.model("finetune")
+        self._check_sizes(spec)  # again, for a shared teacher was made under other settings
         kept = self._kept_layers(spec)
         self.save(folder, *select_layers(spec, params, **kept))
         depths = {f"dense_{side}_layers": len(getattr(spec, side)) for side in SIDES}
@@ -311,7 +321,7 @@ class Recipe:
 
     def masks(self) -> dict[str, np.ndarray]:
         """Final masks by axis name; none when gates were skipped."""
-        path = self.workdir.folder / "prune" / "masks.safetensors"
+        path = self.workdir.stage("prune") / "masks.safetensors"
         return dict(load_file(path)) if path.exists() else {}
 
     # -- what came of it ----------------------------------------------------------------------------------

@@ -1,19 +1,27 @@
 """The run's folder: a sub-folder a stage, each ending with a `done` marker written last."""
 
 import json
+import os
 import shutil
+import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from filelock import FileLock, Timeout
 from jax.experimental import multihost_utils
 
 from nash_jax.errors import UserError
 from nash_jax.training.metrics import write_text
+
+
+class HeldError(UserError):
+    """Another process works in the folder."""
 
 
 class Workdir:
@@ -22,10 +30,13 @@ class Workdir:
     Args:
       folder: made if missing.
       config: the run's settings; another run's folder is refused.
+      shared: stages that lie in another run's folder → that one.
     """
 
-    def __init__(self, folder: str | Path, config: dict[str, Any]) -> None:
-        self.folder = Path(folder).expanduser()
+    def __init__(
+        self, folder: str | Path, config: dict[str, Any], shared: Mapping[str, "Workdir"] | None = None
+    ) -> None:
+        self.folder, self.shared = Path(folder).expanduser(), shared or {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._claim(json.loads(json.dumps(config)))
@@ -53,14 +64,50 @@ class Workdir:
 
     def stage(self, name: str) -> Path:
         """The stage's folder."""
+        if name in self.shared:
+            return self.shared[name].stage(name)
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         return folder
 
     def result(self, name: str) -> dict[str, Any] | None:
         """What a stage that is done returned; None of one that is not. Processes of one run all call this."""
+        if name in self.shared:
+            return self.shared[name].result(name)
         marker = self.folder / name / "done"
         return from_main(json.loads(marker.read_text()) if marker.exists() else None)
+
+    def files(self, name: str) -> list[Path]:
+        """Files of this name at the top of the folders that the stages lie in, shared ones first."""
+        folders = dict.fromkeys([*(workdir.folder for workdir in self.shared.values()), self.folder])
+        return [folder / name for folder in folders if (folder / name).exists()]
+
+    @contextmanager
+    def held(self, wait: bool = False) -> Iterator[None]:
+        """No other process works here meanwhile. A process that dies, however it dies, lets go.
+
+        Args:
+          wait: until another lets go.
+
+        Raises:
+          HeldError: when another process works here.
+        """
+        lock, holder = FileLock(self.folder / ".lock"), self.folder / ".holder"
+        if not from_main(_acquire(lock, holder, wait) if is_main() else None):
+            raise HeldError(f"{self.folder} is worked on by {_read_holder(holder)}", "one process at a time")
+        if is_main():
+            write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_held(self) -> bool:
+        """Whether a process works here."""
+        lock = FileLock(self.folder / ".lock")
+        free = _acquire(lock, self.folder / ".holder", wait=False)
+        lock.release()
+        return not free
 
     def results(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
         """What those stages returned that are done."""
@@ -68,7 +115,7 @@ class Workdir:
         return {name: result for name, result in found.items() if result is not None}
 
     def run(self, name: str, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        """What the stage returned: now, or when it was done.
+        """What the stage returned: now, or when it was done; a shared one has been done before.
 
         Args:
           name: of the stage.
@@ -87,6 +134,22 @@ class Workdir:
         if is_main():
             shutil.rmtree(self.stage(name) / "checkpoints", ignore_errors=True)  # three times the model; not needed now
         return dict(done)
+
+
+def _acquire(lock: FileLock, holder: Path, wait: bool) -> bool:
+    """Takes the lock; whether it could be had."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            return False
+        print(f"waiting for {_read_holder(holder)}, which works on {holder.parent} …", file=sys.stderr, flush=True)
+        lock.acquire()
+    return True
+
+
+def _read_holder(holder: Path) -> str:
+    return holder.read_text() if holder.exists() else "another process"
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

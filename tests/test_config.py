@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from nash_jax.config import Config, DistillConfig, PruneConfig, TrainConfig, default_config, expected, from_config_dict
+from nash_jax.config import Config, DistillConfig, PruneConfig, TrainConfig, default_config
+from nash_jax.config_check import expected, from_config_dict
 from nash_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +34,7 @@ OUT_OF_RANGE = {
     "prune.sparsity": (-0.1, 1.0, 1.5, math.nan),
     "prune.units_droprate": (0.0, 1.0),
     "model.dropout_rate": (-0.1, 1.0),
-    "benchmark.batch_sizes": ((), (0,), (8, -1)),
+    **{f"benchmark.{name}": ((), (0,), (8, -1)) for name in ("batch_sizes", "new_tokens")},
     **{f"{phase}.optimizer": ("sgd",) for phase in PHASES},
     **{f"{phase}.schedule": ("step",) for phase in PHASES},
     **{f"{phase}.warmup_ratio": (-0.1, 1.0) for phase in PHASES},
@@ -48,7 +49,7 @@ OUT_OF_RANGE = {
             *(f"task.{name}" for name in ("max_source_length", "max_target_length", "max_new_tokens")),
             *(f"model.{name}" for name in ("d_model", "d_ff", "num_heads", "encoder_layers", "model_parallel")),
             *(f"{phase}.{name}" for phase in PHASES for name in ("batch_size", "clip_norm", "eval_every")),
-            *(f"benchmark.{name}" for name in ("source_length", "new_tokens", "runs")),
+            *(f"benchmark.{name}" for name in ("source_length", "runs")),
             "evaluate.batch_size",
             "prune.gate_learning_rate",
         )

@@ -12,7 +12,8 @@ import pytest
 
 from nash_jax.benchmark import components
 from nash_jax.benchmark.components import component_times, contributions, part_of, parts_in
-from nash_jax.config import STAGES, chosen_stages, default_config, from_config_dict
+from nash_jax.config import STAGES, chosen_stages, default_config
+from nash_jax.config_check import from_config_dict
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluate_recipe import EvaluateRecipe, make_recipe
@@ -32,7 +33,7 @@ RAGGED = (EncoderLayer((1,), 7), EncoderLayer((0, 1), 0)), (DecoderLayer((0,), (
 SETTINGS = {
     "task.name": "letters", "task.source": "files", "task.prefix": "", "task.metric": "exact_match",
     "task.test_file": "test.jsonl", "task.max_source_length": 8, "task.max_new_tokens": 4, "evaluate.batch_size": 8,
-    "benchmark.batch_sizes": (2,), "benchmark.source_length": 8, "benchmark.new_tokens": 8, "benchmark.runs": 3,
+    "benchmark.batch_sizes": (2,), "benchmark.source_length": 8, "benchmark.new_tokens": (8,), "benchmark.runs": 3,
 }  # fmt: skip
 
 

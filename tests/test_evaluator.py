@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from nash_jax.config import Config, default_config, from_config_dict
+from nash_jax.config import Config, default_config
+from nash_jax.config_check import from_config_dict
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer, check_vocabulary
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options
@@ -53,10 +54,10 @@ def test_no_more_tokens_than_positions(field):
     spec = dense_spec(vocab_size=9, family="bart", max_positions=8, **sizes)
     own = default_config()
     own.task.update(max_source_length=8, max_target_length=8, max_new_tokens=8)
-    own.benchmark.update(source_length=8, new_tokens=8)
+    own.benchmark.update(source_length=8, new_tokens=(8,))
     check_positions(spec, from_config_dict(own))
     group, name = field.split(".")
-    own[group][name] = 9
+    own[group][name] = (9,) if field == "benchmark.new_tokens" else 9
     with pytest.raises(UserError, match=rf"config\.{field} is 9; expected no more than the model's 8 positions"):
         check_positions(spec, from_config_dict(own))
     check_positions(dense_spec(vocab_size=9, **sizes), from_config_dict(own))  # T5 has no table

@@ -32,7 +32,7 @@ SETTINGS = {
     "prune.distill.logits": 0.5,
     "benchmark.batch_sizes": (4,),
     "benchmark.source_length": 8,
-    "benchmark.new_tokens": 8,
+    "benchmark.new_tokens": "(8,)",
     "benchmark.runs": 1,
     **{
         f"{phase}.{field}": value

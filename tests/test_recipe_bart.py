@@ -11,7 +11,8 @@ import pytest
 from families import TORCH_WARNINGS, torch_logits
 
 import nash_jax
-from nash_jax.config import STAGES, TaskConfig, default_config, from_config_dict
+from nash_jax.config import STAGES, TaskConfig, default_config
+from nash_jax.config_check import from_config_dict
 from nash_jax.convert.hf import load_hf
 from nash_jax.data.sources import SPLITS, load_rows
 from nash_jax.data.tokenizers import load_tokenizer
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {  # one shape of batches for all: compiling is nearly all of the time
     "task.source": "files", "task.prefix": "", "task.metric": "transcription", "task.max_source_length": 16,
     "task.max_target_length": 16, "task.max_new_tokens": 12, "benchmark.batch_sizes": "(8,)",
-    "benchmark.source_length": 8, "benchmark.new_tokens": 12, "benchmark.runs": 3, "evaluate.batch_size": 8,
+    "benchmark.source_length": 8, "benchmark.new_tokens": "(12,)", "benchmark.runs": 3, "evaluate.batch_size": 8,
     "shorten.decoder_layers": 1, "prune.sparsity": 0.4, "prune.prepruning_epochs": 0.0,
     "prune.sparsity_warmup_epochs": 1.0, "prune.gate_learning_rate": 0.5,
 }  # fmt: skip
@@ -183,7 +184,7 @@ def test_lengths_beyond_the_positions_are_refused_before_training(place):
     config.task.update(source="files", **{f"{split}_file": str(place / f"{split}.jsonl") for split in SPLITS})
     config.task.update(max_source_length=16, max_target_length=16, max_new_tokens=12)
     config.model.init, config.shorten.decoder_layers = str(place / "bart"), 1
-    config.benchmark.update(source_length=17, new_tokens=12)
+    config.benchmark.update(source_length=17, new_tokens=(12,))
     with pytest.raises(
         UserError, match=r"config\.benchmark\.source_length is 17; expected no more than the model's 16"
     ):

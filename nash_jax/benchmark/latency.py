@@ -1,8 +1,10 @@
 """Whole-generation latency of several models, timed in turn in one process."""
 
 import math
+import os
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,41 +18,57 @@ Call = Callable[[], Any]
 
 
 def measure(engines: Mapping[str, Engine], config: BenchmarkConfig, seed: int = 0) -> list[dict[str, Any]]:
-    """Times every model at every batch size.
+    """Times every model at every batch size and output length.
 
-    All models read the same random ids (so they share a vocabulary), generate exactly `new_tokens` tokens,
-    and are run in turn, so that a slow moment of the machine hits all alike. Each call blocks until its
-    result is there; the first, which compiles, is left out.
+    All models read the same random ids (so they share a vocabulary), generate exactly so many tokens, and are run in
+    turn, so that a slow moment of the machine hits all alike. Each call blocks until its result is there; the first,
+    which compiles, is left out.
 
     Returns:
       Rows of report.json's `benchmark`: times in milliseconds; `encode_ms` is the median time of encoder and
       cross-attention keys and values, `per_token_ms` the median rest divided by the tokens.
     """
+    vocabulary = min(engine.spec.source_vocab_size for engine in engines.values())
+    ids = {size: random_ids(vocabulary, size, config.source_length, seed) for size in config.batch_sizes}
+    longest = max(config.new_tokens)
+    encode = {size: {n: encoding(e, ids[size], longest) for n, e in engines.items()} for size in config.batch_sizes}
+    whole = {
+        (size, tokens): {n: generation(e, ids[size], tokens) for n, e in engines.items()}
+        for size in config.batch_sizes
+        for tokens in config.new_tokens
+    }
+    warm([call for calls in (*encode.values(), *whole.values()) for call in calls.values()])
+    encode_ms = {size: in_turn(calls, config.runs) for size, calls in encode.items()}
     rows = []
-    for batch_size in config.batch_sizes:
-        vocabulary = min(e.spec.source_vocab_size for e in engines.values())
-        ids = random_ids(vocabulary, batch_size, config.source_length, seed)
-        whole = {n: generation(e, ids, config.new_tokens) for n, e in engines.items()}
-        encode = {n: encoding(e, ids, config.new_tokens) for n, e in engines.items()}
-        times, encode_times = in_turn(whole, config.runs), in_turn(encode, config.runs)
-        for name in engines:
-            ms, encode_ms = times[name], float(np.median(encode_times[name]))
-            rows.append(
-                {
-                    "model": name,
-                    "batch_size": batch_size,
-                    "source_length": config.source_length,
-                    "new_tokens": config.new_tokens,
-                    "num_beams": 1,
-                    "runs": config.runs,
-                    "mean_ms": float(ms.mean()),
-                    "std_ms": spread(ms),
-                    "median_ms": float(np.median(ms)),
-                    "encode_ms": encode_ms,
-                    "per_token_ms": max(float(np.median(ms)) - encode_ms, 0.0) / config.new_tokens,
-                }
-            )
+    for (size, tokens), calls in whole.items():
+        for name, ms in in_turn(calls, config.runs).items():
+            rows.append(_row(name, size, tokens, config, ms, float(np.median(encode_ms[size][name]))))
     return rows
+
+
+def _row(
+    name: str, batch_size: int, new_tokens: int, config: BenchmarkConfig, ms: np.ndarray, encode_ms: float
+) -> dict[str, Any]:
+    median = float(np.median(ms))
+    return {
+        "model": name,
+        "batch_size": batch_size,
+        "source_length": config.source_length,
+        "new_tokens": new_tokens,
+        "num_beams": 1,
+        "runs": config.runs,
+        "mean_ms": float(ms.mean()),
+        "std_ms": spread(ms),
+        "median_ms": median,
+        "encode_ms": encode_ms,
+        "per_token_ms": max(median - encode_ms, 0.0) / new_tokens,
+    }
+
+
+def warm(calls: Sequence[Call]) -> None:
+    """Runs each call once, as many at a time as there are processors, so that their programs compile side by side."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda call: call(), calls))
 
 
 def random_ids(vocab_size: int, batch_size: int, source_length: int, seed: int = 0) -> np.ndarray:
@@ -106,8 +124,8 @@ def spread(ms: np.ndarray) -> float:
     return float(ms.std(ddof=1)) if len(ms) > 1 else 0.0
 
 
-def speedups(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Batch size → median time of dense over median time of pruned."""
-    median = {(r["model"], r["batch_size"]): r["median_ms"] for r in rows}
+def speedups(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Batch size → median time of dense over median time of pruned, at the output length that was timed first."""
+    median = {(r["model"], r["batch_size"]): r["median_ms"] for r in rows if r["new_tokens"] == rows[0]["new_tokens"]}
     sizes = sorted({r["batch_size"] for r in rows})
     return {str(b): median["dense", b] / median["pruned", b] for b in sizes}

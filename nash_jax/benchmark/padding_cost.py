@@ -81,7 +81,7 @@ def ratios(models: Mapping[str, Seq2Seq], batch_size: int, timing: BenchmarkConf
     ids = random_ids(models["ragged"].spec.source_vocab_size, batch_size, timing.source_length)
     lines = []
     for what, make in (("encoder pass", encoding), ("generation", generation)):
-        calls = {name: make(model.engine, ids, timing.new_tokens) for name, model in models.items()}
+        calls = {name: make(model.engine, ids, timing.new_tokens[0]) for name, model in models.items()}
         ms = in_turn(calls, timing.runs, at_least_ms=100.0)
         low, middle, high = np.percentile(ms["padded"] / ms["ragged"], (25, 50, 75))
         times = ", ".join(f"{name} {np.median(ms[name]):.1f} ms" for name in models)
@@ -89,10 +89,14 @@ def ratios(models: Mapping[str, Seq2Seq], batch_size: int, timing: BenchmarkConf
     return lines
 
 
+def _timing() -> BenchmarkConfig:
+    return BenchmarkConfig((_BATCH.value,), _SOURCE.value, (_TOKENS.value,), _RUNS.value)
+
+
 def run(argv: Sequence[str]) -> None:
     """Prints sizes and ratios for each sparsity."""
     flags.FLAGS(list(argv))  # not app.run, under which Orbax tells of every file
-    dense, timing = preset(_PRESET.value), BenchmarkConfig((_BATCH.value,), _SOURCE.value, _TOKENS.value, _RUNS.value)
+    dense, timing = preset(_PRESET.value), _timing()
     params = random_params(dense, scale=0.05)
     tokens = f"{_BATCH.value} × {_SOURCE.value} → {_TOKENS.value} tokens"
     print(f"{_PRESET.value}, {count(params):,} parameters; {tokens}, {_RUNS.value} pairs")

@@ -43,7 +43,7 @@ def check_positions(spec: ModelSpec, config: Config) -> None:
     """
     for group, names in _LENGTHS.items() if spec.absolute_positions else ():
         for name in names:
-            length = getattr(getattr(config, group), name)
+            length = np.max(getattr(getattr(config, group), name))
             if length > spec.max_positions:
                 known = f"no more than the model's {spec.max_positions} positions"
                 raise UserError(f"config.{group}.{name} is {length}", known)

@@ -13,9 +13,11 @@ import jax
 from nash_jax.config import Config
 from nash_jax.evaluation.sizes import component_sizes
 from nash_jax.evaluation.text_metrics import METRICS
+from nash_jax.fresh_model import param_shapes
 from nash_jax.models import param_axes
 from nash_jax.pruning.compact import removed_share
 from nash_jax.report.html import render
+from nash_jax.spec import SIDES
 from nash_jax.training.metrics import read_rows, write_text
 from nash_jax.tree import count
 from nash_jax.workdir import is_main
@@ -47,7 +49,7 @@ def write_report(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, An
     }
     if is_main():
         page = {
-            "history": read_rows(recipe.workdir.folder / "metrics.jsonl"),
+            "history": [row for path in recipe.workdir.files("metrics.jsonl") for row in read_rows(path)],
             "survivors": {name: mask.tolist() for name, mask in recipe.masks().items()},
             "examples": stages["evaluate"]["examples"],
             "data_summary": stages["data"]["summary"],
@@ -75,6 +77,34 @@ def write_evaluation(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str
     }
     if is_main():
         _write(recipe.workdir.folder, report, {"examples": stages.get("evaluate", {}).get("examples", [])})
+    return report
+
+
+def write_timing(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Writes both files of the timing of a shape with random weights; returns what report.json holds.
+
+    Args:
+      recipe: for its dense spec, the layers kept and config.
+      stages: of `benchmark`.
+    """
+    dense = recipe.spec
+    pruned = dataclasses.replace(
+        dense, **{side: tuple(getattr(dense, side)[i] for i in kept) for side, kept in recipe.kept.items()}
+    )
+    sizes = {"dense": component_sizes(param_shapes(dense)), "pruned": component_sizes(param_shapes(pruned))}
+    report = _common(recipe.config, stages) | {
+        "model": recipe.config.model.preset,
+        "params": {
+            **{name: sum(parts.values()) for name, parts in sizes.items()},
+            **{f"{side}_sparsity": removed_share(dense, pruned, side, param_axes) for side in SIDES},
+            **{f"kept_{side}_layers": kept for side, kept in recipe.kept.items()},
+            **{f"dense_{side}_layers": len(getattr(dense, side)) for side in SIDES},
+        },
+        "speedup": stages["benchmark"]["speedup"],
+        "components": {"parameters": sizes},
+    }
+    if is_main():
+        _write(recipe.workdir.folder, report, {})
     return report
 
 

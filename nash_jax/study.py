@@ -1,0 +1,255 @@
+"""A grid of runs in one workdir: each cell is a run of the recipe, and cells alike up to fine-tuning share a teacher.
+
+A config file makes a study by naming its cells:
+
+    config.cells = {"nash-2": {"shorten": {"decoder_layers": 2}}, "nash-3": {"shorten": {"decoder_layers": 3}}}
+
+Each cell is the config with these settings changed. `seeds` in a cell, as in {"seeds": (57, 58)}, makes one of each.
+A cell is also a command of its own, so that many machines can work on one grid: nothing here schedules.
+
+    workdir/cells/NAME/       a cell: a run's workdir, or `failed` with what went wrong
+    workdir/teachers/NAME/    data and fine-tuned model of the cells that share them
+    workdir/tables, report.html, study.json
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from nash_jax.config import TEACHER_STAGES, Config, lasting_settings, teacher_settings
+from nash_jax.config_check import from_config_dict
+from nash_jax.errors import UserError
+from nash_jax.evaluate_recipe import times_shape
+from nash_jax.recipe import Recipe
+from nash_jax.report.study import write_study
+from nash_jax.shape_recipe import ShapeRecipe
+from nash_jax.training.metrics import write_text
+from nash_jax.tree import did_you_mean
+from nash_jax.workdir import HeldError, Workdir, from_main, is_main
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Attributes:
+      name: of its folder.
+      group: cells of a group differ in their seed only.
+      config: its settings.
+    """
+
+    name: str
+    group: str
+    config: Config
+
+
+def read_cells(config: ml_collections.ConfigDict) -> list[Cell]:
+    """The cells that a study's config names, all their settings checked.
+
+    Raises:
+      UserError: naming the cell and the setting that cannot be used.
+    """
+    base = config.copy_and_resolve_references()
+    changes = base.cells.to_dict()
+    del base["cells"]
+    cells = []
+    for group, own in changes.items():
+        seeds = own.pop("seeds", ())
+        _check_name(group)
+        if not isinstance(seeds, tuple | list):
+            raise UserError(f"cell {group}: seeds is {seeds!r}", "whole numbers, as in (57, 58)")
+        for seed in seeds or (base.seed,):
+            name = f"{group}-s{seed}" if seeds else group
+            cells.append(Cell(name, group, _settings(base, own | {"seed": seed}, group)))
+    return cells
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[\w+-]+", name):
+        raise UserError(f"cell {name!r}: not a name for a folder", "letters, digits, - and +")
+
+
+def _settings(base: ml_collections.ConfigDict, changes: Mapping[str, Any], cell: str) -> Config:
+    changed = base.copy_and_resolve_references()
+    try:
+        changed.update(changes)
+        return from_config_dict(changed)
+    except UserError as error:
+        raise UserError(f"cell {cell}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"cell {cell}: {error}", "settings as nash_jax/config.py groups them") from error
+
+
+class Study:
+    """The cells of a grid in a workdir.
+
+    Args:
+      cells: the grid.
+      workdir: its folder.
+
+    Raises:
+      UserError: when a cell of that name was run there with other settings.
+    """
+
+    def __init__(self, cells: list[Cell], workdir: str | Path) -> None:
+        self.cells = {cell.name: cell for cell in cells}
+        self.workdir = Workdir(workdir, {})
+        for cell in cells:
+            if self._folder(cell).exists():
+                Workdir(self._folder(cell), lasting_settings(cell.config))
+
+    def run(self, only: str | None = None) -> dict[str, Any]:
+        """Runs the cells that are not done, or one of them, and gathers what is done into tables.
+
+        A cell that fails is recorded and passed over, one that another process works on is passed over.
+
+        Args:
+          only: the one to run.
+
+        Returns:
+          What study.json holds.
+
+        Raises:
+          UserError: for a cell that is not there, or, asked for by name, is worked on elsewhere or fails.
+        """
+        if only is not None:
+            self._run_one(self._named(only))
+            return self.gather()
+        for number, cell in enumerate(self.cells.values(), 1):
+            state = self.state(cell)
+            if is_main():
+                print(f"cell {cell.name} ({number} of {len(self.cells)}): {state}", flush=True)
+            if state != "done":
+                self._attempt(cell)
+        return self.gather()
+
+    def _named(self, name: str) -> Cell:
+        if name not in self.cells:
+            known = ", ".join(list(self.cells)[:20])
+            raise UserError(f"--cell={name}: no such cell{did_you_mean(name, self.cells)}", f"one of {known}")
+        return self.cells[name]
+
+    def _folder(self, cell: Cell) -> Path:
+        return self.workdir.folder / "cells" / cell.name
+
+    def _attempt(self, cell: Cell) -> None:
+        """Runs a cell; what goes wrong is told and recorded."""
+        try:
+            self._run_one(cell)
+        except UserError as error:
+            print(f"cell {cell.name}: {error}", flush=True)
+        except Exception:
+            if jax.process_count() > 1:  # the others wait in the middle of it
+                raise
+            traceback.print_exc()
+
+    def _run_one(self, cell: Cell) -> None:
+        """Runs a cell unless it is done.
+
+        Raises:
+          HeldError: when it is worked on elsewhere.
+          Exception: what else went wrong in it, after recording it.
+        """
+        if self.state(cell) == "done":
+            return
+        folder = self._folder(cell)
+        try:
+            self._recipe(cell).run()
+            (folder / "failed").unlink(missing_ok=True)
+        except Exception as error:
+            if is_main() and not isinstance(error, HeldError):
+                folder.mkdir(parents=True, exist_ok=True)
+                reason = str(error) if isinstance(error, UserError) else traceback.format_exc()
+                write_text(folder / "failed", reason)
+            raise
+
+    def _recipe(self, cell: Cell) -> Recipe | ShapeRecipe:
+        if times_shape(cell.config):
+            return ShapeRecipe(cell.config, self._folder(cell))
+        return Recipe(cell.config, self._folder(cell), self._teacher(cell))
+
+    def _teacher(self, cell: Cell) -> Workdir:
+        """The workdir of the cell's teacher, trained by whoever comes first; the others wait."""
+        config = teacher_settings(cell.config)
+        settings = json.dumps(dataclasses.asdict(config), sort_keys=True)
+        name = f"{config.task.name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
+        teacher = Recipe(config, self.workdir.folder / "teachers" / name)
+        if teacher.workdir.result(TEACHER_STAGES[-1]) is None:
+            teacher.run(wait=True)
+        return teacher.workdir
+
+    def state(self, cell: Cell) -> str:
+        """`done`, `running`, `failed: …` or `waiting`."""
+        return str(from_main(self._seen(cell) if is_main() else None))
+
+    def _seen(self, cell: Cell) -> str:
+        folder = self._folder(cell)
+        if (folder / "report.json").exists():  # written last
+            return "done"
+        if folder.exists() and Workdir(folder, lasting_settings(cell.config)).is_held():
+            return "running"
+        failed = folder / "failed"
+        return f"failed: {failed.read_text().strip().splitlines()[-1]}" if failed.exists() else "waiting"
+
+    def gather(self) -> dict[str, Any]:
+        """Writes tables, figures and page from the cells that are done; returns what study.json holds."""
+        states = {name: self.state(cell) for name, cell in self.cells.items()}
+        with self.workdir.held(wait=True):  # who comes last has seen all
+            records = [self._record(cell) for cell in self.cells.values() if states[cell.name] == "done"]
+            if is_main():
+                write_study(self.workdir.folder, self.workdir.folder.name, records, states)
+        return {"records": records, "states": states}
+
+    def _record(self, cell: Cell) -> dict[str, Any]:
+        report = json.loads((self._folder(cell) / "report.json").read_text())
+        own = {"cell": cell.name, "group": cell.group, "method": cell.config.method, "seed": cell.config.seed}
+        return own | record(report)
+
+
+def check_failures(folder: Path, states: Mapping[str, str]) -> None:
+    """Says which cells failed.
+
+    Args:
+      folder: the study's.
+      states: from `Study.run`.
+
+    Raises:
+      UserError: when any did.
+    """
+    failed = [name for name, state in states.items() if state.startswith("failed")]
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(states)} cells failed: {', '.join(failed)}",
+            do=f"{folder}/cells/NAME/failed says why, and the same command tries them again",
+        )
+
+
+def record(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What the tables of a study need of a run's report.json."""
+    model, params = report["config"]["model"], report["params"]
+    sizes = f"{model['family']}-d{model['d_model']}-{model['encoder_layers']}x{model['decoder_layers']}"
+    timed_only = not report["metrics"]
+    return {
+        "task": "" if timed_only else report["task"],
+        "metric": report["metric"],
+        "model": model["preset"] or Path(model["init"]).name or sizes,
+        "layers": {
+            side: {"dense": params[f"dense_{side}_layers"], "kept": params[f"kept_{side}_layers"]}
+            for side in ("encoder", "decoder")
+        },
+        "sparsity": {side: params[f"{side}_sparsity"] for side in ("encoder", "decoder")},
+        "params": {name: params[name] for name in ("dense", "pruned")},
+        "metrics": {name: report["metrics"].get(name, {}) for name in ("dense", "pruned")} if not timed_only else {},
+        "benchmark": report["benchmark"],
+        "device": report["device"],
+        "dtype": report["dtype"],
+        "seconds": sum(stage.get("seconds", 0) for stage in report["stages"].values()),
+    }
