@@ -1,4 +1,4 @@
-"""Timing mode: the stage `benchmark` alone, of a shape with random weights. They prove speed and shapes, never quality."""
+"""Timing mode: the stage `benchmark` alone, of a shape with random weights, which say nothing of quality."""
 
 import functools
 from pathlib import Path

@@ -1,0 +1,140 @@
+"""The study of "To Asymmetry and Beyond" as one grid: which side costs quality, which costs time. And NASH beside it.
+
+Command:   python -m nash_jax.main --config=configs/study.py:VARIANT [--list-cells | --cell=NAME]
+             pronunciation (default)  every method on letters → phonemes, a model of 6 + 6 layers; no network
+             local                    the same cells on your own files and model, as configs/local.py takes them
+             flan-t5                  the study's own: FLAN-T5 small, base and large on CNN/DailyMail, XSum and SAMSum
+             latency                  the 16 shapes of FLAN-T5 small and base with random weights, on a CPU
+             latency-gpu              small, base and large at the study's lengths
+Hardware:  two CPU cores for pronunciation and latency; a GPU or TPU host with 24 GiB or more for flan-t5 and
+           latency-gpu. Cells are commands of their own: launch/README.md spreads them over machines.
+Time:      docs/study.md says what was measured; flan-t5 and latency-gpu are not yet run here.
+Expected:  docs/results.md.
+"""
+
+import runpy
+from pathlib import Path
+
+from nash_jax.config import default_config
+
+GRID = [(6, d) for d in (5, 4, 3, 2, 1)] + [(e, 6) for e in (5, 4, 3, 2, 1)] + [(n, n) for n in (5, 4, 3, 2, 1)]
+SEEDS = (57, 58, 59)
+FLAN_T5 = {"small": 8, "base": 12, "large": 24}  # layers of each side
+
+
+def get_config(variant="pronunciation"):
+    makers = {
+        "pronunciation": _pronunciation,
+        "local": _local,
+        "flan-t5": _flan_t5,
+        "latency": _latency,
+        "latency-gpu": _latency_gpu,
+    }
+    if variant not in makers:
+        raise ValueError(f"no variant {variant!r}; one of {', '.join(makers)}")
+    return makers[variant]()
+
+
+def _beside(name):
+    """The config of another file of this folder."""
+    return runpy.run_path(str(Path(__file__).with_name(f"{name}.py")))["get_config"]()
+
+
+def _drop(depth, encoder, decoder):
+    """Keeps so many sixths of each side: the study's layers where it has a list, else evenly spread ones."""
+    layers = {
+        f"{side}_layers": round(depth * sixths / 6) for side, sixths in (("encoder", encoder), ("decoder", decoder))
+    }
+    if depth == 8:  # whose lists are no sixths of 8
+        kept = (1, 2, 4, 5, 6, 8)
+        layers = {"encoder_layers": kept[encoder - 1], "decoder_layers": kept[decoder - 1]}
+    return {"method": "drop", "shorten": layers | {"selection": "study" if depth in (8, 12, 24) else "uniform"}}
+
+
+def _methods(depth, seeds):
+    """Every method at several sizes; the rows that are compared have several seeds."""
+    half, third = depth // 2, depth // 3
+    compared = {
+        "none": {"method": "none"},
+        **{f"drop-6-{sixths}": _drop(depth, 6, sixths) for sixths in (3, 2, 1)},
+        **{f"drop-{n}-{n}": _drop(depth, n, n) for n in (3, 2)},
+        "importance-6-2": _drop(depth, 6, 2) | {"shorten": {"decoder_layers": third, "selection": "importance"}},
+        **{
+            f"nash-{k}-{percent}": {
+                "method": "nash", "shorten": {"decoder_layers": k}, "prune": {"sparsity": percent / 100}
+            }
+            for k, percent in ((third, 30), (third, 60), (half, 30))
+        },
+        f"auto-{third}-30": {
+            "method": "nash_auto", "shorten": {"decoder_layers": third}, "prune": {"sparsity": 0.3}
+        },
+        **{f"cofi-{percent}": {"method": "cofi", "prune": {"sparsity": percent / 100}} for percent in (50, 70)},
+    }  # fmt: skip
+    rest = {f"drop-{e}-{d}": _drop(depth, e, d) for e, d in GRID}
+    return {name: cell | {"seeds": seeds} for name, cell in compared.items()} | {
+        name: cell for name, cell in rest.items() if name not in compared
+    }
+
+
+def _pronunciation():
+    config = _beside("quickstart")
+    config.task.max_eval_examples = 2000
+    config.model.update(encoder_layers=6, decoder_layers=6, decoder_d_ff=256)
+    config.finetune.epochs = 1.5
+    config.prune.update(epochs=0.4, sparsity_warmup_epochs=0.15, eval_every=0.04)
+    config.retrain.epochs = 0.3
+    config.cells = _methods(6, SEEDS)
+    return config
+
+
+def _local():
+    config = _beside("local")
+    config.model.encoder_layers = 6
+    config.cells = _methods(6, ())
+    return config
+
+
+def _flan_t5():
+    config = default_config()
+    config.task.update(source="hub", prefix="summarize: ", metric="rouge")
+    config.task.update(max_source_length=1024, max_target_length=128, max_new_tokens=128)
+    config.model.dtype = "bfloat16"
+    for phase in (config.finetune, config.retrain):
+        phase.update(epochs=3.0, batch_size=64, accumulation=8, learning_rate=1e-4, schedule="constant")
+        phase.weight_decay = 0.01
+    config.benchmark.update(source_length=1024, new_tokens=(20, 26, 71, 128), runs=7)
+    config.cells = {
+        f"{size}-{task}-{e}-{d}": _drop(depth, e, d)
+        | {"model": {"init": f"google/flan-t5-{size}"}, "task": {"name": task}}
+        for size, depth in FLAN_T5.items()
+        for task in ("cnn_dailymail", "xsum", "samsum")
+        for e, d in [(6, 6), *GRID]
+    }
+    return config
+
+
+def _shapes(sizes):
+    """The study's 16 shapes of each size."""
+    return {
+        f"{size}-{e}-{d}": _drop(FLAN_T5[size], e, d) | {"model": {"preset": f"flan-t5-{size}"}, **own}
+        for size, own in sizes.items()
+        for e, d in [(6, 6), *GRID]
+    }
+
+
+def _latency():
+    config = default_config()
+    config.stages = "benchmark"
+    config.benchmark.update(source_length=128, new_tokens=(20, 26, 71, 128), runs=7)
+    config.cells = _shapes(
+        {"small": {"benchmark": {"batch_sizes": (1, 8)}}, "base": {"benchmark": {"batch_sizes": (1,)}}}
+    )
+    return config
+
+
+def _latency_gpu():
+    config = default_config()
+    config.stages = "benchmark"
+    config.benchmark.update(source_length=1024, new_tokens=(20, 26, 71, 128), runs=7)
+    config.cells = _shapes({size: {} for size in FLAN_T5})
+    return config
