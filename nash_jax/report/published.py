@@ -36,7 +36,7 @@ FLAN_T5_LARGE: Mapping[tuple[int, int], Published] = {
 
 
 def sixths(kept: Any, dense: Any) -> int | None:
-    """Layers kept as sixths of a depth, rounded as the study's lists round them; None where that is not one number.
+    """Layers kept as sixths of a depth, rounded as the study's lists round them; None where it is no number of them.
 
     Args:
       kept: number of layers kept; None where it is not known.
@@ -46,7 +46,4 @@ def sixths(kept: Any, dense: Any) -> int | None:
     """
     if not isinstance(kept, int) or not isinstance(dense, int) or not 0 < kept <= dense:
         return None
-    if 6 * kept % dense == 0:
-        return 6 * kept // dense
-    found = [number for number in range(1, 7) if dense * number // 6 == kept]
-    return found[0] if len(found) == 1 else None
+    return next((number for number in range(1, 7) if dense * number // 6 == kept), None)
