@@ -7,7 +7,7 @@ from typing import Any
 
 from nash_jax.report.figures import component_bars, latency_bars, sparsity_curves, training_curves
 from nash_jax.report.markup import Markup, tag
-from nash_jax.report.style import CSS
+from nash_jax.report.page import figure_box, page_header, titled, whole_page
 from nash_jax.report.summary import (
     MODELS,
     Report,
@@ -57,18 +57,18 @@ def render(
     body = [
         _models_section(report),
         _latency_section(report),
-        _section("Time by component", _COMPONENTS_LEAD, components_table(report)),
-        _section("Parameters", _PARAMETERS_LEAD, _figure(component_bars(components or {}))),
-        _section(
+        titled("Time by component", _COMPONENTS_LEAD, components_table(report)),
+        titled("Parameters", _PARAMETERS_LEAD, figure_box(component_bars(components or {}))),
+        titled(
             "What survived",
             _SURVIVORS_LEAD,
-            _figure(survivors_picture(survivors or {}, kept_decoder_layers=kept, dense_decoder_layers=layers)),
+            figure_box(survivors_picture(survivors or {}, kept_decoder_layers=kept, dense_decoder_layers=layers)),
         ),
-        _section("Training", _TRAINING_LEAD, _figure(training_curves(history, main_metric(report)))),
-        _section("Sparsity while pruning", _SPARSITY_LEAD, _figure(sparsity_curves(history, counted))),
+        titled("Training", _TRAINING_LEAD, figure_box(training_curves(history, main_metric(report)))),
+        titled("Sparsity while pruning", _SPARSITY_LEAD, figure_box(sparsity_curves(history, counted))),
         _examples_section(examples),
-        _section("Data", "", data_table(data_summary or {})),
-        _section("Time", "", stages_table(report)),
+        titled("Data", "", data_table(data_summary or {})),
+        titled("Time", "", stages_table(report)),
         _config_section(report),
     ]
     return _page(report, tag("main", _tiles(report), *body))
@@ -91,11 +91,8 @@ _COMPONENTS_LEAD = (
 
 
 def _page(report: Report, main: Markup) -> str:
-    title = tag("title", f"{report.get('task') or 'run'} · nash_jax report")
-    viewport = tag("meta", name="viewport", content="width=device-width, initial-scale=1")
-    head = tag("head", tag("meta", charset="utf-8"), viewport, title, tag("style", Markup(CSS)))
-    footer = tag("footer", tag("p", "Written by nash_jax. The same numbers for programs: report.json."))
-    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', _header(report), main, footer), lang='en')}\n"
+    title = f"{report.get('task') or 'run'} · nash_jax report"
+    return whole_page(title, _header(report), main, "The same numbers for programs: report.json.")
 
 
 def _header(report: Report) -> Markup:
@@ -107,14 +104,8 @@ def _header(report: Report) -> Markup:
         "peak memory": f"{memory:.1f} GiB" if measured(memory) else None,
         **section(report, "versions"),
     }
-    items = (tag("li", tag("b", name), " ", value) for name, value in facts.items() if value is not None)
-    return tag(
-        "header",
-        tag("p", f"nash_jax · {'evaluation' if report.get('model') else 'pruning'} report", class_="eyebrow"),
-        tag("h1", report.get("task") or "Unnamed run"),
-        tag("p", verdict(report), class_="verdict"),
-        tag("ul", *items, class_="facts"),
-    )
+    kind = "evaluation" if report.get("model") else "pruning"
+    return page_header(f"{kind} report", report.get("task") or "Unnamed run", verdict(report), facts)
 
 
 def verdict(report: Report) -> str:
@@ -205,33 +196,19 @@ def _sparsity_tile(params: Mapping[str, Any], side: str) -> list[tuple[str, str,
     return [(f"{side.capitalize()} sparsity", format_percent(counted), note)]
 
 
-def _section(title: str, lead: str, *content: Markup) -> Markup:
-    """A titled section, nothing at all where all its content is empty."""
-    if not any(content):
-        return Markup("")
-    return tag("section", tag("h2", title), tag("p", lead, class_="lead") if lead else Markup(""), *content)
-
-
-def _figure(svg: str, caption: str = "") -> Markup:
-    if not svg:
-        return Markup("")
-    box = tag("div", Markup(svg), class_="scroll", tabindex="0", role="region", aria_label="Figure, may scroll")
-    return tag("figure", box, tag("figcaption", caption) if caption else Markup(""))
-
-
 def _models_section(report: Report) -> Markup:
     metric = main_metric(report)
     count = report.get("num_test_examples")
     judged = f"Judged by {metric}" + (f" on {count:,} test examples. " if measured(count) else ". ")
     lead = (judged if metric else "") + ("" if report.get("model") else "Small numbers compare with dense.")
-    return _section("Quality, size and speed", lead, models_table(report))
+    return titled("Quality, size and speed", lead, models_table(report))
 
 
 def _latency_section(report: Report) -> Markup:
     rows = benchmark_table(report)
     more = tag("details", tag("summary", "All measurements"), rows) if rows else rows
     lead = _LATENCY_LEAD + ("" if report.get("model") else _FACTORS_LEAD)
-    return _section("Latency", lead, _figure(latency_bars(report)), more)
+    return titled("Latency", lead, figure_box(latency_bars(report)), more)
 
 
 def _examples_section(examples: Sequence[Mapping[str, Any]]) -> Markup:
@@ -241,7 +218,7 @@ def _examples_section(examples: Sequence[Mapping[str, Any]]) -> Markup:
     hits = (f"{model} in {sum(_equals_reference(example, model) for example in examples)}" for model in models)
     lead = f"Outputs that equal a reference, of {len(examples)} shown: {', '.join(hits)}." if models else ""
     cards = (tag("li", *_example(example, models), class_="example") for example in examples)
-    return _section("Examples", lead, tag("ol", *cards, class_="examples", style=f"--n:{2 + len(models)}"))
+    return titled("Examples", lead, tag("ol", *cards, class_="examples", style=f"--n:{2 + len(models)}"))
 
 
 def _references(example: Mapping[str, Any]) -> list[str]:
@@ -279,4 +256,4 @@ def _config_section(report: Report) -> Markup:
         return Markup("")
     text = json.dumps(config, indent=2, default=str, ensure_ascii=False)
     shown = tag("details", tag("summary", "Show the full configuration"), tag("pre", text))
-    return _section("Configuration", "", shown)
+    return titled("Configuration", "", shown)

@@ -47,6 +47,7 @@ tbody th { font-weight: 600; white-space: nowrap; }
 .change { display: block; font-size: 12.5px; color: var(--muted); }
 .better { color: var(--good); } .worse { color: var(--bad); }
 figure { margin: 0; }
+figure + figure, .scroll + figure, div + figure, figure + details, details + details { margin-top: 22px; }
 figure .plot { display: block; width: 100%; min-width: 640px; height: auto; }
 figure .plot text { font-family: inherit !important; }
 figcaption { color: var(--muted); font-size: 13px; margin-top: 8px; max-width: 64em; }
