@@ -152,7 +152,8 @@ class ShortenConfig:
     Attributes:
       encoder_layers: how many of the encoder; 0: all.
       decoder_layers: how many of the decoder; 0: all. Of `method=nash_auto`, how many the decoder is to be worth.
-      selection: `uniform`, `low`, `high`, or `study`: the lists of "To Asymmetry and Beyond".
+      selection: `uniform`, `low`, `high`, `study` (the lists of "To Asymmetry and Beyond"), or `importance`: layers go
+        one by one, each time the one whose absence hurts the validation loss least.
       encoder_kept: these layers of the encoder, numbered from 0, instead of `encoder_layers`.
       decoder_kept: these of the decoder.
     """

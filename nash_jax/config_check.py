@@ -12,6 +12,8 @@ import ml_collections
 
 from nash_jax.config import STAGES, Config
 from nash_jax.errors import UserError
+from nash_jax.pruning.layer_selection import SELECTIONS
+from nash_jax.pruning.methods import METHODS
 from nash_jax.spec import FAMILIES
 from nash_jax.tree import did_you_mean
 
@@ -87,8 +89,8 @@ _CHOICES = {
     "task.metric": ("rouge", "transcription", "exact_match"),
     "model.dtype": ("float32", "bfloat16"),
     "model.family": tuple(name for name in FAMILIES if name != "custom"),
-    "method": ("nash", "nash_auto", "cofi", "drop", "none"),
-    "shorten.selection": ("uniform", "low", "high", "study"),
+    "method": tuple(METHODS),
+    "shorten.selection": SELECTIONS,
     **{f"{p}.optimizer": ("adamw", "adafactor", "muon") for p in _PHASES},
     **{f"{p}.schedule": ("linear", "cosine", "constant") for p in _PHASES},
 }

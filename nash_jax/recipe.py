@@ -26,11 +26,12 @@ from nash_jax.evaluation.text_metrics import METRICS
 from nash_jax.fresh_model import fresh_params, fresh_spec
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
+from nash_jax.layer_importance import ShortenedLoss, find_candidates, measure_layers, tokenize_first
 from nash_jax.model import Seq2Seq, load
 from nash_jax.models import frozen_params, mask_sites, param_axes
 from nash_jax.prune_phase import PrunePhase
 from nash_jax.pruning.compact import compact
-from nash_jax.pruning.layer_selection import kept_layers, select_layers
+from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.pruning.methods import METHODS
 from nash_jax.ragged import Ragged
 from nash_jax.report.write import write_report
@@ -148,7 +149,7 @@ class Recipe:
                     "no more than there are rows",
                 )
         check_positions(spec, self.config)
-        self._kept_layers(spec)
+        find_candidates(self.config, spec)
 
     @functools.cached_property
     def tokenized(self) -> tuple[Ragged, Ragged]:
@@ -275,22 +276,14 @@ class Recipe:
         """Keeps some layers of the teacher, where the method drops layers."""
         spec, params = self.model("finetune")
         self._check_sizes(spec)  # again, for a shared teacher was made under other settings
-        kept = self._kept_layers(spec)
+        sides, measured = find_candidates(self.config, spec), dict[str, Any]()
+        kept = {side: list(own.layers) for side, own in sides.items()}
+        if any(len(own.layers) > own.keep for own in sides.values()):
+            pairs = tokenize_first(self.rows["validation"], self.tokenizer, self.config.task, folder)
+            kept, measured["importance"] = measure_layers(sides, ShortenedLoss(spec, params, pairs, self.config.model))
         self.save(folder, *select_layers(spec, params, **kept))
         depths = {f"dense_{side}_layers": len(getattr(spec, side)) for side in SIDES}
-        return {f"kept_{side}_layers": layers for side, layers in kept.items()} | depths
-
-    def _kept_layers(self, spec: ModelSpec) -> dict[str, list[int]]:
-        """Layers of each side that the method starts from."""
-        depths, own = {side: len(getattr(spec, side)) for side in SIDES}, self.config.shorten
-        if not METHODS[self.config.method].shortens:
-            return {side: list(range(depth)) for side, depth in depths.items()}
-        return {
-            side: kept_layers(
-                depth, getattr(own, f"{side}_layers"), getattr(own, f"{side}_kept"), own.selection
-            )
-            for side, depth in depths.items()
-        }  # fmt: skip
+        return {f"kept_{side}_layers": layers for side, layers in kept.items()} | depths | measured
 
     def prune(self, folder: Path) -> dict[str, Any]:
         """Trains model and gates together; saves the dense model and the final masks."""

@@ -6,12 +6,14 @@ from typing import Any
 
 from nash_jax.benchmark.latency import measure, speedups
 from nash_jax.config import Config, lasting_settings
+from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions
 from nash_jax.fresh_model import fresh_params
 from nash_jax.generation.engine import Engine
-from nash_jax.pruning.layer_selection import kept_layers, select_layers
+from nash_jax.layer_importance import find_candidates
+from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.report.write import write_timing
-from nash_jax.spec import SIDES, ModelSpec, preset
+from nash_jax.spec import ModelSpec, preset
 from nash_jax.workdir import Workdir
 
 
@@ -30,14 +32,10 @@ class ShapeRecipe:
         self.config = config
         self.spec = preset(config.model.preset)
         check_positions(self.spec, config)
-        own = config.shorten
-        self.kept = {
-            side: kept_layers(
-                len(getattr(self.spec, side)), getattr(own, f"{side}_layers"), getattr(own, f"{side}_kept"),
-                own.selection,
-            )
-            for side in SIDES
-        }  # fmt: skip
+        sides = find_candidates(config, self.spec)
+        if any(len(side.layers) > side.keep for side in sides.values()):
+            raise UserError("config.shorten.selection=importance without a trained model", "a choice by number")
+        self.kept = {side: list(own.layers) for side, own in sides.items()}
         self.workdir = Workdir(workdir, lasting_settings(config))
 
     def run(self) -> dict[str, Any]:

@@ -1,14 +1,26 @@
+import itertools
 from fractions import Fraction
-from math import floor
+from math import floor, inf, nan
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nash_jax.config import ShortenConfig, default_config, from_config_dict
 from nash_jax.errors import UserError
 from nash_jax.models import param_axes
-from nash_jax.pruning.layer_selection import SELECTIONS, choose_layers, kept_layers, select_layers, study_sixths
+from nash_jax.pruning.layer_selection import (
+    BY_NUMBER,
+    SELECTIONS,
+    Candidates,
+    candidates,
+    choose_layers,
+    drop_least,
+    kept_layers,
+    select_layers,
+    study_sixths,
+)
 from nash_jax.spec import DecoderLayer, EncoderLayer
 from nash_jax.testing import random_batch, random_params, random_spec
 from nash_jax.tree import check_shapes, flatten
@@ -51,9 +63,17 @@ def test_uniform_is_the_formula(num_layers, data):
         assert (layers[0], layers[-1]) == (0, num_layers - 1)
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("selection", BY_NUMBER)
 def test_keeping_all_keeps_all(selection):
     assert choose_layers(7, 7, selection) == list(range(7))
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_configs_take_every_selection(selection):
+    config = default_config()
+    config.shorten.selection = selection
+    assert from_config_dict(config).shorten == ShortenConfig(selection=selection)
+    assert candidates(7, 0, (), selection) == Candidates(tuple(range(7)), 7)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +97,87 @@ def test_layers_by_name():
             kept_layers(6, 2, wrong, "uniform")
 
 
+def test_what_is_known_before_anything_is_measured():
+    assert candidates(6, 2, (), "high") == Candidates((4, 5), 2)
+    assert candidates(6, 2, (), "importance") == Candidates((0, 1, 2, 3, 4, 5), 2)
+    assert candidates(6, 2, (1, 3, 5), "importance") == Candidates((1, 3, 5), 3)  # named: nothing is left to choose
+    with pytest.raises(UserError, match="7 layers asked of 6; expected a number from 1 to 6"):
+        candidates(6, 7, (), "importance")
+    with pytest.raises(UserError, match="asked of 6; expected increasing numbers"):
+        candidates(6, 2, (5, 1), "importance")
+    with pytest.raises(UserError, match="0 layers asked of 2; expected a number from 1 to 2"):
+        Candidates((0, 1), 0)
+
+
+COSTS = st.lists(st.integers(-3, 9), min_size=1, max_size=5)
+
+
+def additive(encoder_costs, decoder_costs):
+    """A loss in which each layer's absence costs its own."""
+    whole = sum(encoder_costs) + sum(decoder_costs)
+    return lambda encoder, decoder: float(
+        whole - sum(encoder_costs[i] for i in encoder) - sum(decoder_costs[i] for i in decoder)
+    )
+
+
+@given(COSTS, COSTS, st.data())
+def test_greedy_is_the_best_of_all_where_losses_add_up(encoder_costs, decoder_costs, data):
+    costs, loss = {"encoder": encoder_costs, "decoder": decoder_costs}, additive(encoder_costs, decoder_costs)
+    keep = {side: data.draw(st.integers(1, len(own))) for side, own in costs.items()}
+    kept, steps = drop_least({side: candidates(len(costs[side]), keep[side], (), "importance") for side in costs}, loss)
+    every = [itertools.combinations(range(len(costs[side])), keep[side]) for side in costs]
+    assert loss(kept["encoder"], kept["decoder"]) == min(loss(*choice) for choice in itertools.product(*every))
+    for side, own in costs.items():  # of equals the first goes
+        dropped = sorted(range(len(own)), key=lambda i, own=own: (own[i], i))[: len(own) - keep[side]]
+        assert kept[side] == sorted(set(range(len(own))) - set(dropped))
+        assert [step["layer"] for step in steps if step["side"] == side] == dropped
+
+
+def test_steps_tell_what_was_measured():
+    """Both sides compete until one is short enough; of equals the encoder's goes first."""
+    sides = {"encoder": Candidates((0, 1, 2), 2), "decoder": Candidates((0, 2, 3), 1)}
+    assert drop_least(sides, additive([5, 2, 2], [1, 7, 4, 2])) == (
+        {"encoder": [0, 2], "decoder": [2]},
+        [
+            {"side": "decoder", "layer": 0, "loss": 8.0, "others": {
+                "encoder.0": 12.0, "encoder.1": 9.0, "encoder.2": 9.0, "decoder.2": 11.0, "decoder.3": 9.0}},
+            {"side": "encoder", "layer": 1, "loss": 10.0, "others": {
+                "encoder.0": 13.0, "encoder.2": 10.0, "decoder.2": 12.0, "decoder.3": 10.0}},
+            {"side": "decoder", "layer": 3, "loss": 12.0, "others": {"decoder.2": 14.0}},
+        ],
+    )  # fmt: skip
+
+
+def test_losses_are_measured_anew_after_each_drop():
+    """Either of two twins can go, but not both, though each alone is worth the least."""
+
+    def loss(encoder, decoder):
+        return (1.0 if 2 not in decoder else 0.0) + (5.0 if not {0, 1} & set(decoder) else 0.0)
+
+    kept, steps = drop_least({"encoder": Candidates((0,), 1), "decoder": Candidates((0, 1, 2), 1)}, loss)
+    assert kept == {"encoder": [0], "decoder": [1]}
+    assert [(step["layer"], step["loss"]) for step in steps] == [(0, 0.0), (2, 1.0)]
+
+
+def test_nothing_to_drop_measures_nothing():
+    sides = {"encoder": Candidates((0, 1), 2), "decoder": Candidates((2,), 1)}
+    assert drop_least(sides, lambda *_: pytest.fail("measured")) == ({"encoder": [0, 1], "decoder": [2]}, [])
+
+
+@pytest.mark.parametrize("value", [nan, inf])
+def test_broken_losses_decide_nothing(value):
+    sides = {"encoder": Candidates((0,), 1), "decoder": Candidates((0, 1, 2), 2)}
+    with pytest.raises(UserError, match=f"the loss without decoder layer 1 is {value}; expected a finite one"):
+        drop_least(sides, lambda encoder, decoder: value if decoder == [0, 2] else 1.0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((12, 0), "0 layers asked of 12; expected a number from 1 to 12"),
         ((12, 13), "13 layers asked of 12"),
-        ((12, 3, "middle"), r"unknown layer selection 'middle'; expected one of \('uniform', 'low', 'high', 'study'\)"),
+        ((12, 3, "middle"), r"unknown layer selection 'middle' by number; expected one of \('uniform', 'low', "),
+        ((12, 3, "importance"), "unknown layer selection 'importance' by number"),
         ((12, 3, "study"), "the study has no list of 3 of 12 layers; expected one of 2, 4, 6, 8, 10, 12"),
         ((6, 3, "study"), "the study has no lists for 6 layers; expected a depth of 8, 12, 24"),
     ],

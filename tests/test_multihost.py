@@ -27,6 +27,7 @@ SETTINGS = {
     "task.max_new_tokens": 8,
     "evaluate.batch_size": 4,
     "shorten.decoder_layers": 1,
+    "shorten.selection": "importance",  # by losses, of which the main process decides
     "prune.prepruning_epochs": 0,
     "prune.sparsity_warmup_epochs": 0.5,
     "prune.distill.logits": 0.5,

@@ -83,6 +83,14 @@ def choose_shapes(sources: Ragged, targets: Ragged) -> list[Shape]:
     return sorted(set(shapes))
 
 
+def find_buckets(sources: Ragged, targets: Ragged, shapes: Sequence[Shape]) -> np.ndarray:
+    """Number of the first shape that each pair fits into; the last takes all."""
+    found = np.full(len(sources), len(shapes) - 1)
+    for i, (source, target) in reversed(list(enumerate(shapes))):
+        found[(sources.lengths <= source) & (targets.lengths <= target)] = i
+    return found
+
+
 class Batches:
     """All batches of a training phase, addressed by step.
 
@@ -105,9 +113,7 @@ class Batches:
         self.sources, self.targets = sources, targets
         self.batch_size, self.seed, self.pad_id = batch_size, seed, pad_id
         self.shapes = list(shapes or choose_shapes(sources, targets))
-        self.bucket = np.full(len(sources), len(self.shapes) - 1)
-        for i, (source, target) in reversed(list(enumerate(self.shapes))):
-            self.bucket[(sources.lengths <= source) & (targets.lengths <= target)] = i
+        self.bucket = find_buckets(sources, targets, self.shapes)
         self.steps_per_epoch = len(sources) // batch_size
         self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
 

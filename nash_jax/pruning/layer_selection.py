@@ -1,14 +1,17 @@
 """Which layers a shortened stack keeps, and the surgery that keeps them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nash_jax.errors import UserError
-from nash_jax.spec import ModelSpec
+from nash_jax.spec import SIDES, ModelSpec
 from nash_jax.tree import flatten, unflatten
 
-SELECTIONS = ("uniform", "low", "high", "study")
+BY_NUMBER = ("uniform", "low", "high", "study")
+MEASURED = "importance"
+SELECTIONS = (*BY_NUMBER, MEASURED)
 
 _STUDY = {  # depth → the layers that "To Asymmetry and Beyond" keeps for one to five sixths of it (its section 3)
     8: ("0", "0 7", "0 2 5 7", "0 2 4 5 7", "0 2 3 4 5 7"),
@@ -30,10 +33,9 @@ def choose_layers(num_layers: int, keep: int, selection: str = "uniform") -> lis
     the last k (NASH, section 4.1); `study` the lists of "To Asymmetry and Beyond".
 
     Raises:
-      UserError: for k outside 1..L, an unknown selection, or a depth or number that the study has no list for.
+      UserError: for k outside 1..L, a selection not of `BY_NUMBER`, or a depth or number the study has no list for.
     """
-    if not 1 <= keep <= num_layers:
-        raise UserError(f"{keep} layers asked of {num_layers}", f"a number from 1 to {num_layers}")
+    _check_number(num_layers, keep)
     if selection == "uniform":
         return [(num_layers - 1) * i // max(keep - 1, 1) for i in range(keep)]
     if selection == "low":
@@ -42,7 +44,12 @@ def choose_layers(num_layers: int, keep: int, selection: str = "uniform") -> lis
         return list(range(num_layers - keep, num_layers))
     if selection == "study":
         return list(range(keep)) if keep == num_layers else _study_layers(num_layers, keep)
-    raise UserError(f"unknown layer selection {selection!r}", f"one of {SELECTIONS}")
+    raise UserError(f"unknown layer selection {selection!r} by number", f"one of {BY_NUMBER}")
+
+
+def _check_number(num_layers: int, keep: int) -> None:
+    if not 1 <= keep <= num_layers:
+        raise UserError(f"{keep} layers asked of {num_layers}", f"a number from 1 to {num_layers}")
 
 
 def kept_layers(num_layers: int, keep: int, kept: Sequence[int], selection: str) -> list[int]:
@@ -52,16 +59,80 @@ def kept_layers(num_layers: int, keep: int, kept: Sequence[int], selection: str)
       num_layers: layers that there are.
       keep: how many to keep; 0: all.
       kept: these, if any are named.
-      selection: how to choose.
+      selection: how to choose, of `BY_NUMBER`.
 
     Raises:
-      UserError: for more than there are, or layers that are not there, not increasing, or none of `SELECTIONS`.
+      UserError: for more than there are, layers that are not there or not increasing, or another selection.
     """
     if not kept:
         return choose_layers(num_layers, keep or num_layers, selection)
     if list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < num_layers:
         raise UserError(f"layers {list(kept)} asked of {num_layers}", f"increasing numbers from 0 to {num_layers - 1}")
     return list(kept)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """What is known of a side before any loss is measured.
+
+    Attributes:
+      layers: those that may stay, increasing.
+      keep: how many of them stay. Where that is not all, `drop_least` finds which.
+
+    Raises:
+      UserError: for a number to keep outside 1..number of layers.
+    """
+
+    layers: tuple[int, ...]
+    keep: int
+
+    def __post_init__(self) -> None:
+        _check_number(len(self.layers), self.keep)
+
+
+def candidates(num_layers: int, keep: int, kept: Sequence[int], selection: str) -> Candidates:
+    """As `kept_layers`, for all of `SELECTIONS`: of `importance`, all layers, unless some are named."""
+    if selection == MEASURED and not kept:
+        return Candidates(tuple(range(num_layers)), keep or num_layers)
+    layers = kept_layers(num_layers, keep, kept, selection)
+    return Candidates(tuple(layers), len(layers))
+
+
+Loss = Callable[[Sequence[int], Sequence[int]], float]  # of the encoder's and the decoder's layers that are kept
+
+
+def drop_least(sides: Mapping[str, Candidates], loss: Loss) -> tuple[dict[str, list[int]], list[dict[str, Any]]]:
+    """Drops one layer after the other, each time the one without which the loss is least, the first of equals.
+
+    Args:
+      sides: `encoder` and `decoder` → what may stay there, and how much of it. All layers of a side that still has too
+        many can be the next to go.
+      loss: of the model that keeps these layers.
+
+    Returns:
+      Kept layers of each side, and the steps in their order: {"side", "layer": what was dropped, "loss": without it,
+      "others": {"encoder.0": the loss had that one been dropped}}.
+
+    Raises:
+      UserError: for a loss that is not finite.
+    """
+    kept, steps = {side: list(sides[side].layers) for side in SIDES}, []
+    while deep := [side for side in SIDES if len(kept[side]) > sides[side].keep]:
+        found = {(side, layer): _loss_without(kept, side, layer, loss) for side in deep for layer in kept[side]}
+        side, layer = min(found, key=found.__getitem__)
+        kept[side].remove(layer)
+        value = found.pop((side, layer))
+        others = {f"{other}.{index}": its for (other, index), its in found.items()}
+        steps.append({"side": side, "layer": layer, "loss": value, "others": others})
+    return kept, steps
+
+
+def _loss_without(kept: Mapping[str, Sequence[int]], side: str, layer: int, loss: Loss) -> float:
+    left = {**kept, side: [other for other in kept[side] if other != layer]}
+    value = loss(left["encoder"], left["decoder"])
+    if not math.isfinite(value):
+        raise UserError(f"the loss without {side} layer {layer} is {value}", "a finite one", "look at the dense model")
+    return value
 
 
 def study_sixths(num_layers: int) -> dict[int, list[int]]:

@@ -34,7 +34,7 @@ def write_report(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, An
     """
     (dense_spec, dense), (pruned_spec, pruned) = recipe.model("finetune"), recipe.model("retrain")
     sizes = {"dense": component_sizes(dense), "pruned": component_sizes(pruned)}
-    shortened = {name: value for name, value in stages["shorten"].items() if name != "seconds"}
+    shortened = {name: value for name, value in stages["shorten"].items() if name not in ("seconds", "importance")}
     report = _common(recipe.config, stages) | {
         "params": {
             "dense": count(dense),
