@@ -57,10 +57,9 @@ def read_cells(config: ml_collections.ConfigDict) -> list[Cell]:
     Raises:
       UserError: naming the cell and the setting that cannot be used.
     """
-    base = config.copy_and_resolve_references()
-    changes = base.cells.to_dict()
-    del base["cells"]
-    cells = []
+    settings = config.to_dict()
+    changes = settings.pop("cells")
+    base, cells = ml_collections.ConfigDict(settings), []
     for group, own in changes.items():
         seeds = own.pop("seeds", ())
         _check_name(group)
