@@ -1,11 +1,11 @@
 """The report page, read back with an HTML parser: what it says, that it is whole, and that nothing escapes."""
 
 import copy
-import html.parser
 import re
 
 import numpy as np
 import pytest
+from html_page import Page
 
 from nash_jax.report import render
 from nash_jax.report.figures import component_bars, latency_bars, moving_average, sparsity_curves, training_curves
@@ -25,40 +25,6 @@ from nash_jax.report.summary import (
 from nash_jax.report.survivors import shade, survivors_picture
 
 EVIL = '<script>alert("x")</script>'
-VOID = {"meta", "br"}
-
-
-class Page(html.parser.HTMLParser):
-    """Elements, ids, texts and the complaints of a strict reader."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.elements, self.texts, self.faults = [], [], [], []
-        self.feed(text)
-        self.close()
-        self.faults += [f"never closed: {name}" for name in self.open]
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.faults.append(f"closes what is not open: {tag}")
-
-    def handle_data(self, data):
-        if data.strip() and "style" not in self.open:
-            self.texts.append(" ".join(data.split()))
-
-    def count(self, tag):
-        return sum(name == tag for name, _ in self.elements)
-
-    def labels(self):
-        return [attrs["aria-label"] for tag, attrs in self.elements if tag == "svg"]
 
 
 def bench(model, batch_size, mean, **more):
@@ -112,7 +78,9 @@ def history():
                 row |= {"expected_sparsity": step / 500, "target_sparsity": step / 490, "logits_loss": loss}
                 row |= {"lambda_1": -step / 300, "lambda_2": step / 100}
             rows.append(row)
-        rows.append({"phase": phase, "step": 300, "validation/word_accuracy": 60.0, "validation/phoneme_error": 9.0})
+        last = {"validation/word_accuracy": 60.0, "validation/phoneme_error": 9.0}
+        last |= {"validation/counted_sparsity": 0.612} if phase == "prune" else {}
+        rows.append({"phase": phase, "step": 300, **last})
     return rows
 
 
@@ -120,7 +88,8 @@ def survivors():
     heads = {"encoder.0.attention.heads": [0.9, 0.0, 0.2, 1.0], "encoder.1.attention.heads": [0.0, 0.0, 1.0, 0.0]}
     units = np.zeros(512)
     units[:361] = np.linspace(0.1, 1.0, 361)
-    return heads | {"encoder.0.ffn.units": units.tolist(), "encoder.1.ffn.units": [1.0] * 512}
+    decoder = {f"decoder.{layer}.ffn.units": [float(layer in (0, 3))] * 8 for layer in range(4)}
+    return heads | {"encoder.0.ffn.units": units.tolist(), "encoder.1.ffn.units": [1.0] * 512} | decoder
 
 
 def inputs():
@@ -202,7 +171,7 @@ def test_headline_numbers(page):
     assert shown["Parameters removed"] == "55.0 %"
     assert shown["Encoder sparsity"] == "61.2 %"
     assert "counted; the gates expected 59.8 %" in page.texts
-    assert "counted; 2 of 4 layers kept" in page.texts
+    assert "counted; 2 of 4 decoder layers gone" in page.texts
     assert (
         "The pruned model has 95.0 % of the dense model’s word_accuracy, generates 2.50× as fast at batch 1 "
         "and has 55.0 % fewer parameters." in page.texts
@@ -250,7 +219,14 @@ def test_user_text_is_escaped_everywhere():
             return [spoil(v) for v in value]
         return f"{value}$^{EVIL}" if isinstance(value, str) and value not in plain else value
 
-    plain = {*report(), *report()["benchmark"][0], *report()["params"], *history()[0], *inputs()["examples"][0]}
+    plain = {
+        *survivors(),
+        *report(),
+        *report()["benchmark"][0],
+        *report()["params"],
+        *history()[0],
+        *inputs()["examples"][0],
+    }
     plain |= {"dense", "pruned", "finetune", "prune", "retrain", "expected_sparsity", "target_sparsity"}
     evil = render(spoil(report()), **{name: spoil(value) for name, value in inputs().items()})
     read = Page(evil)
@@ -307,12 +283,12 @@ def test_missing_and_not_finite_numbers_are_tolerated():
     rows = [row | {"task_loss": float("nan")} if row["step"] > 100 else row for row in history()]
     page = Page(render(given, history=rows, examples=[{"source": "a", "references": "b", "dense": None}]))
     assert page.faults == [] and quality_kept(given) is None
-    assert "kept 2 layers" in page.texts
+    assert page.texts[page.texts.index("Encoder sparsity") + 2] == "counted"
 
 
 def test_figures_of_nothing_are_empty():
     assert training_curves([]) == sparsity_curves([]) == latency_bars({}) == component_bars({}) == ""
-    assert survivors_picture({}) == survivors_picture({}, kept_decoder_layers=[]) == ""
+    assert survivors_picture({}) == ""
     assert component_bars({"dense": {"lm head": 0}}) == ""
 
 
@@ -324,8 +300,9 @@ def test_training_curves_show_the_metric_asked_for():
 
 
 def test_sparsity_curves_show_what_was_counted():
-    texts = Page(sparsity_curves(history(), 0.612)).texts
-    assert {"target", "expected", "counted 61.2 %", "λ₁", "λ₂"} <= set(texts)
+    texts = Page(sparsity_curves(history(), 300)).texts
+    assert {"target", "expected", "counted 61.2 %", "λ₁", "λ₂", "Sparsity"} <= set(texts)
+    assert not [text for text in Page(sparsity_curves(history(), 200)).texts if "counted" in text]
 
 
 def test_component_bars_leave_out_what_nobody_has():
@@ -333,12 +310,14 @@ def test_component_bars_leave_out_what_nobody_has():
     assert "LM head" not in texts and {"embeddings", "250.0 K (−50.0 %)", "1.1 M"} <= set(texts)
 
 
-def test_survivors_of_a_decoder_and_of_other_axes():
-    names = [f"decoder.{layer}.{kind}_attention.heads" for layer in (0, 10) for kind in ("self", "cross")]
-    masks = survivors() | {name: [1.0, 0.0] for name in names}
-    masks |= {"decoder.0.ffn.units": [], "embed": [1.0, 0.5, 0.0]}
+def test_survivors_of_a_decoder_and_of_d_model():
+    names = [f"decoder.{layer}.{kind}_attention.heads" for layer in (10, 0) for kind in ("self", "cross")]
+    masks = {name: [1.0, 0.0] for name in names}
+    masks |= {"decoder.0.ffn.units": [], "decoder.10.ffn.units": [0.0] * 3, "embed": [1.0, 0.5, 0.0]}
     texts = Page(survivors_picture(masks)).texts
-    assert {"1/2 heads", "0/0 units", "2/3 kept", "layer 10", "Decoder", "Other axes"} <= set(texts)
+    assert {"1/2 heads", "0/0 units", "gone", "2/3", "Decoder", "d_model"} <= set(texts)
+    assert texts.index("layer 0") < texts.index("layer 10")
+    assert "kept 4 of 5 sub-layers, 4 of 8 heads, 0 of 3 units" in texts
 
 
 def test_removed_and_barely_kept_units_differ_in_colour():

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.config import STAGES
-from nash_jax.report.summary import Setup, setup_label
+from nash_jax.report.summary import Setup, setup_label, what_went
+from nash_jax.spec import SIDES
 
 Report = dict[str, Any]
 
@@ -37,11 +38,11 @@ def _pair(report: Report) -> Iterator[str]:
             f"{f'ms a batch of {size}':28}{times[0]['median_ms']:12.1f}{times[1]['median_ms']:12.1f}"
             f"   {factor:.2f}× (std {times[0]['std_ms']:.1f}, {times[1]['std_ms']:.1f}; {times[0]['runs']} runs)"
         )
-    yield (
-        f"encoder sparsity {100 * params['encoder_sparsity']:.1f} % counted, "
-        f"{100 * params['expected_encoder_sparsity']:.1f} % expected; "
-        f"decoder layers kept {params['kept_decoder_layers']} of {params['dense_decoder_layers']}"
-    )
+    for side in SIDES:
+        counted, expected = params[f"{side}_sparsity"], params.get(f"expected_{side}_sparsity")
+        gates = f", {100 * expected:.1f} % expected" if expected else ""
+        went = what_went(params, side)
+        yield f"{side} sparsity {100 * counted:.1f} % counted{gates}{'; ' * bool(went)}{went}"
 
 
 def _stages(report: Report) -> Iterator[str]:

@@ -4,7 +4,7 @@ Every function returns an `<svg>` element, or "" where its input holds nothing t
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,47 +128,65 @@ def _use_log_scale_if_wide(panels: Sequence[Axes]) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def sparsity_curves(history: Rows, counted: float | None = None) -> str:
-    """Target and expected sparsity of the prune phase, and the two Lagrangian multipliers.
+def sparsity_curves(history: Rows, best_step: int | None = None) -> str:
+    """Target and expected sparsity of the prune phase, and the two Lagrangian multipliers, a row each constraint.
 
     Args:
-      history: the logged steps.
-      counted: the sparsity counted after compaction, drawn as a line to compare with.
+      history: the logged steps; names of the decoder's own constraint end in `_decoder`.
+      best_step: the step whose final masks were taken; the sparsity counted there is drawn as a line.
     """
-    keys = [key for key in ("target_sparsity", "expected_sparsity") if len(series(history, "prune", key)[0])]
-    multipliers = [key for key in ("lambda_1", "lambda_2") if len(series(history, "prune", key)[0])]
-    if not keys:
+    parts = [part for part in ("", "_decoder") if _logged(history, _SPARSITIES, part)]
+    if not parts:
         return ""
+    with_multipliers = any(_logged(history, _MULTIPLIERS, part) for part in parts)
+    titles = ("Encoder sparsity", "Decoder sparsity") if len(parts) > 1 else ("Sparsity",)
 
     def paint(figure: Figure) -> None:
-        ratios = [1.5, 1.0][: 1 + bool(multipliers)]
-        left, *rest = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
-        _plot_sparsity(left, history, keys, counted)
-        for axes in rest:
-            for key, color, name in zip(multipliers, (BLUE, ACCENT), ("λ₁", "λ₂"), strict=False):
-                axes.plot(*series(history, "prune", key), color=color, label=name)
-            axes.axhline(0, color=MUTED, linewidth=0.7)
-            axes.set_title("Lagrangian multipliers")
-            _legend_over(axes)
-        for axes in (left, *rest):
+        ratios = [1.5, 1.0][: 1 + with_multipliers]
+        grid = figure.subplots(len(parts), len(ratios), width_ratios=ratios, squeeze=False)
+        for (left, *rest), part, title in zip(grid, parts, titles, strict=True):
+            _plot_sparsity(left, history, part, best_step)
+            left.set_title(title)
+            for axes in rest:
+                _plot_multipliers(axes, history, part)
+        for axes in grid[-1]:
             axes.set_xlabel("step of the prune phase")
 
-    label = "Target and expected sparsity and the Lagrangian multipliers by step of the prune phase"
-    return draw(paint, name="sparsity", label=label, height=215, layout="constrained")
+    where = " of encoder and decoder" if len(parts) > 1 else ""
+    label = f"Target and expected sparsity{where} and the Lagrangian multipliers by step of the prune phase"
+    return draw(paint, name="sparsity", label=label, height=25 + 190 * len(parts), layout="constrained")
 
 
-def _plot_sparsity(axes: Axes, history: Rows, keys: Sequence[str], counted: float | None) -> None:
-    looks: dict[str, dict[str, Any]] = {
-        "target_sparsity": {"color": MUTED, "linestyle": (0, (4, 2)), "linewidth": 1.3, "label": "target"},
-        "expected_sparsity": {"color": PRUNED, "label": "expected"},
-    }
-    for key in keys:
-        axes.plot(*series(history, "prune", key), **looks[key])
-    if counted is not None:
-        text = f"counted {format_percent(counted)}"
-        axes.axhline(counted, color=ACCENT, linewidth=1.0, linestyle=(0, (1, 1.5)), label=text)
+_SPARSITIES: dict[str, dict[str, Any]] = {
+    "target_sparsity": {"color": MUTED, "linestyle": (0, (4, 2)), "linewidth": 1.3, "label": "target"},
+    "expected_sparsity": {"color": PRUNED, "label": "expected"},
+}
+_MULTIPLIERS: dict[str, dict[str, Any]] = {
+    "lambda_1": {"color": BLUE, "label": "λ₁"},
+    "lambda_2": {"color": ACCENT, "label": "λ₂"},
+}
+
+
+def _logged(history: Rows, keys: Iterable[str], part: str) -> list[str]:
+    return [key for key in keys if len(series(history, "prune", key + part)[0])]
+
+
+def _plot_sparsity(axes: Axes, history: Rows, part: str, best_step: int | None) -> None:
+    for key in _logged(history, _SPARSITIES, part):
+        axes.plot(*series(history, "prune", key + part), **_SPARSITIES[key])
+    steps, counted = series(history, "prune", f"validation/counted_sparsity{part}")
+    for value in counted[steps == best_step]:
+        text = f"counted {format_percent(value)}"
+        axes.axhline(value, color=ACCENT, linewidth=1.0, linestyle=(0, (1, 1.5)), label=text)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-    axes.set_title("Sparsity")
+    _legend_over(axes)
+
+
+def _plot_multipliers(axes: Axes, history: Rows, part: str) -> None:
+    for key in _logged(history, _MULTIPLIERS, part):
+        axes.plot(*series(history, "prune", key + part), **_MULTIPLIERS[key])
+    axes.axhline(0, color=MUTED, linewidth=0.7)
+    axes.set_title("Lagrangian multipliers")
     _legend_over(axes)
 
 

@@ -24,8 +24,9 @@ from nash_jax.report.summary import (
     ratio,
     section,
     speedups,
+    what_went,
 )
-from nash_jax.report.survivors import survivors_picture
+from nash_jax.report.survivors import Masks, survivors_picture
 from nash_jax.report.tables import benchmark_table, components_table, data_table, models_table, stages_table
 
 
@@ -33,7 +34,7 @@ def render(
     report: Report,
     *,
     history: Rows = (),
-    survivors: Mapping[str, Sequence[float]] | None = None,
+    survivors: Masks | None = None,
     components: Mapping[str, Mapping[str, int]] | None = None,
     examples: Sequence[Mapping[str, Any]] = (),
     data_summary: Mapping[str, Mapping[str, Any]] | None = None,
@@ -43,7 +44,7 @@ def render(
     Args:
       report: what `report.json` holds.
       history: the logged steps: dicts with `phase`, `step`, losses, sparsities, `validation/<metric>`.
-      survivors: axis name → mask values in dense order, 0 = removed; None when nothing was pruned.
+      survivors: axis name → mask values in dense order, 0 = removed, of all layers of the dense model.
       components: "dense" and "pruned", or "model" → component → number of parameters.
       examples: dicts with `source`, `references` and the models' outputs, by the names in `components`.
       data_summary: split → name → number or text.
@@ -51,21 +52,15 @@ def render(
     Returns:
       The file's text. Every string that came in is escaped.
     """
-    params = section(report, "params")
-    kept, layers = params.get("kept_decoder_layers"), params.get("dense_decoder_layers")
-    counted = params.get("encoder_sparsity") if measured(params.get("encoder_sparsity")) else None
+    best_step = section(report, "stages", "prune").get("best_step")
     body = [
         _models_section(report),
         _latency_section(report),
         titled("Time by component", _COMPONENTS_LEAD, components_table(report)),
         titled("Parameters", _PARAMETERS_LEAD, figure_box(component_bars(components or {}))),
-        titled(
-            "What survived",
-            _SURVIVORS_LEAD,
-            figure_box(survivors_picture(survivors or {}, kept_decoder_layers=kept, dense_decoder_layers=layers)),
-        ),
+        titled("What survived", _SURVIVORS_LEAD, figure_box(survivors_picture(survivors or {}))),
         titled("Training", _TRAINING_LEAD, figure_box(training_curves(history, main_metric(report)))),
-        titled("Sparsity while pruning", _SPARSITY_LEAD, figure_box(sparsity_curves(history, counted))),
+        titled("Sparsity while pruning", _sparsity_lead(report), figure_box(sparsity_curves(history, best_step))),
         _examples_section(examples),
         titled("Data", "", data_table(data_summary or {})),
         titled("Time", "", stages_table(report)),
@@ -76,18 +71,24 @@ def render(
 
 _PARAMETERS_LEAD = "Where the parameters are, and where they went."
 _SURVIVORS_LEAD = (
-    "One square is an attention head; one cell of a strip is an FFN unit, in the order of the dense model. "
+    "One square is an attention head; one cell of a strip is an FFN unit, or a dimension of d_model, in the order of "
+    "the dense model; one box is a layer. "
     "Outlined squares and pale cells were removed; darker ones were kept with a mask nearer to one, "
     "and the mask is folded into the weights."
 )
 _TRAINING_LEAD = "Pale lines are the logged values, strong lines their moving average, dots the evaluations."
-_SPARSITY_LEAD = "The multipliers push the expected sparsity of the gates to its target."
+_CONSTRAINED = {"nash": " of the encoder", "nash_auto": " of each side", "cofi": " of the whole model"}
 _LATENCY_LEAD = "Mean ± standard deviation, compilation left out."
 _FACTORS_LEAD = " Factors: median of dense over median of pruned."
 _COMPONENTS_LEAD = (
     "Median ± standard deviation of what a component adds to a generation, and its share. Components are timed as "
     "programs of their own; the remainder is what XLA fuses or orders otherwise in one program, and noise."
 )
+
+
+def _sparsity_lead(report: Report) -> str:
+    of_what = _CONSTRAINED.get(str(report.get("method")), "")
+    return f"The multipliers push the expected sparsity{of_what} to its target."
 
 
 def _page(report: Report, main: Markup) -> str:
@@ -184,16 +185,13 @@ def _sparsity_tile(params: Mapping[str, Any], side: str) -> list[tuple[str, str,
     if not measured(counted):
         note = "its dense form is not named"
         return [(f"{side.capitalize()} sparsity", f"≥ {format_percent(least)}", note)] if measured(least) else []
-    kept, layers = params.get("kept_decoder_layers"), params.get("dense_decoder_layers")
-    if measured(expected):
-        note = f"counted; the gates expected {format_percent(expected)}"
-    elif side == "decoder" and kept is not None and layers:
-        note = f"counted; {len(kept)} of {layers} layers kept"
-    elif params.get("reference"):
-        note = f"against {params['reference']}"
-    else:
-        note = "counted"
-    return [(f"{side.capitalize()} sparsity", format_percent(counted), note)]
+    notes = ["counted"]
+    if measured(expected) and expected > 0:
+        notes.append(f"the gates expected {format_percent(expected)}")
+    notes += filter(None, [what_went(params, side)])
+    if params.get("reference"):
+        notes = [f"against {params['reference']}"]
+    return [(f"{side.capitalize()} sparsity", format_percent(counted), "; ".join(notes))]
 
 
 def _models_section(report: Report) -> Markup:

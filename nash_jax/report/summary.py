@@ -76,6 +76,23 @@ def quality_kept(report: Report) -> float | None:
     return ratio(section(report, "metrics", "pruned").get(name), section(report, "metrics", "dense").get(name))
 
 
+def what_went(params: Mapping[str, Any], side: str) -> str:
+    """Layers and sub-layers that a side has lost: "4 of 6 decoder layers gone"; "" where none is.
+
+    Args:
+      params: of a report of a training run.
+      side: `encoder` or `decoder`.
+    """
+    kept, removed = params.get(f"kept_{side}_layers"), params.get(f"removed_{side}_sublayers") or []
+    layers, sublayers = (params.get(f"dense_{side}_{parts}") for parts in ("layers", "sublayers"))
+    whole = layers - len(kept) if kept is not None and measured(layers) else 0
+    lone = [name for name in removed if int(name.split(".")[1]) in (kept or [])]
+    said = [f"{len(removed)} of {sublayers} {side} sub-layers gone"] if lone else []
+    if whole:
+        said.append(f"with them {whole} of {layers} layers" if lone else f"{whole} of {layers} {side} layers gone")
+    return ", ".join(said)
+
+
 def setups(rows: Rows) -> list[Setup]:
     """The set-ups measured, in the order of their first rows."""
     return list(dict.fromkeys(Setup.of(row) for row in rows))

@@ -1,7 +1,7 @@
-"""The picture of what pruning left: heads, FFN units and decoder layers."""
+"""The picture of what pruning left: heads, FFN units, whole layers, and d_model."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from nash_jax.report.svg import MUTED, OUTLINE, PRUNED, REMOVED, SOFT, WIDTH, canvas, draw
+from nash_jax.spec import SIDES
 
-Masks = Mapping[str, Sequence[float]]
+Masks = Mapping[str, Sequence[float] | np.ndarray]
 
 _LEFT = 64.0  # where a row's first picture begins, after its name
 _ROW = 20.0
@@ -20,6 +21,8 @@ _GAP = 6.0
 _CELL = 13.0
 _STRIP_COUNT = 84.0  # room for "3072/3072 units"
 _HEADS_COUNT = 64.0
+_KEY_HEIGHT = 20.0
+_ORDER = ("attention", "self_attention", "cross_attention", "ffn")
 
 
 class _Part(NamedTuple):
@@ -30,113 +33,128 @@ class _Part(NamedTuple):
     values: np.ndarray  # [size], 0 = removed
 
     @property
-    def label(self) -> str:
-        return f"{np.count_nonzero(self.values > 0)}/{len(self.values)} {self.axis}"
-
-
-class _Section(NamedTuple):
-    """The layers of one side, or the axes that belong to no layer."""
-
-    title: str
-    rows: dict[str, list[_Part]]  # row name → its parts
+    def kept(self) -> int:
+        return int(np.count_nonzero(self.values))
 
     @property
-    def height(self) -> float:
-        return 34 + _ROW * len(self.rows)
+    def label(self) -> str:
+        gone = self.kept == 0 < len(self.values)
+        return "gone" if gone else f"{self.kept}/{len(self.values)} {self.axis}"
 
 
-def _sections(survivors: Masks) -> list[_Section]:
-    """Axes sorted into encoder, decoder and the rest (`embed`, say), layers in order."""
-    rows: dict[str, dict[str, list[_Part]]] = {"encoder": {}, "decoder": {}, "other axes": {}}
-    for name in sorted(survivors, key=_natural):
-        values = np.asarray(survivors[name], float)
-        found = re.fullmatch(r"(encoder|decoder)\.(\d+)\.(\w+)\.(heads|units)", name)
-        if found is None:
-            rows["other axes"][name] = [_Part("", "kept", values)]
-            continue
-        side, layer, sublayer, axis = found.groups()
-        rows[side].setdefault(f"layer {layer}", []).append(_Part(sublayer, axis, values))
-    return [_Section(title, {k: _in_order(v) for k, v in found.items()}) for title, found in rows.items() if found]
+Layers = Mapping[int, Sequence[_Part]]
 
 
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in name.split(".")]
+class _Block(NamedTuple):
+    """A titled part of the picture."""
+
+    title: str
+    totals: str
+    height: float
+    paint: Callable[[Axes, float], None]  # on axes, below a height
+    shaded: bool = True  # by mask values, which the key explains
+    spoken: str = ""  # what the label says beyond the totals
 
 
-def _in_order(parts: list[_Part]) -> list[_Part]:
-    order = ("attention", "self_attention", "cross_attention", "ffn")
-    return sorted(parts, key=lambda part: order.index(part.sublayer) if part.sublayer in order else len(order))
+def survivors_picture(survivors: Masks) -> str:
+    """What is left of each side, and of d_model where it has gates.
 
-
-def _totals(section: _Section) -> str:
-    counts: dict[str, list[int]] = {}
-    for part in (part for parts in section.rows.values() for part in parts):
-        kept, size = counts.setdefault(part.axis, [0, 0])
-        counts[part.axis] = [kept + int(np.count_nonzero(part.values > 0)), size + len(part.values)]
-    where = " (self-attention left, cross-attention right)" if section.title == "decoder" else ""
-    notes = {"heads": where, "units": ""}
-    return ", ".join(
-        f"{kept:,} of {size:,} {axis}{notes[axis]}" for axis, (kept, size) in counts.items() if axis in notes
-    )
-
-
-def survivors_picture(
-    survivors: Masks, *, kept_decoder_layers: Sequence[int] | None = None, dense_decoder_layers: int | None = None
-) -> str:
-    """Heads as squares and FFN units as a strip, a row for each layer, and the decoder layers kept.
+    A side of which only whole layers are gone is a row of boxes. Any other has a row a layer: heads as squares, FFN
+    units as a strip.
 
     Args:
-      survivors: axis name (`encoder.0.attention.heads`) → mask values in dense order, 0 = removed.
-      kept_decoder_layers: ids of the teacher's decoder layers that the pruned model has.
-      dense_decoder_layers: how many the teacher has; only the kept ones are drawn without it.
+      survivors: axis name (`encoder.0.attention.heads`, `embed`) → mask values in the dense model's order, 0 = removed.
 
     Returns:
       An `<svg>` element, "" where there is nothing to show.
     """
-    sections = _sections(survivors)
-    kept = list(kept_decoder_layers or [])
-    layers = list(range(dense_decoder_layers or 0)) or kept
-    of_all = f" of the dense model's {dense_decoder_layers}" if dense_decoder_layers else ""
-    shortened = kept_decoder_layers is not None and len(layers) > 0
-    if not sections and not shortened:
+    sides = {side: _layers(survivors, side) for side in SIDES}
+    blocks = [(_boxes if _only_whole(layers) else _rows)(side, layers) for side, layers in sides.items() if layers]
+    if "embed" in survivors:
+        blocks.append(_d_model(np.asarray(survivors["embed"], float)))
+    if not blocks:
         return ""
-    height = sum(section.height for section in sections) + (_BOXES_HEIGHT if shortened else 0) + 4
+    key = _KEY_HEIGHT if any(block.shaded for block in blocks) else 0.0
+    height = key + sum(block.height for block in blocks) + 4
 
     def paint(figure: Figure) -> None:
         axes = canvas(figure, height)
-        top = 0.0
-        for section in sections:
-            _draw_section(axes, section, top, key=top == 0.0)
-            top += section.height
-        if shortened:
-            _draw_layers(axes, layers, kept, top, f"{len(kept)}{of_all} layers")
+        if key:
+            _draw_key(axes, key / 2)
+        top = key
+        for block in blocks:
+            axes.text(0, top + 12, block.title, fontsize=9.5, fontweight="bold", va="center")
+            axes.text(_LEFT, top + 12, f"kept {block.totals}", color=MUTED, va="center")
+            block.paint(axes, top)
+            top += block.height
 
-    said = [f"{section.title}: {_totals(section)}" for section in sections]
-    if shortened:
-        said.append(f"decoder layers kept: {', '.join(map(str, kept)) or 'none'}")
-    return draw(paint, name="survivors", label="What survived. " + "; ".join(said), height=height, layout=None)
-
-
-def _draw_section(axes: Axes, section: _Section, top: float, *, key: bool) -> None:
-    totals = _totals(section)
-    title = section.title.capitalize()
-    axes.text(0, top + 12, title, fontsize=9.5, fontweight="bold", va="center")
-    axes.text(_LEFT, top + 12, f"kept {totals}" if totals else "", color=MUTED, va="center")
-    if key:
-        _draw_key(axes, top + 12)
-    heads = [max(map(len, column)) for column in _head_columns(section)]
-    pitch = min(_CELL + 3, 300 / max(1, sum(heads)))
-    for i, (name, parts) in enumerate(section.rows.items()):
-        middle = top + 34 + _ROW * i
-        axes.text(0, middle, name, va="center", color=MUTED)
-        _draw_row(axes, parts, middle, [width * pitch for width in heads], pitch)
+    said = "; ".join(f"{block.title}: kept {block.totals}{block.spoken}" for block in blocks)
+    return draw(paint, name="survivors", label=f"What survived. {said}", height=height, layout=None)
 
 
-def _head_columns(section: _Section) -> list[list[np.ndarray]]:
-    """Mask values of the first, second, … heads axis of every row; rows with fewer axes leave gaps."""
-    rows = [[part.values for part in parts if part.axis == "heads"] for parts in section.rows.values()]
-    number = max((len(row) for row in rows), default=0)
-    return [[row[i] for row in rows if len(row) > i] for i in range(number)]
+def _layers(survivors: Masks, side: str) -> Layers:
+    """Layer id → its parts, both in order."""
+    found: dict[int, list[_Part]] = {}
+    for name, values in survivors.items():
+        place = re.fullmatch(rf"{side}\.(\d+)\.(\w+)\.(heads|units)", name)
+        if place is not None:
+            layer, sublayer, axis = place.groups()
+            found.setdefault(int(layer), []).append(_Part(sublayer, axis, np.asarray(values, float)))
+    return {layer: sorted(found[layer], key=lambda part: _ORDER.index(part.sublayer)) for layer in sorted(found)}
+
+
+def _alive(layers: Layers) -> list[int]:
+    return [layer for layer, parts in layers.items() if any(part.kept for part in parts)]
+
+
+def _only_whole(layers: Layers) -> bool:
+    """Each layer is there untouched, or gone."""
+    alive = _alive(layers)
+    return all(np.all(part.values == 1) for layer in alive for part in layers[layer])
+
+
+def _spoken_ids(layers: Layers) -> str:
+    alive = _alive(layers)
+    return "" if len(alive) == len(layers) else f", layers left: {', '.join(map(str, alive)) or 'none'}"
+
+
+def _totals(layers: Layers) -> str:
+    """Layers and sub-layers where any are gone, heads and units always."""
+    parts = [part for parts in layers.values() for part in parts if len(part.values)]
+    counts = {"layers": (len(_alive(layers)), len(layers)), "sub-layers": (sum(p.kept > 0 for p in parts), len(parts))}
+    counts = {name: (kept, size) for name, (kept, size) in counts.items() if kept < size}
+    for axis in ("heads", "units"):
+        own = [part for part in parts if part.axis == axis]
+        counts[axis] = (sum(part.kept for part in own), sum(len(part.values) for part in own))
+    return ", ".join(f"{kept:,} of {size:,} {name}" for name, (kept, size) in counts.items())
+
+
+def _rows(side: str, layers: Layers) -> _Block:
+    """A row a layer."""
+    widths = _head_widths(layers)
+    pitch = min(_CELL + 3, 300 / max(1, sum(widths)))
+    columns = [width * pitch for width in widths]
+
+    def paint(axes: Axes, top: float) -> None:
+        left = _LEFT
+        names = [part.sublayer.replace("_", "-") for part in next(iter(layers.values()))]
+        for name, width in zip(names, [*(c + _HEADS_COUNT for c in columns), _GAP], strict=False):
+            inset = _GAP if name == "ffn" else 0
+            axes.text(left + inset, top + 30, name.replace("ffn", "FFN"), color=MUTED, va="center", fontsize=8.5)
+            left += width
+        for i, (layer, parts) in enumerate(layers.items()):
+            middle = top + 48 + _ROW * i
+            axes.text(0, middle, f"layer {layer}", va="center", color=MUTED)
+            _draw_row(axes, parts, middle, columns, pitch)
+
+    height = 44 + _ROW * len(layers) + 4
+    return _Block(side.capitalize(), _totals(layers), height, paint, spoken=_spoken_ids(layers))
+
+
+def _head_widths(layers: Layers) -> list[int]:
+    """Heads of the widest layer, for the first, second, … attention of a layer."""
+    rows = [[len(part.values) for part in parts if part.axis == "heads"] for parts in layers.values()]
+    return [max(column) for column in zip(*rows, strict=False)]
 
 
 def _draw_row(axes: Axes, parts: Sequence[_Part], middle: float, widths: Sequence[float], pitch: float) -> None:
@@ -145,11 +163,39 @@ def _draw_row(axes: Axes, parts: Sequence[_Part], middle: float, widths: Sequenc
         _draw_heads(axes, part.values, left, middle, pitch)
         axes.text(left + width + 3, middle, part.label, va="center", fontsize=8.5)
         left += width + _HEADS_COUNT
-    left = _LEFT + sum(widths) + _HEADS_COUNT * len(widths)
     for part in (part for part in parts if part.axis != "heads"):
         right = WIDTH - _STRIP_COUNT
         _draw_strip(axes, part.values, left + _GAP, right, middle)
         axes.text(right + 6, middle, part.label, va="center", fontsize=8.5)
+
+
+def _d_model(values: np.ndarray) -> _Block:
+    """One strip."""
+
+    def paint(axes: Axes, top: float) -> None:
+        _draw_strip(axes, values, _LEFT, WIDTH - _STRIP_COUNT, top + 32)
+        kept = f"{np.count_nonzero(values)}/{len(values)}"
+        axes.text(WIDTH - _STRIP_COUNT + 6, top + 32, kept, va="center", fontsize=8.5)
+
+    return _Block("d_model", f"{np.count_nonzero(values):,} of {len(values):,} dimensions", 46.0, paint)
+
+
+def _boxes(side: str, layers: Layers) -> _Block:
+    """A box a layer, outlined where the layer is gone."""
+    alive = _alive(layers)
+
+    def paint(axes: Axes, top: float) -> None:
+        pitch = min(46.0, (WIDTH - _LEFT) / len(layers))
+        axes.text(0, top + 40, "layer", va="center", color=MUTED)
+        for i, layer in enumerate(layers):
+            face, edge, ink = (PRUNED, PRUNED, "white") if layer in alive else ("none", OUTLINE, MUTED)
+            left, weight = _LEFT + i * pitch, "bold" if layer in alive else "normal"
+            axes.add_patch(Rectangle((left + 0.5, top + 29), pitch - 5, 22, linewidth=1.0, fc=face, ec=edge))
+            place = (left + (pitch - 4) / 2, top + 40)
+            axes.text(*place, str(layer), ha="center", va="center", color=ink, fontweight=weight)
+
+    totals = f"{len(alive)} of the dense model's {len(layers)} layers"
+    return _Block(side.capitalize(), totals, 62.0, paint, shaded=False, spoken=_spoken_ids(layers))
 
 
 def shade(values: np.ndarray) -> np.ndarray:
@@ -188,20 +234,3 @@ def _draw_key(axes: Axes, middle: float) -> None:
         color = shade(np.asarray([value]))[0] if value > 0 else None
         _draw_square(axes, left, middle, 10, color)
         axes.text(left + 14, middle, text, va="center", fontsize=8.5, color=MUTED)
-
-
-_BOXES_HEIGHT = 62.0
-
-
-def _draw_layers(axes: Axes, layers: Sequence[int], kept: Sequence[int], top: float, title: str) -> None:
-    axes.text(0, top + 12, "Decoder", fontsize=9.5, fontweight="bold", va="center")
-    axes.text(_LEFT, top + 12, f"kept {title}", color=MUTED, va="center")
-    pitch = min(46.0, (WIDTH - _LEFT) / len(layers))
-    axes.text(0, top + 40, "layer", va="center", color=MUTED)
-    for i, layer in enumerate(layers):
-        alive = layer in kept
-        face, edge = (PRUNED, PRUNED) if alive else ("none", OUTLINE)
-        axes.add_patch(Rectangle((_LEFT + i * pitch + 0.5, top + 29), pitch - 5, 22, linewidth=1.0, fc=face, ec=edge))
-        ink = "white" if alive else MUTED
-        place = (_LEFT + i * pitch + (pitch - 4) / 2, top + 40)
-        axes.text(*place, str(layer), ha="center", va="center", color=ink, fontweight="bold" if alive else "normal")

@@ -17,12 +17,14 @@ from nash_jax.fresh_model import param_shapes
 from nash_jax.models import param_axes
 from nash_jax.pruning.compact import removed_share
 from nash_jax.report.html import render
-from nash_jax.spec import SIDES
+from nash_jax.report.remains import count_layers, dense_masks
+from nash_jax.spec import SIDES, ModelSpec
 from nash_jax.training.metrics import read_rows, write_text
 from nash_jax.tree import count
 from nash_jax.workdir import is_main
 
 _PACKAGES = ("nash_jax", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+_STAGE_FACTS = ("seconds", "steps", "best_step")
 
 
 def write_report(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -34,15 +36,18 @@ def write_report(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, An
     """
     (dense_spec, dense), (pruned_spec, pruned) = recipe.model("finetune"), recipe.model("retrain")
     sizes = {"dense": component_sizes(dense), "pruned": component_sizes(pruned)}
-    shortened = {name: value for name, value in stages["shorten"].items() if name not in ("seconds", "importance")}
+    started = {side: stages["shorten"][f"kept_{side}_layers"] for side in SIDES}
+    survivors = dense_masks(dense_spec, started, recipe.masks())
+    shortened_spec, _ = recipe.model("shorten")
     report = _common(recipe.config, stages) | {
+        "method": recipe.config.method,
         "params": {
             "dense": count(dense),
             "pruned": count(pruned),
             "encoder_sparsity": removed_share(dense_spec, pruned_spec, "encoder", param_axes),
             "decoder_sparsity": removed_share(dense_spec, pruned_spec, "decoder", param_axes),
-            "expected_encoder_sparsity": stages["prune"]["expected_encoder_sparsity"],
-            **shortened,
+            **expected_sparsities(dense_spec, shortened_spec, stages["prune"]),
+            **count_layers(dense_spec, survivors),
         },
         "speedup": stages["benchmark"]["speedup"],
         "components": {"parameters": sizes},
@@ -50,12 +55,28 @@ def write_report(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, An
     if is_main():
         page = {
             "history": [row for path in recipe.workdir.files("metrics.jsonl") for row in read_rows(path)],
-            "survivors": {name: mask.tolist() for name, mask in recipe.masks().items()},
+            "survivors": survivors,
             "examples": stages["evaluate"]["examples"],
             "data_summary": stages["data"]["summary"],
         }
         _write(recipe.workdir.folder, report, page)
     return report
+
+
+def expected_sparsities(dense: ModelSpec, shortened: ModelSpec, pruned: dict[str, Any]) -> dict[str, float]:
+    """What the gates expect to be gone of the dense model's encoder and, where it has gates, decoder.
+
+    Args:
+      dense: the model before anything was removed.
+      shortened: the model that the gates know.
+      pruned: what the prune stage found, shares of the shortened model; without gates, 0 of the encoder.
+    """
+    found = {"expected_encoder_sparsity": 0.0}
+    for side in SIDES:
+        name = f"expected_{side}_sparsity"
+        if own := pruned.get(name):
+            found[name] = 1 - (1 - own) * (1 - removed_share(dense, shortened, side, param_axes))
+    return found
 
 
 def write_evaluation(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -97,8 +118,7 @@ def write_timing(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, An
         "params": {
             **{name: sum(parts.values()) for name, parts in sizes.items()},
             **{f"{side}_sparsity": removed_share(dense, pruned, side, param_axes) for side in SIDES},
-            **{f"kept_{side}_layers": kept for side, kept in recipe.kept.items()},
-            **{f"dense_{side}_layers": len(getattr(dense, side)) for side in SIDES},
+            **count_layers(dense, dense_masks(dense, recipe.kept, {})),
         },
         "speedup": stages["benchmark"]["speedup"],
         "components": {"parameters": sizes},
@@ -121,7 +141,7 @@ def _common(config: Config, stages: dict[str, dict[str, Any]]) -> dict[str, Any]
         "metrics": evaluated.get("metrics", {}),
         "num_test_examples": evaluated.get("num_examples"),
         "benchmark": timed.get("benchmark", []),
-        "stages": {n: {k: v for k, v in s.items() if k in ("seconds", "steps")} for n, s in stages.items()},
+        "stages": {n: {k: v for k, v in s.items() if k in _STAGE_FACTS} for n, s in stages.items()},
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
 
