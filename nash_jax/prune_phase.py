@@ -1,6 +1,6 @@
 """The phase in which model and gates are trained together: what it adds to plain training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from nash_jax.generation.engine import Engine
 from nash_jax.models import mask_sites, param_axes
 from nash_jax.pruning.compact import closed_share, compact, fold
 from nash_jax.pruning.final_masks import gated_axes
-from nash_jax.pruning.lagrangian import Constraint, size_terms
+from nash_jax.pruning.lagrangian import Constraint, prunable_size, size_terms
 from nash_jax.pruning.methods import make_gates, targets
 from nash_jax.sharding import to_host
 from nash_jax.spec import SIDES, ModelSpec
@@ -85,8 +85,8 @@ class PrunePhase:
             found |= {
                 metric("expected_sparsity", part): float(expected[part]), metric("counted_sparsity", part): counted
             }  # fmt: skip
-            gaps.append(abs(float(expected[part]) - constraint.target))
-            if gated_axes(masks, constraint):  # whole sub-layers alone cannot come nearer than by half of one
+            gaps.append(abs(float(expected[part]) - constraint.target) - rounding(constraint, masks))
+            if gated_axes(masks, constraint):
                 gaps.append(abs(counted - constraint.target))
         return found, max(gaps)
 
@@ -98,3 +98,14 @@ class PrunePhase:
             return Engine(*small, self._dtype)
         self._engine.update(unflatten(fold(params, masks, param_axes(self._spec), mask_sites(self._spec))))
         return self._engine
+
+
+def rounding(constraint: Constraint, names: Collection[str]) -> float:
+    """By how much the final masks may miss the target: half a sub-layer where only whole ones can go, else nothing."""
+    if gated_axes(names, constraint):
+        return 0.0
+    total = prunable_size(constraint.terms, constraint.sizes)
+    shares = dict.fromkeys((term.sublayer for term in constraint.terms), 0.0)
+    for term in constraint.terms:
+        shares[term.sublayer] += prunable_size([term], constraint.sizes) / total
+    return max(shares.values()) / 2

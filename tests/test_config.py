@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from nash_jax.config import Config, DistillConfig, PruneConfig, TrainConfig, default_config
 from nash_jax.config_check import expected, from_config_dict
 from nash_jax.errors import UserError
+from nash_jax.study import read_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -204,7 +205,11 @@ def test_config_file(path):
     if not hasattr(module, "get_config"):  # a part that others share
         assert any(f"{path.stem} import" in other.read_text() for other in CONFIG_FILES)
         return
-    assert isinstance(from_config_dict(module.get_config()), Config)
+    config = module.get_config()
+    if "cells" in config:
+        assert all(isinstance(cell.config, Config) for cell in read_cells(config))
+    else:
+        assert isinstance(from_config_dict(config), Config)
     command = " ".join(module.__doc__.split())
     assert re.search(rf"Command: .*--config=configs/{path.stem}\.py", command)
     flags = re.findall(r"--config\.([\w.]+)=", command)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nash_jax.pruning import hard_concrete
-from nash_jax.pruning.lagrangian import Constraint, SizeTerm, expected_size, gate_costs
+from nash_jax.pruning.lagrangian import Constraint, SizeTerm, expected_size, gate_costs, prunable_size
 
 Rows = Mapping[str, Any]  # arrays, NumPy's
 
@@ -20,7 +20,8 @@ def final_masks(log_alpha: Rows, constraints: Sequence[Constraint]) -> dict[str,
     """Deterministic masks: 0 where closed, soft scores elsewhere.
 
     d_model is decided first, then whole sub-layers, then heads and units from the dearest to the cheapest, so that the
-    part of the model under each constraint loses what it is expected to lose.
+    part of the model under each constraint loses what it is expected to lose. A part whose only gates are those of whole
+    sub-layers, as NASH-auto's decoder, loses as many as come nearest to its target.
 
     Args:
       log_alpha: of each gate group: [n] of an axis, a scalar of a sub-layer.
@@ -63,10 +64,12 @@ def balanced_zeros(probs: Rows, costs: Mapping[str, float], left: float = 0.0) -
 def _zeros(probs: Rows, constraint: Constraint) -> dict[str, int]:
     """Closed gates of every group that the constraint's sizes depend on."""
     terms, sizes = constraint.terms, constraint.sizes
-    wanted = float(expected_size(terms, sizes, probs))
+    rows = gated_axes(probs, constraint)
+    wanted = (
+        float(expected_size(terms, sizes, probs)) if rows else (1 - constraint.target) * prunable_size(terms, sizes)
+    )
     zeros = {"embed": int(np.round(np.sum(1 - probs["embed"])))} if "embed" in probs else {}
     narrow = {**sizes, "embed": sizes["embed"] - zeros.get("embed", 0)}
-    rows = gated_axes(probs, constraint)
     inner = {name: p for name, p in probs.items() if name in rows}
     zeros |= _sublayers(probs, terms, narrow, wanted, bool(rows))
     closed = {term.sublayer for term in terms if zeros.get(term.sublayer)}
@@ -81,7 +84,7 @@ def _sublayers(
 ) -> dict[str, int]:
     """1 for each sub-layer to close: those more likely closed than not.
 
-    Where no heads or units can make up for the rounding: the least likely ones, until the size is nearest to `wanted`.
+    Where no heads or units can make up for the rounding: the likeliest ones, until the size is nearest to `wanted`.
     """
     names = sorted({term.sublayer for term in terms if term.sublayer in probs}, key=lambda n: (float(probs[n]), n))
     if correctable:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.config import STAGES
-from nash_jax.report.summary import Setup, setup_label, what_went
+from nash_jax.report.summary import Setup, find_row, setup_label, setups, what_went
 from nash_jax.spec import SIDES
 
 Report = dict[str, Any]
@@ -25,18 +25,20 @@ def places(folder: Path) -> str:
 
 
 def _pair(report: Report) -> Iterator[str]:
-    """Quality, size and speed of dense and pruned."""
-    dense, pruned = report["metrics"]["dense"], report["metrics"]["pruned"]
+    """Quality, where it was measured, size and speed of dense and pruned."""
+    dense, pruned = (report["metrics"].get(name, {}) for name in ("dense", "pruned"))
     params = report["params"]
     yield f"{'':28}{'dense':>12}{'pruned':>12}"
     yield from (f"{name:28}{dense[name]:12.2f}{pruned[name]:12.2f}" for name in dense)
     yield f"{'parameters':28}{params['dense']:12,}{params['pruned']:12,}"
-    medians = {(r["model"], r["batch_size"]): r for r in report["benchmark"]}
-    for size, factor in report["speedup"].items():
-        times = [medians[name, int(size)] for name in ("dense", "pruned")]
+    rows = report["benchmark"]
+    found = setups(rows)
+    for setup in found:
+        times = [find_row(rows, name, setup) for name in ("dense", "pruned")]
         yield (
-            f"{f'ms a batch of {size}':28}{times[0]['median_ms']:12.1f}{times[1]['median_ms']:12.1f}"
-            f"   {factor:.2f}× (std {times[0]['std_ms']:.1f}, {times[1]['std_ms']:.1f}; {times[0]['runs']} runs)"
+            f"{f'ms, {setup_label(setup, found)}':28}{times[0]['median_ms']:12.1f}{times[1]['median_ms']:12.1f}"
+            f"   {times[0]['median_ms'] / times[1]['median_ms']:.2f}×"
+            f" (std {times[0]['std_ms']:.1f}, {times[1]['std_ms']:.1f}; {times[0]['runs']} runs)"
         )
     for side in SIDES:
         counted, expected = params[f"{side}_sparsity"], params.get(f"expected_{side}_sparsity")
