@@ -61,10 +61,10 @@ def test_as_many_parameters_as_expected(method, seed):
 
 
 @given(seed=seeds)
-def test_sublayers_alone_come_as_near_as_they_can(seed):
+def test_sublayers_alone_come_as_near_to_the_target_as_they_can(seed):
     rows = random_rows(SPEC, "nash_auto", seed)
     masks = final_masks(rows, list(constraints_of(SPEC, "nash_auto").values()))
-    wanted = expected_share(SPEC, rows, "decoder")
+    wanted = targets("nash_auto", 0.4, 0.5)["decoder"]
     largest = 4 * SPEC.d_model**2 / (4 * (8 * SPEC.d_model**2 + 2 * SPEC.d_model * 64))
     assert abs(closed_share(SPEC, masks, "decoder", param_axes) - wanted) <= largest / 2 + 1e-6
     lone = {n: float(row) for n, row in rows.items() if n.startswith("decoder")}
@@ -84,8 +84,8 @@ def test_open_gates_stay_and_scores_stay_soft(method, seed):
         score = 1 / (1 + np.exp(-0.8 * np.asarray(rows[name], np.float64) / (2 / 3)))
         np.testing.assert_allclose(mask[mask != 0], score[mask != 0], rtol=1e-5)
     everything = {name: np.full(np.shape(row), 10.0, np.float32) for name, row in rows.items()}
-    for mask in final_masks(everything, list(constraints_of(SPEC, method).values())).values():
-        assert (mask > 0.99).all()
+    for name, mask in final_masks(everything, list(constraints_of(SPEC, method).values())).items():
+        assert (mask > 0.99).all() or (method == "nash_auto" and name.startswith("decoder"))  # whose number is fixed
 
 
 @pytest.mark.parametrize("method", [m for m, own in METHODS.items() if own.gates])

@@ -7,6 +7,7 @@ import pytest
 
 from nash_jax.config import DistillConfig, PruneConfig
 from nash_jax.models import build, mask_sites, param_axes
+from nash_jax.prune_phase import rounding
 from nash_jax.pruning.compact import closed_share, compact
 from nash_jax.pruning.methods import METHODS, make_gates, targets
 from nash_jax.spec import dense_spec
@@ -15,7 +16,7 @@ from nash_jax.training.optim import make_optimizer
 from nash_jax.training.state import make_state
 from nash_jax.training.steps import Pruner, StudentLoss, make_step
 
-STEPS, WARMUP = 320, 60
+STEPS, WARMUP = 500, 200  # at 0.2 a step, gates go from one end to the other in 46
 SPEC = dense_spec(
     vocab_size=23, d_model=16, d_ff=32, num_heads=4, encoder_layers=3, decoder_layers=6, dropout_rate=0.0, tied=False
 )  # fmt: skip
@@ -33,7 +34,7 @@ def prune(method: str, seed: int, steps: dict):
         wanted = targets(method, 0.4, decoder_share=2 / 6)
         gates, constraints = make_gates(method, wanted, param_axes(SPEC), SPEC.axis_sizes(), units_droprate=0.5)
         pruner = Pruner(gates, constraints, 0, WARMUP)
-        tx = make_optimizer(PruneConfig(learning_rate=3e-3), STEPS, gate_learning_rate=0.1)
+        tx = make_optimizer(PruneConfig(learning_rate=3e-3), STEPS, gate_learning_rate=0.2)
         steps[method] = pruner, tx, make_step(StudentLoss(build(SPEC), DistillConfig(), None, pruner), tx)
     pruner, tx, step = steps[method]
     trained = {"model": random_params(SPEC, seed, scale=0.2), **pruner.initial_params(jax.random.key(seed))}
@@ -50,14 +51,12 @@ def prune(method: str, seed: int, steps: dict):
 def test_within_a_point_of_the_target(method, seed, steps, logits):
     params, pruner, expected, masks = prune(method, seed, steps)
     for part, constraint in pruner.constraints.items():
-        assert abs(expected[part] - constraint.target) < 0.01, part
-        counted = closed_share(SPEC, masks, part, param_axes)
-        half_a_sublayer = 0.5 * 4 * 16 * 16 / (6 * (8 * 16 * 16 + 2 * 16 * 32))
-        assert abs(counted - expected[part]) < (half_a_sublayer if part == "decoder" else 0.01), part
+        assert abs(expected[part] - constraint.target) < 0.01 + rounding(constraint, masks), part
+        assert abs(closed_share(SPEC, masks, part, param_axes) - constraint.target) < 0.01, part
     batch = random_batch(SPEC, rows=4, source=8, target=6, seed=seed)
     narrow, small = compact(SPEC, params, masks, param_axes=param_axes, mask_sites=mask_sites)
     masked = logits(SPEC, params, batch, masks)
     np.testing.assert_allclose(logits(narrow, small, batch), masked, atol=1e-5 * np.abs(masked).max())
     if method == "nash_auto":  # whole decoder sub-layers are gone, and no part of another
         sizes = [size for name, (_, size) in narrow.sublayers().items() if name.startswith("decoder")]
-        assert sizes.count(0) in range(9, 16) and set(sizes) <= {0, 4, 32}
+        assert sizes.count(0) == 12 and set(sizes) <= {0, 4, 32}

@@ -20,8 +20,8 @@ def final_masks(log_alpha: Rows, constraints: Sequence[Constraint]) -> dict[str,
     """Deterministic masks: 0 where closed, soft scores elsewhere.
 
     d_model is decided first, then whole sub-layers, then heads and units from the dearest to the cheapest, so that the
-    part of the model under each constraint loses what it is expected to lose. A part whose only gates are those of whole
-    sub-layers, as NASH-auto's decoder, loses as many as come nearest to its target.
+    part of the model under each constraint loses what it is expected to lose. A part that has gates of whole sub-layers
+    alone, as NASH-auto's decoder, loses as many as come nearest to its target.
 
     Args:
       log_alpha: of each gate group: [n] of an axis, a scalar of a sub-layer.
@@ -65,9 +65,8 @@ def _zeros(probs: Rows, constraint: Constraint) -> dict[str, int]:
     """Closed gates of every group that the constraint's sizes depend on."""
     terms, sizes = constraint.terms, constraint.sizes
     rows = gated_axes(probs, constraint)
-    wanted = (
-        float(expected_size(terms, sizes, probs)) if rows else (1 - constraint.target) * prunable_size(terms, sizes)
-    )
+    target = (1 - constraint.target) * prunable_size(terms, sizes)
+    wanted = float(expected_size(terms, sizes, probs)) if rows else target
     zeros = {"embed": int(np.round(np.sum(1 - probs["embed"])))} if "embed" in probs else {}
     narrow = {**sizes, "embed": sizes["embed"] - zeros.get("embed", 0)}
     inner = {name: p for name, p in probs.items() if name in rows}
