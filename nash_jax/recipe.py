@@ -252,7 +252,7 @@ class Recipe:
             frozen=frozen_params(spec, embeddings=bool(joint and joint.freeze_embeddings)),
         )  # fmt: skip
         if config.distill.hidden and name != "finetune":
-            params = params | {"projection": jnp.eye(spec.d_model)}
+            params = params | {"projection": self._projection(name, spec)}
         shardings = param_shardings(self.mesh, param_axes(spec), spec.axis_sizes())
         state = place_state(make_state(params, tx, self._seed(f"{name} rng")), self.mesh, shardings)
         teacher, teacher_params = None, {}
@@ -269,6 +269,12 @@ class Recipe:
         )  # fmt: skip
         best, result = train(phase, self.mesh)
         return result, best
+
+    def _projection(self, name: str, spec: ModelSpec) -> jax.Array:
+        """Hidden states of the student → the teacher's [D, D of the teacher], at first as they are."""
+        masks = self.masks() if name == "retrain" else {}
+        kept = np.flatnonzero(masks["embed"]) if "embed" in masks else np.arange(spec.d_model)
+        return jnp.eye(self.model("finetune")[0].d_model)[kept]
 
     # -- making it small ----------------------------------------------------------------------------------
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from nash_jax.config import DistillConfig
+from nash_jax.models import build
 from nash_jax.pruning.distill import hidden_loss, logits_loss, match_layers, teacher_layers
+from nash_jax.pruning.layer_selection import select_layers
+from nash_jax.spec import dense_spec
+from nash_jax.testing import random_batch, random_params
+from nash_jax.training.steps import StudentLoss, alive_layers
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -150,3 +158,37 @@ def test_hidden_loss_of_bfloat16_states_is_float32():
     states = [jnp.asarray(h, jnp.bfloat16) for h in hidden_states(0, 4)]
     loss = hidden_loss(states, hidden_states(1, 4), jnp.eye(6), jnp.ones((2, 4)), 8.0)
     assert loss.dtype == jnp.float32
+
+
+SPEC = dense_spec(vocab_size=23, d_model=8, d_ff=12, num_heads=2, encoder_layers=2, decoder_layers=3, dropout_rate=0.0)
+
+
+def distilled(spec, params, teacher, masks=None):
+    """The hidden loss of a student under masks."""
+    batch, weights = random_batch(spec), DistillConfig(task=0.0, hidden=1.0)
+    loss = StudentLoss(build(spec), weights, build(SPEC))
+    if masks is not None:
+        loss.pruner = SimpleNamespace(masks=lambda *_: masks, loss=lambda *_: (jnp.zeros(()), {}))
+    totals = {"source": jnp.sum(batch["input_ids"] != 0), "target": jnp.sum(batch["labels"] != 0)}
+    params = {"model": params, "projection": jnp.eye(8)}
+    return float(loss(params, teacher, batch, {"dropout": None, "gates": None}, totals, 1.0, 0)[1]["hidden_loss"])
+
+
+def test_the_decoder_is_matched_where_depths_are_equal():
+    teacher = random_params(SPEC, 1)
+    assert distilled(SPEC, teacher, teacher) == pytest.approx(0, abs=1e-9)
+    other = random_params(SPEC, 2)
+    assert distilled(SPEC, teacher | {"decoder": other["decoder"]}, teacher) > 1e-3
+    short, params = select_layers(SPEC, teacher | {"decoder": other["decoder"]}, decoder=[0, 2])
+    assert distilled(short, params, teacher) == pytest.approx(0, abs=1e-9)
+
+
+def test_closed_layers_are_not_matched():
+    teacher = random_params(SPEC, 1)
+    opened = {f"encoder.{i}.attention": jnp.ones(()) for i in range(2)}
+    assert distilled(SPEC, teacher, teacher, opened) == pytest.approx(0, abs=1e-9)
+    np.testing.assert_array_equal(alive_layers({"encoder.1.attention": 0.0}, "encoder", 2), [1, 0])
+    np.testing.assert_array_equal(
+        alive_layers({"decoder.0.self_attention": 0.0, "decoder.1.ffn": 0.0}, "decoder", 2), [0, 1]
+    )
+    assert distilled(SPEC, teacher, teacher, {"encoder.1.attention": jnp.zeros(())}) > 1e-3

@@ -134,13 +134,14 @@ class StudentLoss:
         spec = self.model.spec
         masks = self.pruner.masks(params, rngs["gates"], step) if self.pruner else None
         counted = (batch["labels"] != spec.pad_id).astype(jnp.float32)
-        logits, hidden = self._forward(self.model, params["model"], batch, masks, rngs["dropout"])
+        outputs = self._forward(self.model, params["model"], batch, masks, rngs["dropout"])
+        logits = outputs["logits"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
         task = jnp.sum(losses * counted) / totals["target"]
         right = jnp.sum((logits.argmax(-1) == batch["labels"]) * counted) / totals["target"]
         loss, metrics = self.weights.task * task, {"task_loss": task, "token_accuracy": right}
         if self.teacher is not None:
-            extra, more = self._distill(params, teacher_params, batch, logits, hidden, counted, totals)
+            extra, more = self._distill(params, teacher_params, batch, outputs, masks or {}, totals)
             loss, metrics = loss + extra, metrics | more
         if self.pruner:
             constraint, more = self.pruner.loss(params, step)
@@ -148,10 +149,8 @@ class StudentLoss:
             metrics |= {name: share * value for name, value in more.items()}
         return loss, {"loss": loss, **metrics}
 
-    def _forward(
-        self, model: Any, params: Any, batch: Batch, masks: Any, dropout: jax.Array | None
-    ) -> tuple[jax.Array, list[jax.Array]]:
-        """Logits and the encoder layers' outputs; dropout only with a key and a rate."""
+    def _forward(self, model: Any, params: Any, batch: Batch, masks: Any, dropout: jax.Array | None) -> dict[str, Any]:
+        """`logits`, and the outputs of the layers of `encoder` and `decoder`; dropout only with a key and a rate."""
         spec, variables = model.spec, {"params": params}
         kwargs: dict[str, Any] = {"deterministic": True}
         if dropout is not None and spec.dropout_rate > 0:
@@ -159,23 +158,40 @@ class StudentLoss:
         mask = batch["input_ids"] != spec.pad_id
         encoded, hidden = model.apply(variables, batch["input_ids"], mask, masks, method="encode", **kwargs)
         inputs = shift_right(batch["labels"], spec.decoder_start_id)
-        logits, _ = model.apply(variables, inputs, encoded, mask, masks, method="decode", **kwargs)
-        return logits, hidden
+        logits, decoded = model.apply(variables, inputs, encoded, mask, masks, method="decode", **kwargs)
+        return {"logits": logits, "encoder": hidden, "decoder": decoded}
 
     def _distill(
-        self, params: Any, teacher_params: Any, batch: Batch, logits: jax.Array, hidden: list[jax.Array],
-        counted: jax.Array, totals: Metrics,
+        self, params: Any, teacher_params: Any, batch: Batch, student: Mapping[str, Any], masks: Mapping[str, Any],
+        totals: Metrics,
     ) -> tuple[jax.Array, Metrics]:  # fmt: skip
-        teacher_logits, teacher_hidden = self._forward(self.teacher, teacher_params, batch, None, None)
+        """Weighted losses to the teacher: its logits, encoder layers and, where depths are equal, decoder layers."""
+        teacher = self._forward(self.teacher, teacher_params, batch, None, None)
+        pad_id, counted = self.model.spec.pad_id, {}
+        for name, ids in (("source", "input_ids"), ("target", "labels")):
+            counted[name] = (batch[ids] != pad_id).astype(jnp.float32)
         loss, metrics = jnp.zeros(()), {}
         if self.weights.logits:
-            kl = distill.logits_loss(logits, teacher_logits, counted, totals["target"], self.weights.temperature)
+            kl = distill.logits_loss(
+                student["logits"], teacher["logits"], counted["target"], totals["target"], self.weights.temperature
+            )
             loss, metrics["logits_loss"] = loss + self.weights.logits * kl, kl
         if self.weights.hidden:
-            sources = (batch["input_ids"] != self.model.spec.pad_id).astype(jnp.float32)
-            error = distill.hidden_loss(hidden, teacher_hidden, params["projection"], sources, totals["source"])
+            error = jnp.zeros(())
+            for side, tokens in (("encoder", "source"), ("decoder", "target")):
+                if side == "encoder" or len(student[side]) == len(teacher[side]):
+                    alive = alive_layers(masks, side, len(student[side]))
+                    error += distill.hidden_loss(
+                        student[side], teacher[side], params["projection"], counted[tokens], totals[tokens], alive
+                    )
             loss, metrics["hidden_loss"] = loss + self.weights.hidden * error, error
         return loss, metrics
+
+
+def alive_layers(masks: Mapping[str, Any], side: str, num_layers: int) -> jax.Array:
+    """Layers of a side that a teacher's can be matched with, [L]: 0 where self-attention is closed (CoFi)."""
+    part = "attention" if side == "encoder" else "self_attention"
+    return jnp.stack([jnp.asarray(masks.get(f"{side}.{i}.{part}", 1.0), jnp.float32) for i in range(num_layers)])
 
 
 def make_step(
