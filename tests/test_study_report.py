@@ -19,7 +19,7 @@ from nash_jax.report.labels import spread_out
 from nash_jax.report.pareto import pareto_front
 from nash_jax.report.published import FLAN_T5_LARGE, sixths
 from nash_jax.report.study import console_summary, write_study
-from nash_jax.report.study_records import Spread, pooled, spread, state_sentence, subjects
+from nash_jax.report.study_records import Spread, pooled, spread, state_sentence, subjects, timed_seconds
 from nash_jax.report.study_tables import combined_table, published_table, quality_table
 from nash_jax.report.summary import Setup
 
@@ -333,3 +333,20 @@ def test_console_lines(records):
 def test_states():
     assert state_sentence({"a": "done", "b": "failed: out of memory"}) == "1 of 2 cells are done, 1 failed."
     assert state_sentence({}) == "No cell has been planned."
+
+
+def test_timed_seconds_by_hand():
+    def row(model, batch_size, tokens, ms):
+        return {
+            "model": model,
+            "batch_size": batch_size,
+            "new_tokens": tokens,
+            "runs": 7,
+            "mean_ms": ms,
+            "encode_ms": 10,
+        }
+
+    rows = [row("dense", 1, 20, 100), row("dense", 1, 26, 130), row("pruned", 1, 20, 50), row("dense", 8, 20, 400)]
+    assert timed_seconds({"benchmark": rows}) == pytest.approx(7 * (100 + 130 + 50 + 400 + 3 * 10) / 1000)
+    shown = console_summary([{"benchmark": rows, "metrics": {}, "seconds": 7.455}], {"a": "done"})
+    assert "timed runs took 5 s of 7 s (1.50 times as long)" in shown

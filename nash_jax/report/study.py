@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.report.study_page import study_page
-from nash_jax.report.study_records import SIDES, Subject, state_sentence, subject_title, subjects
+from nash_jax.report.study_records import Subject, state_sentence, subject_title, subjects, timed_seconds
 from nash_jax.report.study_tables import TABLES, benchmark_cells, cell_rows, combined_table, setup_key
-from nash_jax.report.summary import DASH, Setup
+from nash_jax.report.summary import DASH, Setup, measured
 from nash_jax.report.table_files import align, cell_text, rows_csv, tables_csv, tables_markdown
+from nash_jax.spec import SIDES
 from nash_jax.training.metrics import write_text
 
 
@@ -48,6 +49,10 @@ def console_summary(records: Sequence[Mapping[str, Any]], states: Mapping[str, s
     lines += [f"  {cell}: {state}" for cell, state in states.items() if state.startswith("failed")]
     for subject in found:
         lines += ["", subject_title(subject, found), *_group_lines(subject)]
+    timed = [record for record in records if not record.get("metrics") and measured(record.get("seconds"))]
+    runs, whole = sum(map(timed_seconds, timed)), sum(record["seconds"] for record in timed)
+    if runs:
+        lines += ["", f"timed runs took {runs:.0f} s of {whole:.0f} s ({whole / runs:.2f} times as long)"]
     return "\n".join(lines)
 
 

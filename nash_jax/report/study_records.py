@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from nash_jax.report.summary import Rows, Setup, direction, find_row, measured, ratio, section, setups
 
 Record = Mapping[str, Any]
-SIDES = ("encoder", "decoder")
 
 
 class Spread(NamedTuple):
@@ -68,6 +67,14 @@ def impact(record: Record, metric: str) -> float | None:
 def benchmark_rows(record: Record) -> Rows:
     """The benchmark rows of a cell, those of other models than dense and pruned left out."""
     return [row for row in record.get("benchmark") or [] if row.get("model") in ("dense", "pruned")]
+
+
+def timed_seconds(record: Record) -> float:
+    """Seconds of the timed runs of a cell: whole generations, and encoder passes once for each batch size."""
+    rows = [row for row in benchmark_rows(record) if measured(row.get("mean_ms")) and measured(row.get("encode_ms"))]
+    whole = math.fsum(row["runs"] * row["mean_ms"] for row in rows)
+    passes = {(row["model"], row["batch_size"]): row["runs"] * row["encode_ms"] for row in rows}
+    return (whole + math.fsum(passes.values())) / 1000
 
 
 def speedup(record: Record, setup: Setup) -> float | None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from nash_jax.report.published import BATCH_SIZES, FLAN_T5_LARGE, SOURCE, sixths
 from nash_jax.report.study_records import (
-    SIDES,
     Group,
     Record,
     Spread,
@@ -34,6 +33,7 @@ from nash_jax.report.summary import (
     setups,
 )
 from nash_jax.report.tables import ARROWS
+from nash_jax.spec import SIDES
 
 Row = dict[str, Any]
 
