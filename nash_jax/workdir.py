@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ class HeldError(UserError):
     """Another process works in the folder."""
 
 
+_MOMENT = 0.5  # seconds
+
+
 class Workdir:
     """Stages by name: what is done is not done again.
 
@@ -37,25 +40,33 @@ class Workdir:
         self, folder: str | Path, config: dict[str, Any], shared: Mapping[str, "Workdir"] | None = None
     ) -> None:
         self.folder, self.shared = Path(folder).expanduser(), shared or {}
+        self.config = json.loads(json.dumps(config))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._claim(json.loads(json.dumps(config)))
+            self._claim(own=False)
         except OSError as error:
             raise UserError(f"workdir {folder} cannot be written: {error.strerror}", "a folder to write to") from error
 
-    def _claim(self, config: dict[str, Any]) -> None:
-        """Writes the settings; refuses a folder where a stage is done by others."""
+    def _claim(self, own: bool) -> None:
+        """Refuses a folder where a stage is done with other settings; writes the settings where none is done.
+
+        Args:
+          own: whether the folder is held; until then, settings that are there may be those of who holds it.
+        """
         path = self.folder / "config.json"
         if any(self.folder.glob("*/done")) or any(self.folder.glob("*/checkpoints")):
-            self._compare(_read_settings(path), config)
+            self._compare(_read_settings(path))
+        elif own and is_main():
+            write_text(path, json.dumps(self.config, indent=1))
         elif is_main():
-            write_text(path, json.dumps(config, indent=1))
+            with suppress(FileExistsError), path.open("x") as file:
+                json.dump(self.config, file, indent=1)
 
-    def _compare(self, first: dict[str, Any], config: dict[str, Any]) -> None:
-        differing = sorted(set(_leaves(first).items()) ^ set(_leaves(config).items()))
+    def _compare(self, first: dict[str, Any]) -> None:
+        differing = sorted(set(_leaves(first).items()) ^ set(_leaves(self.config).items()))
         if differing:
             name = differing[0][0]
-            then, now = (_leaves(c).get(name, "(not there)") for c in (first, config))
+            then, now = (_leaves(c).get(name, "(not there)") for c in (first, self.config))
             raise UserError(
                 f"{self.folder} holds a run with {name}={then}, not {now}",
                 "the settings it was started with",
@@ -91,13 +102,15 @@ class Workdir:
 
         Raises:
           HeldError: when another process works here.
+          UserError: when another has done a stage with other settings.
         """
         lock, holder = FileLock(self.folder / ".lock"), self.folder / ".holder"
         if not from_main(_acquire(lock, holder, wait) if is_main() else None):
             raise HeldError(f"{self.folder} is worked on by {_read_holder(holder)}", "one process at a time")
-        if is_main():
-            write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
         try:
+            self._claim(own=True)
+            if is_main():
+                write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
             yield
         finally:
             lock.release()
@@ -137,9 +150,9 @@ class Workdir:
 
 
 def _acquire(lock: FileLock, holder: Path, wait: bool) -> bool:
-    """Takes the lock; whether it could be had."""
+    """Takes the lock; whether it could be had. Who only looks whether it is held has it for a moment."""
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_MOMENT, poll_interval=_MOMENT / 20)
     except Timeout:
         if not wait:
             return False
