@@ -12,6 +12,8 @@ A cell is also a command of its own, so that many machines can work on one grid:
     workdir/tables, report.html, study.json
 """
 
+import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -59,21 +61,29 @@ def read_cells(config: ml_collections.ConfigDict) -> list[Cell]:
     """
     settings = config.to_dict()
     changes = settings.pop("cells")
-    base, cells = ml_collections.ConfigDict(settings), []
-    for group, own in changes.items():
-        seeds = own.pop("seeds", ())
-        _check_name(group)
-        if not isinstance(seeds, tuple | list):
-            raise UserError(f"cell {group}: seeds is {seeds!r}", "whole numbers, as in (57, 58)")
-        for seed in seeds or (base.seed,):
-            name = f"{group}-s{seed}" if seeds else group
-            cells.append(Cell(name, group, _settings(base, own | {"seed": seed}, group)))
+    if not isinstance(changes, dict) or not changes:
+        raise UserError(f"config.cells is {changes!r}", "cells by name, each with its settings")
+    base = ml_collections.ConfigDict(settings)
+    cells = [cell for group, own in changes.items() for cell in _expand(base, group, own)]
+    counted = collections.Counter(cell.name for cell in cells)
+    if twice := [name for name, times in counted.items() if times > 1]:
+        raise UserError(f"cell {twice[0]}: named twice", "names and seeds that make a folder each")
     return cells
 
 
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[\w+-]+", name):
-        raise UserError(f"cell {name!r}: not a name for a folder", "letters, digits, - and +")
+def _expand(base: ml_collections.ConfigDict, group: str, own: Any) -> list[Cell]:
+    """A cell for each of its seeds."""
+    if not re.fullmatch(r"[\w+-]+", group, re.ASCII):
+        raise UserError(f"cell {group!r}: not a name for a folder", "letters, digits, _, - and +")
+    if not isinstance(own, dict):
+        raise UserError(f"cell {group} is {own!r}", "the settings that it changes")
+    own = dict(own)
+    seeds = own.pop("seeds", ())
+    if not isinstance(seeds, tuple | list):
+        raise UserError(f"cell {group}: seeds is {seeds!r}", "whole numbers, as in (57, 58)")
+    if not seeds:
+        return [Cell(group, group, _settings(base, own, group))]
+    return [Cell(f"{group}-s{seed}", group, _settings(base, own | {"seed": seed}, group)) for seed in seeds]
 
 
 def _settings(base: ml_collections.ConfigDict, changes: Mapping[str, Any], cell: str) -> Config:
@@ -120,7 +130,13 @@ class Study:
           UserError: for a cell that is not there, or, asked for by name, is worked on elsewhere or fails.
         """
         if only is not None:
-            self._run_one(self._named(only))
+            cell = self._named(only)
+            try:
+                self._run_one(cell)
+            except Exception:
+                if jax.process_count() == 1:  # of several, the others may wait in the middle of it
+                    self.gather()
+                raise
             return self.gather()
         for number, cell in enumerate(self.cells.values(), 1):
             state = self.state(cell)
@@ -167,7 +183,8 @@ class Study:
             if is_main() and not isinstance(error, HeldError):
                 folder.mkdir(parents=True, exist_ok=True)
                 reason = str(error) if isinstance(error, UserError) else traceback.format_exc()
-                write_text(folder / "failed", reason)
+                with contextlib.suppress(FileNotFoundError):  # whoever fails alike, at the same teacher, writes it too
+                    write_text(folder / "failed", reason)
             raise
 
     def _recipe(self, cell: Cell) -> Recipe | ShapeRecipe:
@@ -200,8 +217,8 @@ class Study:
 
     def gather(self) -> dict[str, Any]:
         """Writes tables, figures and page from the cells that are done; returns what study.json holds."""
-        states = {name: self.state(cell) for name, cell in self.cells.items()}
-        with self.workdir.held(wait=True):  # who comes last has seen all
+        with self.workdir.held(wait=True):  # who comes last sees all
+            states = {name: self.state(cell) for name, cell in self.cells.items()}
             records = [self._record(cell) for cell in self.cells.values() if states[cell.name] == "done"]
             if is_main():
                 write_study(self.workdir.folder, self.workdir.folder.name, records, states)
