@@ -24,11 +24,20 @@ def from_config_dict(config: ml_collections.ConfigDict) -> Config:
     Raises:
       UserError: naming the field, what it holds and what it should hold.
     """
-    if not isinstance(config, ml_collections.ConfigDict):
-        raise UserError(f"get_config() returned {config!r}", "the ConfigDict that default_config() makes, changed")
+    check_config_dict(config)
     parsed = _parse(Config, config.to_dict(), "config")
     _check_ranges(parsed)
     return parsed
+
+
+def check_config_dict(config: Any) -> None:
+    """What a config file's `get_config` returned is a ConfigDict.
+
+    Raises:
+      UserError: when it is not.
+    """
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"get_config() returned {config!r}", "the ConfigDict that default_config() makes, changed")
 
 
 def expected(name: str) -> str:

@@ -1,7 +1,7 @@
 """`python -m nash_jax.main --config=FILE [--workdir=DIR] [--config.a.b=value]`: prunes a T5 or BART, all stages.
 
 The settings that `--config.a.b=value` may change are the fields in nash_jax/config.py; workdir is
-runs/<name of the config file> when left out. Started again, the same command goes on where it was.
+runs/<name of the config file>, with its variant, when left out. Started again, the same command goes on where it was.
 With `--config.stages=evaluate,benchmark --config.model.init=FOLDER` it looks at that model (docs/evaluation.md).
 A config file that names cells is a study: all of them are run, or `--cell=NAME` alone; `--list-cells` prints a command
 for each (docs/study.md).
@@ -55,7 +55,8 @@ def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
     found = study.run(line.cell)
     if is_main():
         print(console_summary(found["records"], found["states"]), places(study.workdir.folder), sep="\n")
-    check_failures(study.workdir.folder, found["states"])
+    if line.cell is None:  # else it is done, and the others are not this command's
+        check_failures(study.workdir.folder, found["states"])
 
 
 def _start() -> None:
