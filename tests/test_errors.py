@@ -36,6 +36,15 @@ def get_config():
     config.shorten.decoder_layers = 1
     return config
 """
+STUDY = """import runpy
+def get_config(variant="small"):
+    makers = {"small": dict, "large": dict}
+    if variant not in makers:
+        raise ValueError(f"no variant {variant!r}; one of {', '.join(makers)}")
+    config = runpy.run_path("letters.py")["get_config"]()
+    config.cells = {"a": {"prune": {"sparsity": 0.5}}, "b": {"prune": {"sparsty": 0.5}}}
+    return config
+"""
 ROW = json.dumps({"document": "cat", "summary": "C A T"})
 DATA = {
     "empty": [ROW, ROW, json.dumps({"document": "", "summary": "C A T"})],
@@ -71,6 +80,11 @@ def place(tmp_path_factory) -> Path:
         (place / name).mkdir()
     (place / "letters.py").write_text(LETTERS)
     (place / "misspelt.py").write_text(LETTERS.replace("return", "config.prune.update(sparsty=0.5)\n    return"))
+    (place / "study.py").write_text(STUDY)
+    cells = 'config.cells = {"none": {"method": "none"}, "drop-2": {"method": "drop"}}'
+    (place / "grid.py").write_text(LETTERS.replace("return", f"{cells}\n    return"))
+    (place / "nothing.py").write_text("def get_config():\n    pass\n")
+    (place / "reads.py").write_text("def get_config():\n    return open('sizes.json')\n")
     (place / "broken.py").write_text(LETTERS.replace("return config", "return confg"))
     for name, lines in DATA.items():
         (place / "data" / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
@@ -119,6 +133,13 @@ SAYS = {  # mistake → what the line says; docs/errors.md says it too
     "no config": "error: no --config; expected --config=FILE; try --config=configs/quickstart.py",
     "config file missing": "error: --config: no file 'mine.py'; expected a config file such as configs/quickstart.py",
     "config file broken": "error: --config: broken.py:13: NameError: name 'confg' is not defined",
+    "no variant": "error: --config: study.py:5: ValueError: no variant 'nope'; one of small, large",
+    "no variants": "error: --config: letters.py: TypeError: get_config() takes 0 positional arguments but 1 was given",
+    "config file returns nothing": "error: get_config() returned None; expected the ConfigDict that default_config() m",
+    "config file reads what is not there": "earlier failure to load: [Errno 2] No such file or directory: 'sizes.json'",
+    "misspelt setting in a cell": "error: cell b: config.prune.sparsty is no setting (did you mean 'sparsity'?); expec",
+    "no such cell": "error: --cell=drop-3: no such cell (did you mean 'drop-2'?); expected one of drop-2, none",
+    "no study": "error: --cell, --list-cells: letters.py is no study; expected a config file that names cells",
     "misspelt setting": "error: config.prune.sparsty is no setting (did you mean 'sparsity'?); expected one of accum",
     "misspelt setting in the file": "config.prune.sparsty is no setting (did you mean 'sparsity'?); expected one of",
     "misspelt flag": "error: command line: Unknown command line flag 'workdri'. Did you mean: workdir",
@@ -157,6 +178,13 @@ ARGS = {  # those that need nothing else but a command line
     "no config": [],
     "config file missing": ["--config=mine.py"],
     "config file broken": ["--config=broken.py"],
+    "no variant": ["--config=study.py:nope"],
+    "no variants": ["--config=letters.py:small"],
+    "config file returns nothing": ["--config=nothing.py"],
+    "config file reads what is not there": ["--config=reads.py"],
+    "misspelt setting in a cell": ["--config=study.py:large", "--list-cells"],
+    "no such cell": ["--config=grid.py", "--cell=drop-3"],
+    "no study": ["--config=letters.py", "--list-cells"],
     "misspelt setting": ["--config=letters.py", "--config.prune.sparsty=0.3"],
     "misspelt setting in the file": ["--config=misspelt.py"],
     "misspelt flag": ["--config", "letters.py", "--workdri=here"],
@@ -241,7 +269,8 @@ def test_a_folder_is_taken_once_a_stage_is_done(tmp_path):
     """A mistake that is found before may be put right in the same workdir."""
     Workdir(tmp_path, {"seed": 1, "task": {"name": "a"}})
     begun = Workdir(tmp_path, {"seed": 2, "task": {"name": "a"}})
-    begun.run("data", lambda folder: {"rows": 3})
+    with begun.held():
+        begun.run("data", lambda folder: {"rows": 3})
     again = Workdir(tmp_path, {"seed": 2, "task": {"name": "a"}})
     assert again.run("data", lambda folder: {"rows": 4})["rows"] == 3
     with pytest.raises(UserError, match=r'holds a run with config.task.name="a", not "b"'):
