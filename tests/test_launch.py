@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,8 +49,14 @@ def stand_in(tmp_path: Path):
 
 
 def test_all_launchers_are_here_and_in_the_readme():
-    assert [p.name for p in SCRIPTS] == ["local.sh", "slurm.sbatch", "tpu_vm.sh"]
-    assert [p.name for p in SKYPILOT] == ["gpu.yaml", "tpu.yaml"]
+    assert [p.name for p in SCRIPTS] == [
+        "local.sh",
+        "slurm.sbatch",
+        "study_parallel.sh",
+        "study_slurm.sbatch",
+        "tpu_vm.sh",
+    ]
+    assert [p.name for p in SKYPILOT] == ["gpu.yaml", "study.yaml", "tpu.yaml"]
     readme = (LAUNCH / "README.md").read_text()
     for path in (*SCRIPTS, *SKYPILOT):
         assert f"({path.relative_to(LAUNCH)})" in readme
@@ -119,6 +126,55 @@ def test_slurm_starts_one_process_a_node_with_all_its_devices(stand_in):
     assert {"nodes", "gpus-per-node", "time", "requeue"} <= options.keys()
 
 
+GRID = ("--config=configs/study.py:latency", "--workdir=a b")
+PYTHON = """
+case "$*" in *--list-cells) exec "$REAL" "$@" ;; esac
+echo "$HOST|$PWD|$*"
+"""
+
+
+def test_slurm_gives_each_job_of_the_array_a_cell(stand_in):
+    python = stand_in("python", PYTHON).partition(":")[0] + "/python"
+    cells = re.findall("--cell=(.+)", bash("launch/local.sh", *GRID, "--list-cells", PYTHON=sys.executable).stdout)
+    assert len(set(cells)) == len(cells) == 32
+    for number in (1, len(cells)):
+        done = bash(
+            "launch/study_slurm.sbatch", *GRID, PYTHON=python, REAL=sys.executable, SLURM_ARRAY_TASK_ID=f"{number}"
+        )
+        assert done.stdout.strip().endswith(f"|-m nash_jax.main {' '.join(GRID)} --cell={cells[number - 1]}"), (
+            done.stderr
+        )
+    done = bash("launch/study_slurm.sbatch", *GRID, PYTHON=sys.executable, SLURM_ARRAY_TASK_ID=f"{len(cells) + 1}")
+    assert done.returncode == 2 and done.stderr == "the grid has no cell number 33\n"
+    done = bash("launch/study_slurm.sbatch", "--config=none.py", PYTHON=sys.executable, SLURM_ARRAY_TASK_ID="1")
+    assert done.returncode == 2 and "no file 'none.py'" in done.stderr
+
+
+# -- GNU parallel ---------------------------------------------------------------------------------------------
+
+SSH = """
+while [[ "$1" == -* ]]; do shift; done
+host=$1; shift 2  # and the --
+cd / && HOST=$host PATH=/usr/bin:/bin exec bash -c "$*"
+"""
+
+
+@pytest.mark.skipif(not shutil.which("parallel"), reason="GNU parallel is not installed: apt-get install parallel")
+def test_parallel_gives_each_cell_to_one_host(stand_in):
+    stand_in("python", PYTHON.replace("$REAL", sys.executable))
+    path = stand_in("ssh", SSH)
+    done = bash("launch/study_parallel.sh", *GRID, PATH=path, HOSTS="node1,node2", HOST="here")
+    assert done.returncode == 0, done.stderr
+    lines = sorted(re.split(r"[|\t]", line, maxsplit=3) for line in done.stdout.splitlines())
+    assert len(lines) == len({name for name, *_ in lines}) == 32
+    assert {host for _, host, *_ in lines} == {"node1", "node2"}
+    for name, _, folder, command in lines:
+        assert folder == str(ROOT) and command == f"-m nash_jax.main {' '.join(GRID)} --cell={name}"
+    here = bash("launch/study_parallel.sh", *GRID, PATH=path, HOST="here").stdout.splitlines()
+    assert {line.partition("\t")[2].partition("|")[0] for line in here} == {"here"} and len(here) == 32
+    assert bash("launch/study_parallel.sh", "--config=none.py", PATH=path).returncode == 2
+
+
 # -- SkyPilot -------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +218,14 @@ def test_skypilot_gpu_tells_each_process_its_place(tmp_path):
         "JAX_COORDINATOR_ADDRESS=10.0.0.1:12321 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=1 "
         "-m nash_jax.main --config=configs/samsum.py --workdir=/runs/mine"
     )
+
+
+@pytest.mark.parametrize(("cell", "flag"), [("", ""), ("base-6-3", " --cell=base-6-3")])
+def test_skypilot_study_runs_a_cell_or_all(tmp_path, cell, flag):
+    path = LAUNCH / "skypilot" / "study.yaml"
+    found = sky_run(path, tmp_path, CELL=cell, RUN="grid")
+    assert found == f"-m nash_jax.main --config=configs/study.py:flan-t5 --workdir=/runs/grid{flag}"
+    assert "--config.stages=data,finetune" in path.read_text()  # the teachers, before the cells
 
 
 def test_skypilot_tpu_lets_jax_find_the_slice_and_fits_the_batches(tmp_path):
