@@ -202,14 +202,20 @@ def test_settings_are_looked_at_again_once_it_is_free(tmp_path):
     assert not first.is_held()
 
 
-def test_two_come_to_a_new_folder_at_once(tmp_path):
-    come = "import sys\nfrom nash_jax.workdir import Workdir\n"
-    come += "for i in range(400): Workdir(f'{sys.argv[1]}/{i}', {'seed': 1})"
-    pair = [subprocess.Popen([sys.executable, "-c", come, str(tmp_path)], cwd=ROOT) for _ in range(2)]
+def test_two_come_to_a_folder_again_and_again(tmp_path):
+    come = "import sys\nfrom nash_jax.workdir import Workdir\nprint(flush=True)\nsys.stdin.readline()\n"
+    come += "for i in range(1000): Workdir(sys.argv[1], {'seed': 1})"
+    command = [sys.executable, "-c", come, str(tmp_path)]
+    pair = [subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    for process in pair:
+        process.stdout.readline()  # ready
+    for process in pair:
+        process.stdin.close()  # go
     assert [process.wait(60) for process in pair] == [0, 0]
-    for i in range(400):
-        (file,) = (tmp_path / str(i)).iterdir()
-        assert json.loads(file.read_text()) == {"seed": 1}
+    for process in pair:
+        process.stdout.close()
+    (file,) = tmp_path.iterdir()
+    assert json.loads(file.read_text()) == {"seed": 1}
 
 
 def test_shared_stages_lie_in_the_other_folder(tmp_path):
