@@ -68,6 +68,7 @@ class Recipe:
         shared = dict.fromkeys(TEACHER_STAGES, teacher) if teacher is not None else {}
         self.workdir = Workdir(workdir, lasting_settings(config), shared)
         self.writers: list[Writer] = []
+        self._models: dict[str, tuple[ModelSpec, dict[str, Any]]] = {}  # by the stage that wrote them
 
     def run(self, wait: bool = False) -> dict[str, Any]:
         """Runs the stages asked for that are not done.
@@ -187,11 +188,12 @@ class Recipe:
         """Writes a stage's model."""
         Seq2Seq(spec, params, generation=self.generation).save(folder / "model")
 
-    @functools.cache  # noqa: B019 (a recipe lives as long as the process)
     def model(self, stage: str) -> tuple[ModelSpec, dict[str, Any]]:
         """The model a finished stage wrote."""
-        loaded = load(self.workdir.stage(stage) / "model")
-        return loaded.spec, dict(loaded.params)
+        if stage not in self._models:
+            loaded = load(self.workdir.stage(stage) / "model")
+            self._models[stage] = loaded.spec, dict(loaded.params)
+        return self._models[stage]
 
     def initial_model(self) -> tuple[ModelSpec, dict[str, Any]]:
         """The checkpoint the config names, or a fresh model."""
