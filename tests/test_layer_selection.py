@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nash_jax.config import ShortenConfig, default_config, from_config_dict
+from nash_jax.config import ShortenConfig, default_config
+from nash_jax.config_check import from_config_dict
 from nash_jax.errors import UserError
 from nash_jax.models import param_axes
 from nash_jax.pruning.layer_selection import (

@@ -44,7 +44,7 @@ def test_pruned_model():
 
 def test_comparison():
     spec = dense_spec(**SIZES)
-    printed = compare(spec, random_params(spec), 0.6, 2, BenchmarkConfig((2,), 8, 4, 2))
+    printed = compare(spec, random_params(spec), 0.6, 2, BenchmarkConfig((2,), 8, (4,), 2))
     ragged = prune(spec, random_params(spec), 0.6, 2)[0]
     padded = count(rectangular(ragged.spec, ragged.params)[1])
     found = dict(re.findall(r"(ragged|padded) +([\d,]+) parameters", printed))
