@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from nash_jax.pruning.layer_selection import study_sixths
 from nash_jax.report import study_figures
 from nash_jax.report.labels import spread_out
+from nash_jax.report.matched import matched_table, score_at
 from nash_jax.report.pareto import pareto_front
 from nash_jax.report.published import FLAN_T5_LARGE, sixths
 from nash_jax.report.study import console_summary, write_study
@@ -173,7 +174,8 @@ def test_strings_are_escaped(records, tmp_path):
     write_study(tmp_path, EVIL, records, {EVIL: f"failed: {EVIL}"})
     assert "<script" not in (tmp_path / "report.html").read_text()
     for path in tmp_path.glob("tables/*.md"):
-        assert "<script" not in path.read_text() and "\\*a\\*" in path.read_text()
+        text = path.read_text()
+        assert "<script" not in text and ("\\*a\\*" in text or path.stem == "matched")  # one method has no rival
     lines = (tmp_path / "tables/quality.md").read_text().splitlines()
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("|")}) == 1
     assert read_csv(tmp_path / "tables/cells.csv")[0]["group"] == EVIL
@@ -350,3 +352,27 @@ def test_timed_seconds_by_hand():
     assert timed_seconds({"benchmark": rows}) == pytest.approx(7 * (100 + 130 + 50 + 400 + 3 * 10) / 1000)
     shown = console_summary([{"benchmark": rows, "metrics": {}, "seconds": 7.455}], {"a": "done"})
     assert "timed runs took 5 s of 7 s (1.50 times as long)" in shown
+
+
+def test_score_at_equal_speed_by_hand():
+    points = [(1.0, 60.0), (2.0, 50.0), (1.5, 40.0), (4.0, 30.0)]  # the third is dominated
+    assert score_at(points, 3.0) == pytest.approx(40.0)
+    assert score_at(points, 1.5) == pytest.approx(55.0)
+    assert score_at(points, 4.01) is None and score_at([], 1.0) is None
+    assert score_at([(2.0, 70.0), (1.0, 60.0)], 1.2) == 70.0  # faster and better than dense
+
+
+def test_methods_at_equal_speed():
+    def cell(method, name, score, ms):
+        rows = [{"model": m, "batch_size": 1, "source_length": 8, "new_tokens": 8, "num_beams": 1, "runs": 7,
+                 "mean_ms": t, "median_ms": t} for m, t in (("dense", 40.0), ("pruned", ms))]  # fmt: skip
+        scores = {"dense": {"error_rate": 10.0}, "pruned": {"error_rate": score}}
+        return {"cell": name, "group": name, "task": "t", "model": "m", "method": method, "metric": "error_rate",
+                "metrics": scores, "benchmark": rows}  # fmt: skip
+
+    (subject,) = subjects([cell("drop", "d", 20.0, 10.0), cell("nash", "n", 12.0, 20.0), cell("none", "x", 9.0, 40.0)])
+    one = matched_table(subject)
+    found = {row["group"]: row for row in one.rows}
+    assert set(found) == {"d", "n"}
+    assert found["n"]["speedup"].mean == 2.0 and found["n"]["at_drop"].mean == pytest.approx(10 + 10 / 3)
+    assert found["d"]["at_nash"] is None  # NASH was not run so small

@@ -7,17 +7,35 @@ or "failed: reason". Any subset of the records, none at all, and records with pa
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nash_jax.report.matched import matched_table
 from nash_jax.report.study_page import study_page
 from nash_jax.report.study_records import Subject, state_sentence, subject_title, subjects, timed_seconds
-from nash_jax.report.study_tables import TABLES, benchmark_cells, cell_rows, combined_table, setup_key
+from nash_jax.report.study_tables import (
+    Table,
+    benchmark_cells,
+    cell_rows,
+    combined_table,
+    latency_table,
+    published_table,
+    quality_table,
+    setup_key,
+)
 from nash_jax.report.summary import DASH, Setup, measured
 from nash_jax.report.table_files import align, cell_text, rows_csv, tables_csv, tables_markdown
 from nash_jax.spec import SIDES
 from nash_jax.training.metrics import write_text
+
+TABLES: Mapping[str, Callable[[Subject], Table | None]] = {
+    "quality": quality_table,
+    "latency": latency_table,
+    "combined": combined_table,
+    "matched": matched_table,
+    "published": published_table,
+}
 
 
 def write_study(folder: Path, name: str, records: Sequence[Mapping[str, Any]], states: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from nash_jax.report import study_figures
 from nash_jax.report.markup import Markup, table, tag
+from nash_jax.report.matched import matched_table
 from nash_jax.report.page import figure_box, page_header, titled, whole_page
 from nash_jax.report.study_records import Record, Subject, state_sentence, subject_title, subjects
 from nash_jax.report.study_tables import Table, combined_table, latency_table, published_table, quality_table
@@ -61,6 +62,7 @@ def _subject_section(subject: Subject, title: str, number: int) -> Markup:
         title,
         "",
         _part("Quality and speed", combined_table(subject)),
+        _part("At equal speed", matched_table(subject)),
         _part("Beside what was published", published_table(subject)),
         *figures,
         _folded("All metrics", quality_table(subject)),

@@ -287,14 +287,6 @@ def _published_rows(subject: Subject, group: Group, metric: str | None) -> list[
     return timed or rows[:1]
 
 
-TABLES: Mapping[str, Callable[[Subject], Table | None]] = {
-    "quality": quality_table,
-    "latency": latency_table,
-    "combined": combined_table,
-    "published": published_table,
-}
-
-
 def cell_rows(records: Sequence[Record], states: Mapping[str, str]) -> list[Row]:
     """One flat row a cell, nothing averaged."""
     return [_cell_row(record, states) for record in records]
