@@ -8,8 +8,8 @@ Command:   python -m nash_jax.main --config=configs/study.py:VARIANT [--list-cel
              latency-gpu              small, base and large at the study's lengths
 Hardware:  two CPU cores for pronunciation and latency; a GPU or TPU host with 24 GiB or more for flan-t5 and
            latency-gpu. Cells are commands of their own: launch/README.md spreads them over machines.
-Time:      docs/study.md says what was measured; flan-t5 and latency-gpu are not yet run here.
-Expected:  docs/results.md.
+Time:      pronunciation a few hours, 4 minutes a cell on quiet cores; flan-t5 and latency-gpu are not yet run here.
+Expected:  tables and figures in the workdir (docs/study.md); the grids are not yet run to their end here.
 """
 
 import runpy
