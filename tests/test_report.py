@@ -338,6 +338,7 @@ def test_a_lower_metric_is_not_called_quality_kept():
     assert "Quality kept" not in texts and "phoneme_error 8.000 → 9.000, lower is better" in texts
     assert quality_kept(given) == pytest.approx(1.125)
     assert [direction(name) for name in ("word_error_rate", "loss", "generated_length", "rouge1")] == [-1, -1, 0, 1]
+    assert direction("invalid") == -1
 
 
 def test_setups_are_told_apart_by_what_varies():
@@ -369,6 +370,16 @@ def test_one_model_and_its_components():
 def test_intervals_are_shown():
     given = report() | {"intervals": {"pruned": {"word_accuracy": [65.0, 68.0]}}}
     assert "65.00 … 68.00" in Page(render(given)).texts
+
+
+def test_what_is_kept_is_shown_with_its_interval():
+    paired = {"difference": -3.5, "kept": 0.95, "low": 0.9312, "high": 1.002, "p": 0.001}
+    given = report() | {"paired": {"word_accuracy": paired}}
+    page = Page(render(given))
+    assert "95.0 % (93.1 to 100.2)" in page.texts
+    assert any("has 95.0 % (93.1 to 100.2) of the dense model’s word_accuracy" in text for text in page.texts)
+    given["paired"] = {"word_accuracy": paired | {"low": None, "high": None}}
+    assert "95.0 %" in Page(render(given)).texts
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from nash_jax.report.summary import (
     Rows,
     direction,
     format_count,
+    format_kept,
     format_ms,
     format_percent,
     format_speedup,
@@ -115,8 +116,8 @@ def verdict(report: Report) -> str:
         return _looked_at(report)
     said = []
     kept, metric = quality_kept(report), main_metric(report)
-    if kept is not None:
-        said.append(f"has {format_percent(kept)} of the dense model’s {metric}")
+    if kept is not None and metric is not None:
+        said.append(f"has {format_kept(report, metric)} of the dense model’s {metric}")
     for label, factor in list(speedups(report).items())[:1]:
         said.append(f"generates {format_speedup(factor)} as fast at {label}")
     removed = _removed(report)
@@ -175,8 +176,8 @@ def _quality_tile(report: Report) -> list[tuple[str, str, str]]:
     dense, pruned = (section(report, "metrics", model)[metric] for model in ("dense", "pruned"))
     note = f"{metric} {format_value(dense)} → {format_value(pruned, like=dense)}"
     if direction(metric) < 0:  # "110 % of the quality kept" would praise a model that errs more
-        return [(f"{metric} over dense’s", format_percent(kept), note + ", lower is better")]
-    return [("Quality kept", format_percent(kept), note)]
+        return [(f"{metric} over dense’s", format_kept(report, metric), note + ", lower is better")]
+    return [("Quality kept", format_kept(report, metric), note)]
 
 
 def _sparsity_tile(params: Mapping[str, Any], side: str) -> list[tuple[str, str, str]]:
