@@ -121,7 +121,8 @@ class Recipe:
     def data(self, folder: Path) -> dict[str, Any]:
         """Reads and checks the rows, fixes the tokenizer, tokenises the training split."""
         rows, task = self.rows, self.config.task  # rows before models: the likelier mistake, sooner said
-        check_rows(task.metric, rows["test"])
+        for split in ("validation", "test"):
+            check_rows(task.metric, rows[split])
         tokenizer = choose_tokenizer(task, self.given.tokenizer if self.given else None, rows["train"])
         own = clear(folder / "tokenizer")
         if is_main():

@@ -45,8 +45,9 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     labels = list(rows[0].get("labels") or [])
     for row in rows:
         if list(row.get("labels") or []) != labels or row["references"][0] not in labels:
-            found = f"a row has the labels {row.get('labels')} and the reference {row['references'][0]!r}"
-            raise UserError(found, "the same `labels` in all rows, the reference among them, for this metric")
+            found = f"the label words {list(row['labels'])}" if row.get("labels") else "no label words"
+            known = "the same `labels` in all rows, the reference among them, for this metric"
+            raise UserError(f"a row has {found} and the reference {row['references'][0]!r}", known)
     return labels
 
 

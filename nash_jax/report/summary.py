@@ -76,14 +76,18 @@ def quality_kept(report: Report) -> float | None:
     return ratio(section(report, "metrics", "pruned").get(name), section(report, "metrics", "dense").get(name))
 
 
-def format_kept(report: Report, metric: str) -> str:
-    """pruned / dense of a metric with its interval, where `report["paired"]` has one: "95.0 % (93.1 to 97.0)"."""
-    values = (section(report, "metrics", model).get(metric) for model in ("pruned", "dense"))
-    kept, paired = format_percent(ratio(*values)), section(report, "paired", metric)
+def kept_interval(report: Report, metric: str) -> str:
+    """The interval of pruned / dense of a metric, in per cent: "93.1 to 97.0"; "" where there is none."""
+    paired = section(report, "paired", metric)
     low, high = paired.get("low"), paired.get("high")
-    if not (measured(low) and measured(high)):
-        return kept
-    return f"{kept} ({100 * low:.1f} to {100 * high:.1f})".replace("-", MINUS)
+    return f"{100 * low:.1f} to {100 * high:.1f}".replace("-", MINUS) if measured(low) and measured(high) else ""
+
+
+def format_kept(report: Report, metric: str) -> str:
+    """pruned / dense of a metric, with its interval where there is one: "95.0 % (93.1 to 97.0)"."""
+    values = (section(report, "metrics", model).get(metric) for model in ("pruned", "dense"))
+    kept, interval = format_percent(ratio(*values)), kept_interval(report, metric)
+    return f"{kept} ({interval})" if interval else kept
 
 
 def what_went(params: Mapping[str, Any], side: str) -> str:
