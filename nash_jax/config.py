@@ -30,7 +30,7 @@ class TaskConfig:
       max_source_length: inputs are cut to this many tokens.
       max_target_length: references are cut to this many tokens in training.
       max_new_tokens: generated tokens at most.
-      metric: `rouge` (summaries), `transcription` (edit-distance rates) or `exact_match`.
+      metric: how outputs are scored, a name of `METRICS` in `evaluation/metrics.py`; docs/evaluation.md.
       tokenizer: folder or hub name of the tokenizer; empty: the model's own, or the one the task builds.
       max_train_examples: use only so many training rows; 0: all.
       max_eval_examples: use only so many validation and test rows; 0: all.

@@ -12,6 +12,7 @@ import ml_collections
 
 from nash_jax.config import STAGES, Config
 from nash_jax.errors import UserError
+from nash_jax.evaluation.metrics import METRICS
 from nash_jax.pruning.layer_selection import SELECTIONS
 from nash_jax.pruning.methods import METHODS
 from nash_jax.spec import FAMILIES
@@ -95,7 +96,7 @@ def _is_a(value: Any, kind: type) -> bool:
 _PHASES = ("finetune", "prune", "retrain")
 _CHOICES = {
     "task.source": ("hub", "files", "pronunciation"),
-    "task.metric": ("rouge", "transcription", "exact_match"),
+    "task.metric": tuple(METRICS),
     "model.dtype": ("float32", "bfloat16"),
     "model.family": tuple(name for name in FAMILIES if name != "custom"),
     "method": tuple(METHODS),

@@ -15,6 +15,7 @@ from nash_jax.data.sources import load_rows
 from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score
+from nash_jax.evaluation.metrics import check_rows
 from nash_jax.evaluation.sizes import sparsities
 from nash_jax.generation.engine import Engine
 from nash_jax.model import load
@@ -96,6 +97,7 @@ class EvaluateRecipe:
                 "its files beside the weights, or config.task.tokenizer",
             )
         rows = load_rows(task, ("test",))["test"]
+        check_rows(task.metric, rows)
         tokenizer = choose_tokenizer(task, self.given.tokenizer, rows)
         check_vocabulary(tokenizer, self.given.spec)
         options = output_options(self.config, self.given.generation)

@@ -59,7 +59,7 @@ class PrunePhase:
         warm = step >= self.pruner.start_step + self.pruner.warmup_steps
         if step != self.num_steps and (not warm or gap > SPARSITY_TOLERANCE):
             return found | {"selection": -1000.0 - gap - (not warm)}
-        metrics = self._selected(self._validation.evaluate(self._masked(state, masks))[0])
+        metrics = self._selected(self._validation.evaluate(self._masked(state, masks)))
         if gap > SPARSITY_TOLERANCE:
             metrics["selection"] = -1000.0 - gap
         return found | metrics

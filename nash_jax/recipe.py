@@ -22,7 +22,7 @@ from nash_jax.data.sources import SPLITS, load_rows
 from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score
-from nash_jax.evaluation.text_metrics import METRICS
+from nash_jax.evaluation.metrics import METRICS, check_rows
 from nash_jax.fresh_model import fresh_params, fresh_spec
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
@@ -121,6 +121,8 @@ class Recipe:
     def data(self, folder: Path) -> dict[str, Any]:
         """Reads and checks the rows, fixes the tokenizer, tokenises the training split."""
         rows, task = self.rows, self.config.task  # rows before models: the likelier mistake, sooner said
+        for split in ("validation", "test"):
+            check_rows(task.metric, rows[split])
         tokenizer = choose_tokenizer(task, self.given.tokenizer if self.given else None, rows["train"])
         own = clear(folder / "tokenizer")
         if is_main():
@@ -230,7 +232,7 @@ class Recipe:
 
         def evaluate(state: Any) -> dict[str, float]:
             engine.update(to_host(state["params"]["model"]))
-            return self._selected(self.validation.evaluate(engine)[0])
+            return self._selected(self.validation.evaluate(engine))
 
         student = build_student(spec, self.config.model)
         result, best = self._train(name, folder, config, {"model": params}, batches, num_steps, evaluate, None, student)
@@ -239,7 +241,7 @@ class Recipe:
 
     def _selected(self, metrics: dict[str, float]) -> dict[str, float]:
         """Metrics with what the best checkpoint maximises."""
-        return metrics | {"selection": metrics[METRICS[self.config.task.metric][1]]}
+        return metrics | {"selection": metrics[METRICS[self.config.task.metric].selection]}
 
     def _train(
         self, name: str, folder: Path, config: TrainConfig, params: dict[str, Any], batches: Batches, num_steps: int,

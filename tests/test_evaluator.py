@@ -1,5 +1,8 @@
 """How scored outputs are generated, and what is refused before."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
@@ -7,7 +10,7 @@ from nash_jax.config import Config, default_config
 from nash_jax.config_check import from_config_dict
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer, check_vocabulary
 from nash_jax.errors import UserError
-from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options
+from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
@@ -44,6 +47,35 @@ def test_outputs_are_those_of_the_options(quick_engine):
             tokens = engine.generate(ids, np.ones_like(ids), options)[0, 1:]
             assert text == tokenizer.decode(tokens, skip_special_tokens=True)
             assert length == (~np.isin(tokens, [spec.pad_id, spec.eos_id])).sum()
+
+
+def test_scores_with_intervals_and_the_comparison(quick_engine):
+    """Dense and pruned, their intervals, and what `compare` says of them; one model alone has no comparison."""
+    tokenizer = build_pronunciation_tokenizer(ROWS)
+    spec = dense_spec(vocab_size=len(tokenizer), d_model=8, d_ff=8, num_heads=2, encoder_layers=1, decoder_layers=1)
+    engine, task = quick_engine(spec, random_params(spec)), dataclasses.replace(config().task, metric="transcription")
+    evaluator = Evaluator(ROWS, tokenizer, task, output_options(config(), GenerationOptions()), batch_size=8)
+    found = score(evaluator, {"dense": engine, "pruned": engine}, num_examples=2)
+    values = {"phoneme_error_rate", "word_error_rate", "word_accuracy"}
+    assert json.loads(json.dumps(found)) == found and found["num_examples"] == 5 and len(found["examples"]) == 2
+    assert found["metrics"]["dense"].keys() == values | {"generated_length"}
+    assert found["metrics"]["dense"] == evaluator.evaluate(engine) == found["metrics"]["pruned"]
+    assert found["intervals"].keys() == found["metrics"].keys() == {"dense", "pruned", "baselines"}
+    for name in values:
+        low, high = found["intervals"]["dense"][name]
+        assert low <= found["metrics"]["dense"][name] <= high
+        assert found["paired"][name]["difference"] == 0 and found["paired"][name]["p"] == 1
+    assert score(evaluator, {"model": engine})["paired"] == {}
+
+
+def test_baselines_have_intervals_too():
+    rows = [{"source": f"a b {i}. c", "references": [f"a {i} c"]} for i in range(4)]
+    tokenizer = build_pronunciation_tokenizer(ROWS)
+    evaluator = Evaluator(rows, tokenizer, config().task, GenerationOptions(), batch_size=8)
+    found = score(evaluator, {})
+    assert found["intervals"]["baselines"].keys() == {"first_sentence", "first_3_words"}
+    low, high = found["intervals"]["baselines"]["first_sentence"]["rouge1"]
+    assert low <= found["metrics"]["baselines"]["first_sentence"]["rouge1"] <= high
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,9 @@ def test_report_has_the_promised_keys(unbroken) -> None:
     report = json.loads((unbroken / "report.json").read_text())
     promised = ["task", "config", "device", "dtype", "versions", "metrics", "params", "benchmark", "speedup", "stages"]
     assert set(promised) <= set(report)
+    compared = {"phoneme_error_rate", "word_error_rate", "word_accuracy"}
+    assert set(report["intervals"]["pruned"]) == set(report["paired"]) == compared
+    assert set(report["paired"]["word_accuracy"]) == {"difference", "kept", "low", "high", "p"}
     assert set(report["params"]) >= set(
         ["dense", "pruned", "encoder_sparsity", "decoder_sparsity", "expected_encoder_sparsity", "kept_decoder_layers"]
     )

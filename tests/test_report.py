@@ -8,6 +8,7 @@ import pytest
 from html_page import Page
 
 from nash_jax.report import render
+from nash_jax.report.console import summary
 from nash_jax.report.figures import component_bars, latency_bars, moving_average, sparsity_curves, training_curves
 from nash_jax.report.summary import (
     Setup,
@@ -338,6 +339,7 @@ def test_a_lower_metric_is_not_called_quality_kept():
     assert "Quality kept" not in texts and "phoneme_error 8.000 → 9.000, lower is better" in texts
     assert quality_kept(given) == pytest.approx(1.125)
     assert [direction(name) for name in ("word_error_rate", "loss", "generated_length", "rouge1")] == [-1, -1, 0, 1]
+    assert direction("invalid") == -1
 
 
 def test_setups_are_told_apart_by_what_varies():
@@ -369,6 +371,35 @@ def test_one_model_and_its_components():
 def test_intervals_are_shown():
     given = report() | {"intervals": {"pruned": {"word_accuracy": [65.0, 68.0]}}}
     assert "65.00 … 68.00" in Page(render(given)).texts
+
+
+def test_what_is_kept_is_shown_with_its_interval():
+    paired = {"difference": -3.5, "kept": 0.95, "low": 0.9312, "high": 1.002, "p": 0.001}
+    given = report() | {"paired": {"word_accuracy": paired}}
+    page = Page(render(given))
+    assert "93.1 to 100.2" in page.texts and page.faults == []
+    assert "word_accuracy 70.00 → 66.50, p = 0.001" in page.texts
+    assert any("has 95.0 % (93.1 to 100.2) of the dense model’s word_accuracy" in text for text in page.texts)
+    given["paired"] = {"word_accuracy": paired | {"low": None, "high": None}}
+    assert "95.0 %" in Page(render(given)).texts
+
+
+def test_console_lines_say_how_sure_they_are():
+    paired = {"word_accuracy": {"difference": -3.5, "kept": 0.95, "low": 0.9312, "high": 1.002, "p": 0.0123}}
+    metrics = {"dense": {"word_accuracy": 70.0, "length": 6.0}, "pruned": {"word_accuracy": 66.5, "length": 5.0}}
+    given = {"metrics": metrics, "paired": paired, "params": report()["params"], "benchmark": []}
+    lines = summary(given).splitlines()
+    assert lines[1].endswith("70.00       66.50   95.0 % (93.1 to 100.2), p = 0.012")
+    assert lines[2].endswith("6.00        5.00")
+    sizes = {"model": 9, "encoder_sparsity": None, "encoder_sparsity_at_least": None}
+    sizes |= {"decoder_sparsity": None, "decoder_sparsity_at_least": None}
+    given = {"model": "m", "num_test_examples": 3, "params": sizes, "metrics": {"model": {"rouge1": 40.0, "length": 6}}}
+    given |= {
+        "intervals": {"model": {"rouge1": [38.0, 42.0]}},
+        "components": {"parameters": {"model": {}}, "times": []},
+    }
+    lines = summary(given).splitlines()
+    assert lines[1].endswith("40.00  (38.00 to 42.00)") and lines[2].endswith("6.00")
 
 
 @pytest.mark.parametrize(

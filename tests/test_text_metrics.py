@@ -4,22 +4,27 @@ import numpy as np
 import pytest
 from rouge_score import rouge_scorer
 
-from nash_jax.evaluation.text_metrics import (
-    METRICS,
-    baselines,
-    exact_match,
-    first_sentence,
-    lead,
-    rouge,
-    split_sentences,
-    transcription,
-)
+from nash_jax.errors import UserError
+from nash_jax.evaluation.metrics import METRICS, check_rows
+from nash_jax.evaluation.text_metrics import baseline_outputs, first_sentence, lead, split_sentences
 
 NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 OUTPUT = "Amanda baked cookies. She will bring Jerry some tomorrow!"
 LINES = "Amanda baked cookies.\nShe will bring Jerry some tomorrow!"
 REFERENCE = "Jerry gets some tomorrow. Amanda baked cookies and will bring them."
 REFERENCE_LINES = "Jerry gets some tomorrow.\nAmanda baked cookies and will bring them."
+
+
+def score(name, outputs, references):
+    return METRICS[name].score(outputs, [{"references": texts} for texts in references])
+
+
+def rouge(outputs, references):
+    return score("rouge", outputs, references)
+
+
+def transcription(outputs, references):
+    return score("transcription", outputs, references)
 
 
 def direct(target, output):
@@ -96,28 +101,66 @@ def test_transcription_counts_symbols_not_letters():
 
 def test_exact_match():
     outputs, references = ["yes", " yes\n", "Yes", "", "b"], [["yes"], ["yes"], ["yes"], ["x", ""], ["a", "b"]]
-    assert exact_match(outputs, references) == {"exact_match": 80}
+    assert score("exact_match", outputs, references) == {"exact_match": 80}
+
+
+def test_documented_values_of_rouge():
+    """Examples of https://huggingface.co/spaces/evaluate-metric/rouge (README.md)."""
+    outputs, references = ["hello goodbye", "ankh morpork"], ["goodbye", "general kenobi"]
+    statistics = METRICS["rouge"].measure(outputs, [{"references": [text]} for text in references])
+    np.testing.assert_allclose(statistics[:, 0], [2 / 3, 0], atol=1e-9)
+    assert rouge(["hello goodbye", "ankh morpork"], [["goodbye morpork"], ["general kenobi"]])["rouge1"] == 25.0
+    assert rouge(["hello there", "general kenobi"], [["hello there"], ["general kenobi"]]) == dict.fromkeys(NAMES, 100)
+
+
+def own_rows(name, texts):
+    """Rows that a metric takes, with these texts as references."""
+    return [{"source": f"{i}", "references": [text], "labels": texts} for i, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_metrics_agree_on_perfection_and_on_rows(name):
-    metric, selection = METRICS[name]
-    texts = ["one two", "three", "four five six"]
-    best, worst = metric(texts, [[t] for t in texts]), metric(["zero"] * 3, [[t] for t in texts])
-    assert best[selection] == pytest.approx(100) and worst[selection] == 0  # larger is better
+    """The value that selects is 100 for the references and less for anything else: larger is better."""
+    metric = METRICS[name]
+    texts = {"correlation": ["1", "2.5"], "answers": ["a b c d e", "f g h i"]}.get(name, ["one two x y z", "three"])
+    rows = own_rows(name, texts)
+    best, worst = metric.score(texts, rows), metric.score(["zero"] * 2, rows)
+    assert best[metric.selection] == pytest.approx(100) and worst[metric.selection] <= 0
+    assert best.keys() == worst.keys()
     with pytest.raises(ValueError, match="zip"):
-        metric(texts, [["one two"]])
+        metric.measure(texts, rows[:1])
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_sums_of_rows_are_enough_where_they_are_said_to_be(name):
+    texts = ["1", "2", "1", "2"] if name == "correlation" else ["one two x y z", "three a b c d"] * 2
+    metric = METRICS[name]
+    rows = [row | {"labels": sorted(set(texts))} for row in own_rows(name, texts)]
+    statistics = metric.measure([texts[0], *texts[1:2] * 3], rows)
+    summed = metric.values(statistics.sum(0, keepdims=True))
+    assert (summed == pytest.approx(metric.values(statistics))) == metric.additive
+    stacked = metric.reduce(np.stack([statistics, statistics[[0, 0, 1, 1]]]))
+    for value in metric.values(statistics):
+        each = [metric.values(statistics)[value], metric.values(statistics[[0, 0, 1, 1]])[value]]
+        np.testing.assert_allclose(stacked[value], each)
+
+
+def test_rows_are_checked_before_anything_is_trained():
+    rows = [{"source": "s", "references": ["text"]}]
+    check_rows("rouge", rows)
+    with pytest.raises(UserError, match="the same `labels` in all rows"):
+        check_rows("accuracy", rows)
 
 
 def test_baselines():
     """References have 2 and 3 words, 2.5 on average: the first 2 words of each text."""
     texts = ["Alpha beta. Gamma delta.", "One two three four"]
     references = [["beta gamma", "left out of the mean"], ["one two three"]]
-    found = baselines("rouge", [f"summarize: {t}" for t in texts], references, "summarize: ")
+    rows = [{"source": f"summarize: {t}", "references": r} for t, r in zip(texts, references, strict=True)]
+    found = baseline_outputs("rouge", rows, "summarize: ")
     assert found == {
-        "first_sentence": rouge(["Alpha beta.", "One two three four"], references),
-        "first_2_words": rouge(["Alpha beta.", "One two"], references),
+        "first_sentence": ["Alpha beta.", "One two three four"],
+        "first_2_words": ["Alpha beta.", "One two"],
     }
-    assert found["first_sentence"]["rouge1"] > found["first_2_words"]["rouge1"] > 0
     assert lead("  One  two\nthree ", 2) == "One two" and lead("One", 5) == "One"
-    assert baselines("transcription", texts, references, "") == baselines("exact_match", texts, references, "") == {}
+    assert baseline_outputs("transcription", rows, "") == baseline_outputs("exact_match", rows, "") == {}

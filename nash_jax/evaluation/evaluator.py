@@ -1,13 +1,16 @@
 """Generates for every row of a split and scores the outputs; knows no writer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nash_jax.config import Config, TaskConfig
 from nash_jax.errors import UserError
-from nash_jax.evaluation.text_metrics import METRICS, baselines
+from nash_jax.evaluation.bootstrap import compare, draw, intervals
+from nash_jax.evaluation.metrics import METRICS
+from nash_jax.evaluation.statistics import group_numbers
+from nash_jax.evaluation.text_metrics import baseline_outputs
 from nash_jax.generation.batching import generate_many
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
@@ -53,7 +56,7 @@ class Evaluator:
     """One split, tokenised once.
 
     Args:
-      rows: {"source", "references"}.
+      rows: {"source", "references"}, and what else the metric needs.
       tokenizer: a `transformers` tokenizer.
       task: source length and metric.
       options: how to generate, one output a row.
@@ -80,11 +83,15 @@ class Evaluator:
                 lengths[row] = int(((row_tokens != pad_id) & (row_tokens != eos_id)).sum())
         return texts, lengths
 
-    def evaluate(self, engine: Engine) -> tuple[dict[str, float], list[str]]:
-        """The task's metrics and mean generated length (tokens), and the outputs."""
+    def evaluate(self, engine: Engine) -> dict[str, float]:
+        """The task's metrics and mean generated length (tokens)."""
         texts, lengths = self.outputs(engine)
-        metrics = METRICS[self.task.metric][0](texts, [row["references"] for row in self.rows])
-        return {**metrics, "generated_length": float(lengths.mean())}, texts
+        return METRICS[self.task.metric].score(texts, self.rows) | mean_length(lengths)
+
+
+def mean_length(lengths: np.ndarray) -> dict[str, float]:
+    """The value `generated_length`."""
+    return {"generated_length": float(lengths.mean())}
 
 
 def score(evaluator: Evaluator, engines: Mapping[str, Engine], num_examples: int = 12) -> dict[str, Any]:
@@ -96,15 +103,39 @@ def score(evaluator: Evaluator, engines: Mapping[str, Engine], num_examples: int
       num_examples: rows whose outputs are kept, spread evenly over all.
 
     Returns:
-      {"metrics": {model: values, "baselines": {name: values}}, "num_examples": rows scored, "examples"}.
+      "metrics": {model: values, "baselines": {name: values}}, "intervals": {model: {value: [low, high]}} of the same
+      form, "paired": of `dense` and `pruned`, where both are there, what `compare` finds, "num_examples": rows scored,
+      "examples".
     """
-    rows, task = evaluator.rows, evaluator.task
-    found = {name: evaluator.evaluate(engine) for name, engine in engines.items()}
-    texts, references = [r["source"] for r in rows], [r["references"] for r in rows]
-    chosen = np.linspace(0, len(rows) - 1, min(num_examples, len(rows))).astype(int)
-    examples = [
-        {"source": texts[i], "references": references[i], **{name: found[name][1][i] for name in found}} for i in chosen
+    rows, task, groups = evaluator.rows, evaluator.task, group_numbers(evaluator.rows)
+    metric = METRICS[task.metric]
+    found = {name: evaluator.outputs(engine) for name, engine in engines.items()}
+    outputs = {name: texts for name, (texts, _) in found.items()}
+    baselines = baseline_outputs(task.metric, rows, task.prefix)
+    statistics = {name: metric.measure(texts, rows) for name, texts in (outputs | baselines).items()}
+    draws = {name: draw(metric, own, groups) for name, own in statistics.items()}
+    lengths = {name: mean_length(own) for name, (_, own) in found.items()}
+
+    def by_model(values: Callable[[str], Any]) -> dict[str, Any]:
+        return {name: values(name) for name in outputs} | {"baselines": {name: values(name) for name in baselines}}
+
+    def paired(dense: str, pruned: str) -> dict[str, Any]:
+        return compare(metric, (statistics[dense], statistics[pruned]), (draws[dense], draws[pruned]), groups)
+
+    return {
+        "metrics": by_model(lambda name: metric.values(statistics[name]) | lengths.get(name, {})),
+        "intervals": by_model(lambda name: intervals(draws[name])),
+        "paired": paired("dense", "pruned") if {"dense", "pruned"} <= outputs.keys() else {},
+        "num_examples": len(rows),
+        "examples": _examples(rows, outputs, num_examples),
+    }
+
+
+def _examples(rows: Sequence[Mapping[str, Any]], outputs: Mapping[str, list[str]], count: int) -> list[dict[str, Any]]:
+    """Some rows, spread evenly over all, with the models' outputs."""
+    chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
+    return [
+        {"source": rows[i]["source"], "references": rows[i]["references"]}
+        | {n: texts[i] for n, texts in outputs.items()}
+        for i in chosen
     ]
-    metrics: dict[str, Any] = {name: values for name, (values, _) in found.items()}
-    metrics["baselines"] = baselines(task.metric, texts, references, task.prefix)
-    return {"metrics": metrics, "num_examples": len(rows), "examples": examples}

@@ -1,59 +1,61 @@
-"""Metrics of generated texts, each in per cent, and baselines that need no model."""
+"""Metrics of generated texts by the row, and baselines that need no model."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]]
+import numpy as np
+
+from nash_jax.evaluation.statistics import Row, Values, means, percent, with_count
+
+ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
-def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """ROUGE-1/2/L/Lsum F1 with stemmer (rouge-score), each of a row's best reference for it; Lsum by sentences."""
+def measure_rouge(outputs: Sequence[str], rows: Sequence[Row], names: Sequence[str] = ROUGE) -> np.ndarray:
+    """ROUGE F1 with stemmer (rouge-score), each of a row's best reference for it; Lsum by sentences."""
     from rouge_score import rouge_scorer  # here, for it takes over a second to import, with all of nltk and scipy
 
-    names = ("rouge1", "rouge2", "rougeL", "rougeLsum")
     scorer = rouge_scorer.RougeScorer(names, use_stemmer=True)
-    totals = dict.fromkeys(names, 0.0)
-    for output, row in zip(outputs, references, strict=True):
-        scores = scorer.score_multi([split_sentences(r) for r in row], split_sentences(output))
-        for name in names:
-            totals[name] += scores[name].fmeasure
-    return {name: 100 * total / max(len(outputs), 1) for name, total in totals.items()}
+    found = []
+    for output, row in zip(outputs, rows, strict=True):
+        scores = scorer.score_multi([split_sentences(r) for r in row["references"]], split_sentences(output))
+        found.append([scores[name].fmeasure for name in names])
+    return with_count(found, len(names))
 
 
-def transcription(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Edit-distance rates of words written as space-separated phonemes, against the nearest reference.
+reduce_rouge = means(*ROUGE)
+
+
+def measure_transcription(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
+    """Edits and phonemes of the nearest reference, and whether there is any edit."""
+    from nltk.metrics.distance import edit_distance  # here, as above
+
+    found = []
+    for output, row in zip(outputs, rows, strict=True):
+        candidates = [reference.split() for reference in row["references"]]
+        edits = [(edit_distance(output.split(), candidate), len(candidate)) for candidate in candidates]
+        distance, length = min(edits, key=lambda pair: pair[0] / max(pair[1], 1))
+        found.append([distance, length, distance > 0])
+    return with_count(found, 3)
+
+
+def reduce_transcription(statistics: np.ndarray) -> Values:
+    """Edit-distance rates of words written as space-separated phonemes.
 
     `phoneme_error_rate`: edits over phonemes of the nearest references; `word_error_rate`: share of rows
     with any edit; `word_accuracy`: the other rows.
     """
-    from nltk.metrics.distance import edit_distance  # here, as above
-
-    edits = symbols = wrong = 0
-    for output, row in zip(outputs, references, strict=True):
-        candidates = [reference.split() for reference in row]
-        distances = [edit_distance(output.split(), c) for c in candidates]
-        nearest = min(range(len(row)), key=lambda i: distances[i] / max(len(candidates[i]), 1))
-        edits, symbols = edits + distances[nearest], symbols + len(candidates[nearest])
-        wrong += distances[nearest] > 0
-    rate = 100 * wrong / max(len(outputs), 1)
-    return {
-        "phoneme_error_rate": 100 * edits / max(symbols, 1),
-        "word_error_rate": rate,
-        "word_accuracy": 100 - rate,
-    }
+    edits, symbols, wrong, rows = np.moveaxis(statistics.sum(-2), -1, 0)
+    rate = percent(wrong, rows)
+    return {"phoneme_error_rate": percent(edits, symbols), "word_error_rate": rate, "word_accuracy": 100 - rate}
 
 
-def exact_match(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Share of outputs equal to a reference, surrounding space aside."""
-    hits = sum(o.strip() in {r.strip() for r in row} for o, row in zip(outputs, references, strict=True))
-    return {"exact_match": 100 * hits / max(len(outputs), 1)}
+def measure_exact_match(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
+    """Whether an output equals a reference, surrounding space aside."""
+    hits = [[o.strip() in {r.strip() for r in row["references"]}] for o, row in zip(outputs, rows, strict=True)]
+    return with_count(hits, 1)
 
 
-METRICS: dict[str, tuple[Metric, str]] = {  # name → (metric, the value that selects checkpoints; larger is better)
-    "rouge": (rouge, "rougeL"),
-    "transcription": (transcription, "word_accuracy"),
-    "exact_match": (exact_match, "exact_match"),
-}
+reduce_exact_match = means("exact_match")
 
 
 def split_sentences(text: str) -> str:
@@ -71,18 +73,16 @@ def lead(text: str, words: int) -> str:
     return " ".join(text.split()[:words])
 
 
-def baselines(
-    metric: str, sources: Sequence[str], references: Sequence[Sequence[str]], prefix: str
-) -> dict[str, dict[str, float]]:
-    """Metrics of summaries that need no model: first sentence, and as many first words as a reference has on average.
+def baseline_outputs(metric: str, rows: Sequence[Row], prefix: str) -> dict[str, list[str]]:
+    """Summaries that need no model: first sentence, and as many first words as a reference has on average.
 
     Empty for tasks other than summarization.
     """
     if metric != "rouge":
         return {}
-    texts = [s.removeprefix(prefix) for s in sources]
-    mean_words = round(sum(len(row[0].split()) for row in references) / len(references))
+    texts = [row["source"].removeprefix(prefix) for row in rows]
+    mean_words = round(sum(len(row["references"][0].split()) for row in rows) / len(rows))
     return {
-        "first_sentence": rouge([first_sentence(t) for t in texts], references),
-        f"first_{mean_words}_words": rouge([lead(t, mean_words) for t in texts], references),
+        "first_sentence": [first_sentence(text) for text in texts],
+        f"first_{mean_words}_words": [lead(text, mean_words) for text in texts],
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.config import STAGES
-from nash_jax.report.summary import Setup, find_row, setup_label, setups, what_went
+from nash_jax.report.summary import Setup, find_row, format_kept, setup_label, setups, what_went
 from nash_jax.spec import SIDES
 
 Report = dict[str, Any]
@@ -29,7 +29,8 @@ def _pair(report: Report) -> Iterator[str]:
     dense, pruned = (report["metrics"].get(name, {}) for name in ("dense", "pruned"))
     params = report["params"]
     yield f"{'':28}{'dense':>12}{'pruned':>12}"
-    yield from (f"{name:28}{dense[name]:12.2f}{pruned[name]:12.2f}" for name in dense)
+    for name in dense:
+        yield f"{name:28}{dense[name]:12.2f}{pruned[name]:12.2f}{_compared(report, name)}"
     yield f"{'parameters':28}{params['dense']:12,}{params['pruned']:12,}"
     rows = report["benchmark"]
     found = setups(rows)
@@ -47,6 +48,12 @@ def _pair(report: Report) -> Iterator[str]:
         yield f"{side} sparsity {100 * counted:.1f} % counted{gates}{'; ' * bool(went)}{went}"
 
 
+def _compared(report: Report, name: str) -> str:
+    """What is kept of a metric, how surely, and whether that can be chance."""
+    paired = report.get("paired", {}).get(name)
+    return f"   {format_kept(report, name)}, p = {paired['p']:.3f}" if paired else ""
+
+
 def _stages(report: Report) -> Iterator[str]:
     """What is done, and what is not."""
     done = report["stages"]
@@ -59,7 +66,10 @@ def _model(report: Report) -> Iterator[str]:
     scores = report["metrics"].get("model", {})
     if scores:
         yield f"metrics of {report['model']}, {report['num_test_examples']} test rows"
-        yield from (f"  {name:30}{value:14.2f}" for name, value in scores.items())
+        bounds = report.get("intervals", {}).get("model", {})
+        for name, value in scores.items():
+            interval = "  ({:.2f} to {:.2f})".format(*bounds[name]) if name in bounds else ""
+            yield f"  {name:30}{value:14.2f}{interval}"
     yield "sparsity (attention and FFN)"
     yield from (f"  {side:30}{_sparsity(params, side)}" for side in ("encoder", "decoder"))
     yield "parameters"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nash_jax.report.figures import component_bars, latency_bars, sparsity_curves, training_curves
-from nash_jax.report.markup import Markup, tag
+from nash_jax.report.markup import Markup, join, tag
 from nash_jax.report.page import figure_box, page_header, titled, whole_page
 from nash_jax.report.summary import (
     MODELS,
@@ -14,10 +14,12 @@ from nash_jax.report.summary import (
     Rows,
     direction,
     format_count,
+    format_kept,
     format_ms,
     format_percent,
     format_speedup,
     format_value,
+    kept_interval,
     main_metric,
     measured,
     quality_kept,
@@ -115,8 +117,8 @@ def verdict(report: Report) -> str:
         return _looked_at(report)
     said = []
     kept, metric = quality_kept(report), main_metric(report)
-    if kept is not None:
-        said.append(f"has {format_percent(kept)} of the dense model’s {metric}")
+    if kept is not None and metric is not None:
+        said.append(f"has {format_kept(report, metric)} of the dense model’s {metric}")
     for label, factor in list(speedups(report).items())[:1]:
         said.append(f"generates {format_speedup(factor)} as fast at {label}")
     removed = _removed(report)
@@ -148,7 +150,7 @@ def _removed(report: Report) -> float | None:
 
 
 def _tiles(report: Report) -> Markup:
-    tiles = [*_quality_tile(report)]
+    tiles: list[tuple[str, Any, str]] = [*_quality_tile(report)]
     tiles += [(f"Speedup, {label}", format_speedup(x), _SPEEDUP_NOTE) for label, x in speedups(report).items()]
     params, removed = section(report, "params"), _removed(report)
     if removed is not None:
@@ -164,19 +166,24 @@ def _tiles(report: Report) -> Markup:
 _SPEEDUP_NOTE = "over dense, time to generate"
 
 
-def _tile(name: str, value: str, note: str) -> Markup:
+def _tile(name: str, value: Any, note: str) -> Markup:
     return tag("div", tag("dt", name), tag("dd", value, class_="big"), tag("dd", note, class_="note"), class_="tile")
 
 
-def _quality_tile(report: Report) -> list[tuple[str, str, str]]:
+def _quality_tile(report: Report) -> list[tuple[str, Markup, str]]:
     kept, metric = quality_kept(report), main_metric(report)
     if kept is None or metric is None:
         return []
     dense, pruned = (section(report, "metrics", model)[metric] for model in ("dense", "pruned"))
     note = f"{metric} {format_value(dense)} → {format_value(pruned, like=dense)}"
+    p_value = section(report, "paired", metric).get("p")
+    note += f", p = {p_value:.3f}" if measured(p_value) else ""
+    interval = kept_interval(report, metric)
+    sure = tag("span", interval, class_="change", title="95 % confidence interval") if interval else ""
+    value = join([format_percent(kept), sure])
     if direction(metric) < 0:  # "110 % of the quality kept" would praise a model that errs more
-        return [(f"{metric} over dense’s", format_percent(kept), note + ", lower is better")]
-    return [("Quality kept", format_percent(kept), note)]
+        return [(f"{metric} over dense’s", value, note + ", lower is better")]
+    return [("Quality kept", value, note)]
 
 
 def _sparsity_tile(params: Mapping[str, Any], side: str) -> list[tuple[str, str, str]]:
@@ -198,7 +205,8 @@ def _models_section(report: Report) -> Markup:
     metric = main_metric(report)
     count = report.get("num_test_examples")
     judged = f"Judged by {metric}" + (f" on {count:,} test examples. " if measured(count) else ". ")
-    lead = (judged if metric else "") + ("" if report.get("model") else "Small numbers compare with dense.")
+    sure = "Ranges are 95 % confidence intervals. " if section(report, "intervals") else ""
+    lead = (judged if metric else "") + sure + ("" if report.get("model") else "Small numbers compare with dense.")
     return titled("Quality, size and speed", lead, models_table(report))
 
 

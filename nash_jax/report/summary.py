@@ -29,7 +29,7 @@ def direction(metric: str) -> int:
     """+1 where higher is better, -1 where lower is, 0 for a metric that is neither."""
     if metric == "generated_length":
         return 0
-    return -1 if "error" in metric or "loss" in metric else 1
+    return -1 if any(word in metric for word in ("error", "loss", "invalid")) else 1
 
 
 def section(report: Report, *path: str) -> Mapping[str, Any]:
@@ -74,6 +74,20 @@ def quality_kept(report: Report) -> float | None:
     if name is None:
         return None
     return ratio(section(report, "metrics", "pruned").get(name), section(report, "metrics", "dense").get(name))
+
+
+def kept_interval(report: Report, metric: str) -> str:
+    """The interval of pruned / dense of a metric, in per cent: "93.1 to 97.0"; "" where there is none."""
+    paired = section(report, "paired", metric)
+    low, high = paired.get("low"), paired.get("high")
+    return f"{100 * low:.1f} to {100 * high:.1f}".replace("-", MINUS) if measured(low) and measured(high) else ""
+
+
+def format_kept(report: Report, metric: str) -> str:
+    """pruned / dense of a metric, with its interval where there is one: "95.0 % (93.1 to 97.0)"."""
+    values = (section(report, "metrics", model).get(metric) for model in ("pruned", "dense"))
+    kept, interval = format_percent(ratio(*values)), kept_interval(report, metric)
+    return f"{kept} ({interval})" if interval else kept
 
 
 def what_went(params: Mapping[str, Any], side: str) -> str:

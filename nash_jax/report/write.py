@@ -11,8 +11,8 @@ from typing import Any
 import jax
 
 from nash_jax.config import Config
+from nash_jax.evaluation.metrics import METRICS
 from nash_jax.evaluation.sizes import component_sizes
-from nash_jax.evaluation.text_metrics import METRICS
 from nash_jax.fresh_model import param_shapes
 from nash_jax.models import param_axes
 from nash_jax.pruning.compact import removed_share
@@ -133,12 +133,12 @@ def _common(config: Config, stages: dict[str, dict[str, Any]]) -> dict[str, Any]
     evaluated, timed = stages.get("evaluate", {}), stages.get("benchmark", {})
     return {
         "task": config.task.name,
-        "metric": METRICS[config.task.metric][1],
+        "metric": METRICS[config.task.metric].selection,
         "config": dataclasses.asdict(config),
         "device": _device(),
         "dtype": config.model.dtype,
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
-        "metrics": evaluated.get("metrics", {}),
+        **{part: evaluated.get(part, {}) for part in ("metrics", "intervals", "paired")},
         "num_test_examples": evaluated.get("num_examples"),
         "benchmark": timed.get("benchmark", []),
         "stages": {n: {k: v for k, v in s.items() if k in _STAGE_FACTS} for n, s in stages.items()},

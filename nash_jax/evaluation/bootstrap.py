@@ -1,0 +1,127 @@
+"""How sure values are: confidence intervals of one model's, and a test of two models' on the same rows.
+
+Rows of a group are one unit: they are drawn, or change sides, together.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from nash_jax.evaluation.metrics import Metric
+from nash_jax.evaluation.statistics import Values
+
+RESAMPLES = 1000
+LEVEL = 0.95
+_SEED = 57
+_CHUNK = 50  # resamples at a time: that many counts for each row are in memory
+
+Draws = Mapping[str, np.ndarray]  # value → that of each resample
+
+
+def draw(metric: Metric, statistics: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES) -> Values:
+    """The values of resamples of the rows, with replacement, as many units as there are.
+
+    The same resamples for every model, so that two models' draws are pairs.
+
+    Args:
+      metric: what reduces the statistics.
+      statistics: of the rows [n, k].
+      groups: the number of each row's unit [n], 0 up to the number of units.
+      resamples: how many.
+    """
+    rng, units = np.random.default_rng(_SEED), int(groups.max()) + 1
+    found = []
+    for size in _chunks(resamples):
+        drawn = rng.integers(0, units, (size, units)) + units * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units)
+        if metric.additive:
+            totals = counts.astype(float) @ _unit_totals(statistics, groups)
+            found.append(metric.reduce(totals[:, None]))
+        else:
+            found += [metric.reduce(np.repeat(statistics, row[groups], axis=0)[None]) for row in counts]
+    return _joined(found)
+
+
+def intervals(draws: Draws) -> dict[str, list[float]]:
+    """The percentile interval [low, high] of each value (Efron and Tibshirani 1993, chapter 13), at `LEVEL`."""
+    return {name: _bounds(values) for name, values in draws.items()}
+
+
+def compare(
+    metric: Metric, models: tuple[np.ndarray, np.ndarray], draws: tuple[Draws, Draws], groups: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """What pruning did to each value, on the same rows.
+
+    Args:
+      metric: what reduces the statistics.
+      models: statistics of the rows [n, k], by the dense model's outputs and by the pruned one's.
+      draws: of both, from `draw`.
+      groups: the number of each row's unit [n].
+
+    Returns:
+      Value → `difference`: pruned − dense; `kept`: pruned / dense, `low`, `high`: its interval, by paired
+      resamples (Koehn 2004), all three None where dense is not positive, in any resample for the interval; `p`:
+      two-sided, by approximate randomisation (Noreen 1989; Riezler and Maxwell 2005).
+    """
+    before, after = (metric.values(statistics) for statistics in models)
+    shuffled = _differences(metric, *models, groups, len(next(iter(draws[0].values()))))
+    found = {}
+    for name in before:
+        difference = after[name] - before[name]
+        low, high = _ratio_bounds(draws[1][name], draws[0][name])
+        found[name] = {
+            "difference": difference,
+            "kept": after[name] / before[name] if before[name] > 0 else None,
+            "low": low,
+            "high": high,
+            "p": _p_value(difference, shuffled[name]),
+        }
+    return found
+
+
+def _differences(metric: Metric, a: np.ndarray, b: np.ndarray, groups: np.ndarray, resamples: int) -> Values:
+    """Differences of values where each unit's outputs are the two models' in either order, by the toss of a coin."""
+    rng, units = np.random.default_rng(_SEED), int(groups.max()) + 1
+    change, found = b - a, []
+    for size in _chunks(resamples):
+        swapped = rng.integers(0, 2, (size, units))
+        if metric.additive:
+            moved = swapped.astype(float) @ _unit_totals(change, groups)
+            sides = [
+                metric.reduce((total + moved)[:, None]) for total, moved in ((a.sum(0), moved), (b.sum(0), -moved))
+            ]
+            found.append({name: sides[1][name] - sides[0][name] for name in sides[0]})
+        else:
+            for row in swapped[:, groups, None].astype(bool):
+                mixed = [metric.reduce(np.where(row, *pair)[None]) for pair in ((b, a), (a, b))]
+                found.append({name: mixed[1][name] - mixed[0][name] for name in mixed[0]})
+    return _joined(found)
+
+
+def _p_value(difference: float, shuffled: np.ndarray) -> float:
+    """The share of differences by chance that are no smaller, the one that was found among them."""
+    rounding = 1e-9  # sums in another order are not to make a difference of an equal one
+    return float((1 + (np.abs(shuffled) >= abs(difference) - rounding).sum()) / (1 + len(shuffled)))
+
+
+def _unit_totals(statistics: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Sums of the rows of each unit [units, k]."""
+    return np.stack([np.bincount(groups, weights=column) for column in statistics.T], axis=1)
+
+
+def _chunks(resamples: int) -> Iterator[int]:
+    for start in range(0, resamples, _CHUNK):
+        yield min(_CHUNK, resamples - start)
+
+
+def _joined(found: list[Values]) -> Values:
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def _bounds(values: np.ndarray) -> list[float]:
+    return [float(bound) for bound in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]
+
+
+def _ratio_bounds(numerators: np.ndarray, denominators: np.ndarray) -> list[float] | list[None]:
+    return _bounds(numerators / denominators) if (denominators > 0).all() else [None, None]

@@ -1,0 +1,68 @@
+"""The metrics by name.
+
+A metric is two functions: `measure` gives a few numbers for each row, `reduce` makes the values out of the numbers of
+any rows. So rows are measured once and resampled cheaply, and what is a value of the corpus only (BLEU, F1, Matthews)
+stays exact.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from nash_jax.evaluation import classification as labels
+from nash_jax.evaluation import question_answering as answers
+from nash_jax.evaluation import text_metrics as texts
+from nash_jax.evaluation import translation
+from nash_jax.evaluation.statistics import Row, Values
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """How outputs are scored.
+
+    Attributes:
+      measure: outputs and their rows → statistics of each row, float64 [n, k].
+      reduce: statistics [..., m, k] of m rows → name → values [...], in per cent.
+      selection: the value that selects checkpoints; larger is better.
+      additive: the sum of rows' statistics reduces to what the rows do, so that resamples need only sums.
+    """
+
+    measure: Callable[[Sequence[str], Sequence[Row]], np.ndarray]
+    reduce: Callable[[np.ndarray], Values]
+    selection: str
+    additive: bool = True
+
+    def values(self, statistics: np.ndarray) -> dict[str, float]:
+        """The values of statistics [n, k]."""
+        return {name: float(value) for name, value in self.reduce(statistics).items()}
+
+    def score(self, outputs: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
+        """The values of outputs."""
+        return self.values(self.measure(outputs, rows))
+
+
+METRICS = {
+    "rouge": Metric(texts.measure_rouge, texts.reduce_rouge, "rougeL"),
+    "transcription": Metric(texts.measure_transcription, texts.reduce_transcription, "word_accuracy"),
+    "exact_match": Metric(texts.measure_exact_match, texts.reduce_exact_match, "exact_match"),
+    "translation": Metric(translation.measure_translation, translation.reduce_translation, "bleu"),
+    "answers": Metric(answers.measure_answers, answers.reduce_answers, "rougeL"),
+    "squad": Metric(answers.measure_squad, answers.reduce_squad, "f1"),
+    "multirc": Metric(answers.measure_multirc, answers.reduce_multirc, "f1a"),
+    "record": Metric(answers.measure_record, answers.reduce_record, "f1"),
+    "accuracy": Metric(labels.measure_labels, labels.reduce_accuracy, "accuracy"),
+    "accuracy_f1": Metric(labels.measure_binary, labels.reduce_accuracy_f1, "f1"),
+    "accuracy_macro_f1": Metric(labels.measure_labels, labels.reduce_accuracy_macro_f1, "macro_f1"),
+    "matthews": Metric(labels.measure_labels, labels.reduce_matthews, "matthews"),
+    "correlation": Metric(labels.measure_numbers, labels.reduce_correlation, "spearman", additive=False),
+}
+
+
+def check_rows(metric: str, rows: Sequence[Row]) -> None:
+    """The metric has its packages and can score the rows, so that no training ends in a mistake.
+
+    Raises:
+      UserError: as the metric's `measure`.
+    """
+    METRICS[metric].measure([row["references"][0] for row in rows[:8]], rows[:8])
