@@ -87,16 +87,22 @@ Entry = tuple[str, Row | Damage]  # file and line or row, and what was read ther
 
 
 class Findings:
-    """Rows read, and of each kind that was found in a split the number of rows and the first of them."""
+    """Rows read, and of each kind that was found in a split the number of rows and the first of them.
+
+    Attributes:
+      rows_read: split → number.
+      places: split → file and line, or row, of each row that was kept.
+    """
 
     def __init__(self) -> None:
         self.rows_read: dict[str, int] = {}
+        self.places: dict[str, list[str]] = {}
         self._counts: dict[tuple[str, str], int] = {}
         self._first: dict[tuple[str, str], str] = {}
 
     def begin(self, split: str) -> None:
         """The split's rows are read from now on."""
-        self.rows_read[split] = 0
+        self.rows_read[split], self.places[split] = 0, []
 
     def note(self, split: str, place: str, damage: Damage, count: int = 1) -> None:
         """Counts a row of a kind, or `count` of which this is the first."""
@@ -145,65 +151,78 @@ class Findings:
         )
 
 
+class DamagedError(ValueError):
+    """A record that no row can be made of.
+
+    Args:
+      damage: the reason.
+    """
+
+    def __init__(self, damage: Damage) -> None:
+        super().__init__(damage.detail)
+        self.damage = damage
+
+
+def show(value: Any) -> str:
+    """How a value begins, in one line."""
+    return repr(value[:60] if isinstance(value, str) else value)[:60]
+
+
+def take_text(record: Mapping[str, Any], column: str) -> str:
+    """The text in a column.
+
+    Raises:
+      DamagedError: when there is none that could be used.
+    """
+    value = record[column]
+    if kind := find_break(value):
+        raise DamagedError(Damage(kind, f"column {column!r} holds {show(value)}"))
+    return str(value)
+
+
 def check_rows(
-    entries: Iterable[Entry], columns: Sequence[str], to_row: Callable[[Row], Row], split: str, findings: Findings
-) -> Iterator[tuple[str, Row]]:
-    """(place, row) of the rows that are kept, in their order; what is found is noted.
+    entries: Iterable[Entry], to_rows: Callable[[Row], Sequence[Row]], split: str, findings: Findings,
+    held_out: Mapping[str, str],
+) -> Iterator[Row]:  # fmt: skip
+    """The rows that are kept, in their order; what is found is noted.
 
     Args:
       entries: what was read.
-      columns: those that must hold a text.
-      to_row: makes {"source", "references"} of what was read, with "labels", all texts that a target may be, where
-        there is such a set.
+      to_rows: makes rows {"source", "references"} of a record, with "labels", all texts that a reference may be, where
+        there is such a set; raises DamagedError.
       split: its name.
       findings: takes the notes.
+      held_out: sources that this split may not have → where they are.
     """
     findings.begin(split)
-    earlier: dict[str, set[tuple[str, ...]]] = {}  # source → targets seen with it
+    earlier: dict[str, set[tuple[str, ...]]] = {}  # source → references seen with it
     for place, read in entries:
-        findings.rows_read[split] += 1
-        found = [read] if isinstance(read, Damage) else list(find_damage(read, columns))
-        row: Row = {}
-        if not any(drops(damage.kind, split) for damage in found) and not isinstance(read, Damage):
-            row = to_row(read)
-            found += _compare(row, earlier)
-        worst = next((damage for damage in found if drops(damage.kind, split)), None)
-        for damage in [worst] if worst else found:
-            findings.note(split, place, damage)
-        if worst is None:
-            earlier.setdefault(row["source"], set()).add(tuple(row["references"]))
-            yield place, row
+        try:
+            rows = [] if isinstance(read, Damage) else to_rows(read)
+        except DamagedError as error:
+            rows, read = [], error.damage
+        findings.rows_read[split] += max(1, len(rows))
+        if isinstance(read, Damage):
+            findings.note(split, place, read)
+        for row in rows:
+            found = [*find_damage(row), *_compare(row, earlier, held_out)]
+            worst = next((damage for damage in found if drops(damage.kind, split)), None)
+            for damage in [worst] if worst else found:
+                findings.note(split, place, damage)
+            if worst is None:
+                earlier.setdefault(row["source"], set()).add(tuple(row["references"]))
+                findings.places[split].append(place)
+                yield row
 
 
-def drop_leaked(
-    rows: Iterable[tuple[str, Row]], held_out: Mapping[str, str], findings: Findings
-) -> Iterator[tuple[str, Row]]:
-    """(place, row) of the training rows whose source is held out nowhere.
-
-    Args:
-      rows: as `check_rows` gives them.
-      held_out: sources of the other splits → where they are.
-      findings: takes the notes.
-    """
-    for place, row in rows:
-        source = row["source"]
-        if source in held_out:
-            findings.note("train", place, Damage("leaked", f"{source!r:.60} is the source of {held_out[source]} too"))
-        else:
-            yield place, row
-
-
-def find_damage(record: Mapping[str, Any], columns: Sequence[str]) -> Iterator[Damage]:
+def find_damage(row: Row) -> Iterator[Damage]:
     """What is wrong with a row's texts: the first reason to drop it, or each oddity once."""
     odd: dict[str, Damage] = {}
-    for column in columns:
-        value = record[column]
-        kind = _find_break(value)
-        if kind:
-            yield Damage(kind, f"column {column!r} holds {value!r:.60}")
-            return
-        for name in _find_oddities(value):
-            odd.setdefault(name, Damage(name, f"column {column!r} holds {value!r:.60}"))
+    for name, texts in (("source", [row["source"]]), ("target", row["references"])):
+        for text in texts:
+            kind = find_break(text)
+            for found in [kind] if kind else _find_oddities(text):
+                odd.setdefault(found, Damage(found, f"the {name} is {show(text)}"))
     yield from odd.values()
 
 
@@ -215,8 +234,8 @@ _WORD = re.compile(r"[^\W_]")
 _NULL_WORDS = frozenset({"null", "none", "nan", "n/a", "<na>"})
 
 
-def _find_break(value: Any) -> str | None:
-    """The kind of damage for which a value's row is dropped."""
+def find_break(value: Any) -> str | None:
+    """The kind of damage for which a row with this value in place of a text is dropped; None of a usable text."""
     if not isinstance(value, str):
         return "null" if value is None else "not_text"
     if not value:
@@ -252,14 +271,16 @@ def _is_mojibake(text: str) -> bool:
     return True
 
 
-def _compare(row: Row, earlier: Mapping[str, set[tuple[str, ...]]]) -> Iterator[Damage]:
-    """What is wrong with a row beside the set of labels and the rows before it."""
+def _compare(row: Row, earlier: Mapping[str, set[tuple[str, ...]]], held_out: Mapping[str, str]) -> Iterator[Damage]:
+    """What is wrong with a row beside the set of labels, the other splits and the rows before it."""
     source, references = row["source"], row["references"]
-    text = f"{source!r:.60}"
+    text = show(source)
     labels = row.get("labels") or references
     outside = [reference for reference in references if reference not in labels]
     if outside:
-        yield Damage("label_outside_set", f"{outside[0]!r:.60} is none of {', '.join(map(repr, labels))}")
+        yield Damage("label_outside_set", f"{show(outside[0])} is none of {', '.join(map(repr, labels))}")
+    if source in held_out:
+        yield Damage("leaked", f"{text} is the source of {held_out[source]} too")
     if source in earlier:
         again = tuple(references) in earlier[source]
         yield Damage("duplicate" if again else "repeated_source", text)

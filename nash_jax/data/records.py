@@ -125,8 +125,8 @@ class _Lines:
 
 
 def _csv(path: Path, columns: Sequence[str]) -> Iterator[Entry]:
-    """A record each. After a broken quote reading goes on at the next line; until a whole record is found that no
-    quote of the broken one can have ended, lines are fragments.
+    """A record each. After a broken quote reading goes on at the next line; until one is found that is a whole record,
+    and is not ended by a quote of the broken one, lines are fragments.
     """
     lines = _Lines(path)
     reader = csv.reader(lines, strict=True)
@@ -138,7 +138,7 @@ def _csv(path: Path, columns: Sequence[str]) -> Iterator[Entry]:
         read = fields if isinstance(fields, Damage) else _as_record(fields, header, lines.taken, recovering)
         yield f"{path}:{lines.first}", read
         recovering = isinstance(read, Damage) and read.kind in ("broken_quotes", "fragment")
-        if recovering:
+        if recovering and not _ends_within(lines.taken[1:]):
             lines.give_back()
 
 
@@ -173,12 +173,25 @@ def _as_record(fields: list[str], header: list[str], taken: list[str], recoverin
         if recovering:
             return Damage("fragment", count)
         return Damage("too_few_fields" if len(fields) < len(header) else "too_many_fields", count)
-    if recovering and any('"' in field for field in fields) and '""' not in "".join(taken):
+    if recovering and _has_bare_quote(fields, "".join(taken)):
         return Damage("fragment", "a quote within a field that has none around it")
     if [field.removeprefix("\ufeff") for field in fields] == header:
         return Damage("header_again", "the header")
     escaped = _ESCAPED.search("".join(fields))
     return _not_utf8(ord(escaped[0]) - 0xDC00) if escaped else dict(zip(header, fields, strict=True))
+
+
+def _ends_within(lines: list[str]) -> bool:
+    """Whether a broken record goes on to the last of these lines: no field there begins with its quote."""
+    try:
+        return bool(lines) and _has_bare_quote(next(csv.reader(lines[-1:])), lines[-1])
+    except csv.Error:
+        return False
+
+
+def _has_bare_quote(fields: list[str], text: str) -> bool:
+    """Whether a quote stands within a field that has none around it."""
+    return '""' not in text and any('"' in field for field in fields)
 
 
 # -- Parquet ----------------------------------------------------------------------------------------------

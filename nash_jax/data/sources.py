@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nash_jax.config import TaskConfig
-from nash_jax.data.checks import SPLITS, Entry, Findings, Row, check_rows, drop_leaked
+from nash_jax.data.checks import SPLITS, Entry, Findings, Row, check_rows, take_text
 from nash_jax.data.hub import WITHOUT, check_data_set, reason
 from nash_jax.data.records import check_columns, read_records
 from nash_jax.data.tasks import hub_task
@@ -44,20 +44,20 @@ def load_rows(
 def _checked(
     entries: dict[str, Iterable[Entry]], columns: tuple[str, str], task: TaskConfig, findings: Findings
 ) -> dict[str, list[Row]]:
-    """Rows of two texts, the sound ones; those of the training split are in no other one."""
+    """Rows of two texts, the sound ones; those of the training split, checked last, are in no other."""
 
-    def to_row(record: Row) -> Row:
-        return {"source": record[columns[0]], "references": [record[columns[1]]]}
+    def to_rows(record: Row) -> list[Row]:
+        return [{"source": take_text(record, columns[0]), "references": [take_text(record, columns[1])]}]
 
-    placed: dict[str, list[tuple[str, Row]]] = {}
-    for split in entries:
-        placed[split] = list(check_rows(entries[split], columns, to_row, split, findings))
+    records = {split: list(entries[split]) for split in entries}
+    rows: dict[str, list[Row]] = {}
+    held_out: dict[str, str] = {}
+    for split in sorted(records, key=("validation", "test", "train").index):
+        kept = list(check_rows(records[split], to_rows, split, findings, held_out if split == "train" else {}))
         findings.check_limit(split, task.max_dropped)
-    if "train" in placed:
-        held_out = {row["source"]: place for split in placed if split != "train" for place, row in placed[split]}
-        placed["train"] = list(drop_leaked(placed["train"], held_out, findings))
-        findings.check_limit("train", task.max_dropped)
-    return {split: [row | {"source": task.prefix + row["source"]} for _, row in placed[split]] for split in placed}
+        held_out |= {row["source"]: place for row, place in zip(kept, findings.places[split], strict=True)}
+        rows[split] = [row | {"source": task.prefix + row["source"]} for row in kept]
+    return rows
 
 
 def _hub_records(task: TaskConfig, splits: Sequence[str]) -> tuple[dict[str, Iterable[Entry]], tuple[str, str]]:

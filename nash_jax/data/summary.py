@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nash_jax.config import TaskConfig
-from nash_jax.data.checks import SPLITS, Damage, Findings, Row
+from nash_jax.data.checks import SPLITS, Damage, Findings, Row, show
 from nash_jax.data.pipeline import tokenized_table
 
 Record = dict[str, Any]
@@ -39,17 +39,18 @@ def summarise(
             cut = np.flatnonzero(lengths > limit)
             summary[split] |= _describe(text, lengths, len(cut))
             if len(cut):
-                detail = f"{lengths[cut[0]]:,} tokens, of which {limit:,} are used: {_text(rows[split], text, cut[0])}"
-                place = f"pair {cut[0] + 1} of those used"
+                place, content = _find_pair(split, rows[split], int(cut[0]), text, findings)
+                detail = f"{lengths[cut[0]]:,} tokens, of which {limit:,} are used: {content}"
                 findings.note(split, place, Damage(f"{text}_too_long", detail), len(cut))
     return {"summary": summary, "findings": findings.to_json()}
 
 
-def _text(rows: Sequence[Row], text: str, pair: int) -> str:
-    """How the source or the target of a (row, reference) pair begins."""
-    pairs = ((row["source"], reference) for row in rows for reference in row["references"])
-    chosen = next(itertools.islice(pairs, int(pair), None))
-    return f"{chosen[text == 'target']!r:.60}"
+def _find_pair(split: str, rows: Sequence[Row], pair: int, text: str, findings: Findings) -> tuple[str, str]:
+    """Where a (row, reference) pair is, and how its source or target begins."""
+    pairs = ((number, row["source"], reference) for number, row in enumerate(rows) for reference in row["references"])
+    number, source, target = next(itertools.islice(pairs, pair, None))
+    place = findings.places[split][number] if split in findings.places else f"row {number + 1}"
+    return place, show(source if text == "source" else target)
 
 
 def _count_rows(split: str, rows: Sequence[Row], findings: Findings) -> dict[str, int]:
