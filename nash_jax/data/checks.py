@@ -274,15 +274,14 @@ def _is_mojibake(text: str) -> bool:
 def _compare(row: Row, earlier: Mapping[str, set[tuple[str, ...]]], held_out: Mapping[str, str]) -> Iterator[Damage]:
     """What is wrong with a row beside the set of labels, the other splits and the rows before it."""
     source, references = row["source"], row["references"]
-    text = show(source)
     labels = row.get("labels") or references
     outside = [reference for reference in references if reference not in labels]
     if outside:
         yield Damage("label_outside_set", f"{show(outside[0])} is none of {', '.join(map(repr, labels))}")
     if source in held_out:
-        yield Damage("leaked", f"{text} is the source of {held_out[source]} too")
+        yield Damage("leaked", f"{show(source)} is the source of {held_out[source]} too")
     if source in earlier:
         again = tuple(references) in earlier[source]
-        yield Damage("duplicate" if again else "repeated_source", text)
+        yield Damage("duplicate" if again else "repeated_source", show(source))
     if references == [source]:
-        yield Damage("source_is_target", text)
+        yield Damage("source_is_target", show(source))

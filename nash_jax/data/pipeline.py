@@ -85,7 +85,7 @@ def _cut(tokenizer: Any, kind: str, texts: list[str], limit: int) -> tuple[list[
       texts: what to encode.
       limit: tokens, those included that the tokenizer adds.
     """
-    encoded = tokenizer(**{kind: texts}, truncation=True, max_length=limit)
+    encoded = tokenizer(**{kind: texts}, truncation=True, max_length=limit, return_attention_mask=False)
     ids = encoded["input_ids"]
     if encoded.encodings:  # of the Rust library, which keeps what it cut off
         return ids, [

@@ -32,10 +32,10 @@ def summarise(
     """
     summary = {}
     for split in (name for name in SPLITS if name in rows):
-        table = tokenized_table(list(rows[split]), tokenizer, task, cache).with_format("numpy")
+        table = tokenized_table(list(rows[split]), tokenizer, task, cache)
         summary[split] = _count_rows(split, rows[split], findings) | {"pairs": len(table)}
         for text, setting in TEXTS.items():
-            lengths, limit = np.asarray(table[:][f"{text}_length"]), getattr(task, setting)
+            lengths, limit = np.asarray(table.data[f"{text}_length"]), getattr(task, setting)
             cut = np.flatnonzero(lengths > limit)
             summary[split] |= _describe(text, lengths, len(cut))
             if len(cut):
