@@ -34,6 +34,8 @@ class TaskConfig:
       tokenizer: folder or hub name of the tokenizer; empty: the model's own, or the one the task builds.
       max_train_examples: use only so many training rows; 0: all.
       max_eval_examples: use only so many validation and test rows; 0: all.
+      max_dropped: largest share of a split's rows that may be dropped because they cannot be used (`data/checks.py`);
+        0: none.
     """
 
     name: str = "samsum"
@@ -51,6 +53,7 @@ class TaskConfig:
     tokenizer: str = ""
     max_train_examples: int = 0
     max_eval_examples: int = 0
+    max_dropped: float = 0.2
 
 
 @dataclasses.dataclass(frozen=True)

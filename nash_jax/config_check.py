@@ -124,7 +124,12 @@ _NOT_NEGATIVE = (
     "shorten.decoder_layers",
     "evaluate.no_repeat_ngram_size",
 )
-_SHARES = ("prune.sparsity", "model.dropout_rate", *(f"{p}.{f}" for p in _PHASES for f in ("warmup_ratio", "beta2")))
+_SHARES = (
+    "task.max_dropped",
+    "prune.sparsity",
+    "model.dropout_rate",
+    *(f"{p}.{f}" for p in _PHASES for f in ("warmup_ratio", "beta2")),
+)
 _RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ("a number above 0", lambda x: 0 < x < math.inf, _POSITIVE),
     ("a number of 0 or more", lambda x: 0 <= x < math.inf, _NOT_NEGATIVE),

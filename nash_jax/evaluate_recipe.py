@@ -5,13 +5,16 @@ goes, by component, and how sparse it is.
 """
 
 import functools
+import sys
 from pathlib import Path
 from typing import Any
 
 from nash_jax.benchmark.components import component_times
 from nash_jax.benchmark.latency import measure
 from nash_jax.config import STAGES, Config, chosen_stages, lasting_settings
+from nash_jax.data.checks import Findings
 from nash_jax.data.sources import load_rows
+from nash_jax.data.summary import data_lines, summarise
 from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score
@@ -96,12 +99,16 @@ class EvaluateRecipe:
                 f"the model {self.config.model.init!r} has no tokenizer",
                 "its files beside the weights, or config.task.tokenizer",
             )
-        rows = load_rows(task, ("test",))["test"]
-        check_rows(task.metric, rows)
-        tokenizer = choose_tokenizer(task, self.given.tokenizer, rows)
+        findings = Findings()
+        rows = load_rows(task, ("test",), findings)
+        check_rows(task.metric, rows["test"])
+        tokenizer = choose_tokenizer(task, self.given.tokenizer, rows["test"])
         check_vocabulary(tokenizer, self.given.spec)
         options = output_options(self.config, self.given.generation)
-        return score(Evaluator(rows, tokenizer, task, options, self.config.evaluate.batch_size), {"model": self.engine})
+        data = summarise(rows, tokenizer, task, folder, findings)
+        print(*data_lines(data), sep="\n", file=sys.stderr, flush=True)
+        evaluator = Evaluator(rows["test"], tokenizer, task, options, self.config.evaluate.batch_size)
+        return score(evaluator, {"model": self.engine}) | {"data": data}
 
     def benchmark(self, folder: Path) -> dict[str, Any]:
         """Whole generations and their components, timed in turn."""

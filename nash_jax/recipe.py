@@ -4,6 +4,7 @@ data → finetune → shorten → prune → compact → retrain → evaluate →
 """
 
 import functools
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,10 @@ from safetensors.numpy import load_file, save_file
 from nash_jax.benchmark.latency import measure, speedups
 from nash_jax.config import STAGES, TEACHER_STAGES, Config, PruneConfig, TrainConfig, chosen_stages, lasting_settings
 from nash_jax.convert.generation import read_generation
+from nash_jax.data.checks import Findings
 from nash_jax.data.pipeline import Batches, tokenize
-from nash_jax.data.sources import SPLITS, load_rows
+from nash_jax.data.sources import load_rows
+from nash_jax.data.summary import data_lines, summarise
 from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score
@@ -68,6 +71,7 @@ class Recipe:
         shared = dict.fromkeys(TEACHER_STAGES, teacher) if teacher is not None else {}
         self.workdir = Workdir(workdir, lasting_settings(config), shared)
         self.writers: list[Writer] = []
+        self._findings = Findings()
         self._models: dict[str, tuple[ModelSpec, dict[str, Any]]] = {}  # by the stage that wrote them
 
     def run(self, wait: bool = False) -> dict[str, Any]:
@@ -106,7 +110,7 @@ class Recipe:
     @functools.cached_property
     def rows(self) -> dict[str, list[dict[str, Any]]]:
         """Rows of every split."""
-        return load_rows(self.config.task)
+        return load_rows(self.config.task, findings=self._findings)
 
     @functools.cached_property
     def given(self) -> Seq2Seq | None:
@@ -119,27 +123,19 @@ class Recipe:
         return load_tokenizer(str(self.workdir.stage("data") / "tokenizer"))
 
     def data(self, folder: Path) -> dict[str, Any]:
-        """Reads and checks the rows, fixes the tokenizer, tokenises the training split."""
+        """Reads and checks the rows, fixes the tokenizer, tokenises them."""
         rows, task = self.rows, self.config.task  # rows before models: the likelier mistake, sooner said
         for split in ("validation", "test"):
             check_rows(task.metric, rows[split])
         tokenizer = choose_tokenizer(task, self.given.tokenizer if self.given else None, rows["train"])
-        own = clear(folder / "tokenizer")
+        own, found = clear(folder / "tokenizer"), dict[str, Any]()
         if is_main():
             save_tokenizer(tokenizer, own)
-            tokenize(rows["train"], tokenizer, task, folder)
+            found = summarise(rows, tokenizer, task, folder, self._findings)
+            print(*data_lines(found), sep="\n", file=sys.stderr, flush=True)
         barrier("tokenized")  # the other processes read what the main one wrote
-        sources, targets = self.tokenized
         self._check_sizes(fresh_spec(self.config, tokenizer) if self.given is None else self.given.spec)
-        summary: dict[str, Any] = {split: {"rows": len(rows[split])} for split in SPLITS}
-        summary["train"] |= {
-            "pairs": len(sources),
-            "mean_source_tokens": round(float(sources.lengths.mean()), 1),
-            "mean_target_tokens": round(float(targets.lengths.mean()), 1),
-            "sources_at_limit": f"{100 * float((sources.lengths >= task.max_source_length).mean()):.1f} %",
-            "targets_at_limit": f"{100 * float((targets.lengths >= task.max_target_length).mean()):.1f} %",
-        }
-        return {"summary": summary}
+        return found
 
     def _check_sizes(self, spec: ModelSpec) -> None:
         """What would fail in a later stage of pruning `spec`, said before anything is trained."""

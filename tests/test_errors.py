@@ -50,6 +50,8 @@ DATA = {
     "empty": [ROW, ROW, json.dumps({"document": "", "summary": "C A T"})],
     "broken": [ROW, ROW, '{"document": "cat", "summary": '],
     "train": [json.dumps({"document": word, "summary": " ".join(word.upper())}) for word in WORDS],
+    "test": [json.dumps({"document": word, "summary": " ".join(word.upper())}) for word in ("bca", "tca")],
+    "leak": [ROW, ROW.replace("cat", "bca")],
 }
 
 
@@ -88,7 +90,6 @@ def place(tmp_path_factory) -> Path:
     (place / "broken.py").write_text(LETTERS.replace("return config", "return confg"))
     for name, lines in DATA.items():
         (place / "data" / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    shutil.copy(place / "data" / "train.jsonl", place / "data" / "test.jsonl")
     lines = (place / "data" / "train.jsonl").read_bytes().splitlines(keepends=True)
     parts = [gzip.compress(b"".join(part)) for part in (lines[:2], lines[2:])]  # parts may follow one another
     (place / "data" / "cut.jsonl.gz").write_bytes(parts[0] + parts[1][:12])
@@ -156,8 +157,9 @@ SAYS = {  # mistake → what the line says; docs/errors.md says it too
     "workdir is a file": "error: workdir file/run cannot be written: Not a directory; expected a folder to write to",
     "workdir not writable": "error: workdir /proc cannot be written: ",
     "data file missing": "config.task.train_file: no file data/none.jsonl; expected an existing file",
-    "empty row": "error: data/empty.jsonl:3: column 'document' holds ''; expected a text that is not empty",
-    "broken row": "data/broken.jsonl:3: not JSON: Expecting value at column 31; expected one JSON object a line",
+    "empty row": "error: 2 of 3 train rows cannot be used: empty 1 (data/empty.jsonl:3: column 'document' holds ''), d",
+    "broken row": "not_json 1 (data/broken.jsonl:3: not JSON: Expecting value at column 31)",
+    "leaked row": "leaked 1 (data/leak.jsonl:2: 'bca' is the source of data/test.jsonl:1 too); expected no more than",
     "column missing": "data/train.jsonl:1 has columns ['document', 'summary'], not 'text'; expected the columns named",
     "rows without labels": "a row has no label words and the reference 'C A T'; expected the same `labels` in all rows",
     "gzip cut short": "error: data/cut.jsonl.gz:3: cannot be read: Compressed file ended before the end-of-stream",
@@ -207,6 +209,7 @@ ARGS = {  # those that need nothing else but a command line
     "data file missing": ["--config=letters.py", "--config.task.train_file=data/none.jsonl"],
     "empty row": ["--config=letters.py", "--config.task.train_file=data/empty.jsonl"],
     "broken row": ["--config=letters.py", "--config.task.train_file=data/broken.jsonl"],
+    "leaked row": ["--config=letters.py", "--config.task.train_file=data/leak.jsonl"],
     "column missing": ["--config=letters.py", "--config.task.source_column=text"],
     "rows without labels": ["--config=letters.py", "--config.task.metric=accuracy"],
     "gzip cut short": ["--config=letters.py", "--config.task.train_file=data/cut.jsonl.gz"],

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from html_page import Page
 
+from nash_jax.data.checks import KINDS
 from nash_jax.report import render
 from nash_jax.report.console import summary
 from nash_jax.report.figures import component_bars, latency_bars, moving_average, sparsity_curves, training_curves
@@ -65,6 +66,13 @@ def report():
         "speedup": {"1": 2.5, "8": 1.625},
         "stages": {"finetune": {"seconds": 95.0, "steps": 100}, "prune": {"seconds": 3725.0, "steps": 0}},
         "config": {"task": {"name": "spelling"}, "prune": {"sparsity": 0.6}},
+        "data": {
+            "summary": {"train": {"examples": 12345, "license": "BSD"}, "test": {"examples": 800}},
+            "findings": [
+                {"split": "train", "kind": "null", "rule": "dropped", "rows": 1917, "first": f"a.csv:7: {EVIL}"},
+                {"split": "test", "kind": "mojibake", "rule": "kept", "rows": 3, "first": "b.csv:9: 'Ã©'"},
+            ],
+        },
     }
 
 
@@ -105,7 +113,6 @@ def inputs():
             {"source": "cat & dog", "references": ["K AE T"], "dense": "K AE T", "pruned": "K AE T"},
             {"source": "empty", "references": ["E"], "dense": "F", "pruned": ""},
         ],
-        "data_summary": {"train": {"examples": 12345, "license": "BSD"}, "test": {"examples": 800}},
     }
 
 
@@ -196,6 +203,8 @@ def test_latency_shows_means_deviations_and_speedups():
 
 def test_stages_and_data(page):
     for said in ("1 min 35 s", "1 h 2 min", "1 h 4 min", "0.950", "12,345", "BSD"):
+        assert said in page.texts, said
+    for said in ("1,917", f"a.csv:7: {EVIL}", "b.csv:9: 'Ã©'", KINDS["null"].meaning, KINDS["mojibake"].why):
         assert said in page.texts, said
 
 

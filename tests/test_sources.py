@@ -21,6 +21,7 @@ PAIRS = [
     ("Grüße, 世界 🌍", "naïve\tcafé"),
     ("  spaces kept  ", "x"),
 ]
+OTHERS = [(f"{source} Again?", target) for source, target in PAIRS]
 WRITERS = {}
 
 
@@ -66,14 +67,18 @@ def records_of(pairs):
 
 @pytest.fixture
 def task(tmp_path, monkeypatch):
-    """`task(train_file)`: own files, the other splits being sound; in tmp_path, which messages then leave out."""
+    """`task(train_file)`: own files, the other splits being sound; in tmp_path, which messages then leave out.
+
+    No row may be dropped.
+    """
     monkeypatch.chdir(tmp_path)
     sound = str(write_jsonl(Path("sound.jsonl"), records_of(PAIRS)))
+    others = str(write_jsonl(Path("others.jsonl"), records_of(OTHERS)))
 
     def make(train=sound, **fields):
         return TaskConfig(
-            name="own", source="files", train_file=str(train), validation_file=sound, test_file=sound,
-            source_column="text", target_column="gist", **({"prefix": ""} | fields),
+            name="own", source="files", train_file=str(train), validation_file=others, test_file=others,
+            source_column="text", target_column="gist", **({"prefix": "", "max_dropped": 0.0} | fields),
         )  # fmt: skip
 
     return make
@@ -92,8 +97,8 @@ def complaint(task_config):
 def test_same_rows_from_every_kind(task, kind, packed):
     path = WRITERS[kind](Path(f"train.{kind}{packed}"), records_of(PAIRS))
     rows = load_rows(task(path, prefix="do: "))
-    assert rows["train"] == [{"source": f"do: {source}", "references": [target]} for source, target in PAIRS]
-    assert rows["train"] == rows["validation"] == rows["test"]
+    for split, pairs in (("train", PAIRS), ("validation", OTHERS), ("test", OTHERS)):
+        assert rows[split] == [{"source": f"do: {source}", "references": [target]} for source, target in pairs]
 
 
 def test_kinds_of_text_files(task):
@@ -121,45 +126,62 @@ def test_limits(task):
 
 
 BROKEN_JSON = {
-    "not JSON: Expecting value at column 9; expected one JSON object a line": '{"text": ',
-    "not JSON: Expecting ',' delimiter at column 14; expected one JSON object a line": '{"text": "a" "gist": "b"}',
-    "a JSON list; expected one JSON object a line": '["a", "b"]',
-    "a JSON str; expected one JSON object a line": '"a"',
-    "has columns ['gist', 'txt'], not 'text'; expected the columns named in config.task": '{"txt": "a", "gist": "b"}',
-    "column 'text' holds ''; expected a text that is not empty": '{"text": "", "gist": "b"}',
-    "column 'text' holds ' \\t'; expected a text that is not empty": '{"text": " \\t", "gist": "b"}',
-    "column 'gist' holds None; expected a text that is not empty": '{"text": "a", "gist": null}',
-    "column 'gist' holds 3; expected a text that is not empty": '{"text": "a", "gist": 3}',
-    "column 'gist' holds ['b']; expected a text that is not empty": '{"text": "a", "gist": ["b"]}',
+    "not_json 1 (rows.jsonl:4: not JSON: Expecting value at column 9)": '{"text": ',
+    "not_json 1 (rows.jsonl:4: not JSON: Expecting ',' delimiter at column 14)": '{"text": "a" "gist": "b"}',
+    "not_object 1 (rows.jsonl:4: a JSON list)": '["a", "b"]',
+    "not_object 1 (rows.jsonl:4: a JSON str)": '"a"',
+    "missing_column 1 (rows.jsonl:4: has columns ['gist', 'txt'], not 'text')": '{"txt": "a", "gist": "b"}',
+    "empty 1 (rows.jsonl:4: column 'text' holds '')": '{"text": "", "gist": "b"}',
+    "blank 1 (rows.jsonl:4: column 'text' holds ' \\t')": '{"text": " \\t", "gist": "b"}',
+    "null 1 (rows.jsonl:4: column 'gist' holds None)": '{"text": "a", "gist": null}',
+    "not_text 1 (rows.jsonl:4: column 'gist' holds 3)": '{"text": "a", "gist": 3}',
+    "not_text 1 (rows.jsonl:4: column 'gist' holds ['b'])": '{"text": "a", "gist": ["b"]}',
+    "surrogate 1 (rows.jsonl:4: column 'gist' holds '\\ud83d')": '{"text": "a", "gist": "\\ud83d"}',
+    "duplicate 1 (rows.jsonl:4: 'a')": '{"text": "a", "gist": "b"}',
+    "leaked 1 (rows.jsonl:4: 'Plain text. Again?' is the source of others.jsonl:1 too)": (
+        '{"text": "Plain text. Again?", "gist": "b"}'
+    ),
 }
+LIMIT = "; expected no more than config.task.max_dropped=0 of them; repair them, or allow more"
 
 
 @pytest.mark.parametrize("message", BROKEN_JSON)
 @pytest.mark.parametrize("packed", ["", ".gz"])
 def test_broken_json_line(task, message, packed):
-    sound = json.dumps({"text": "a", "gist": "b"})
-    lines = [sound, "", sound, BROKEN_JSON[message], sound]
+    sound = [json.dumps({"text": text, "gist": "b"}) for text in "abc"]
+    lines = [sound[0], "", sound[1], BROKEN_JSON[message], sound[2]]
     path = save(Path(f"rows.jsonl{packed}"), "\n".join(lines).encode())
-    found = complaint(task(path))
-    assert found.startswith((f"{path}:4: {message}", f"{path}:4 {message}")), found
+    expected = f"1 of 4 train rows cannot be used: {message}{LIMIT}"
+    assert complaint(task(path)) == expected.replace("rows.jsonl", f"rows.jsonl{packed}")
+    rows = load_rows(task(path, max_dropped=0.25))["train"]
+    assert [row["source"] for row in rows] == ["a", "b", "c"]
 
 
-BROKEN_CSV = {
-    "rows.csv:3: broken CSV: unexpected end of data; expected quoted fields, each": 'text,gist\na,b\n"c,d\ne,f\n',
-    "rows.csv:3: broken CSV: ',' expected after '\"'; expected quoted fields, each closed": 'text,gist\na,b\n"c"d,e\n',
+REFUSED_CSV = {
     "rows.csv:1: broken CSV: unexpected end of data; expected quoted fields, each closed": '"text,gist\n',
     "rows.csv:1 has columns ['a', 'text'], not 'gist'; expected the columns named in config.task": "text,a\nx,y\n",
     "rows.csv:1 has columns [], not 'text'; expected the columns named": "",
-    "rows.csv:3: column 'gist' holds None; expected a text": "text,gist\na,b\nc\n",
-    "rows.csv:3: column 'text' holds ''; expected a text": "text,gist\na,b\n,d\n",
-    "rows.csv:5: column 'gist' holds ''; expected a text": 'text,gist\n"a\nb",c\n\nd,\n',
-}  # fmt: skip
+}
+BROKEN_CSV = {
+    "broken_quotes 1 (rows.csv:3: broken CSV: unexpected end of data)": 'text,gist\na,b\n"c,d\ne,f\n',
+    "broken_quotes 1 (rows.csv:3: broken CSV: ',' expected after '\"')": 'text,gist\na,b\n"c"d,e\ne,f\n',
+    "too_few_fields 1 (rows.csv:3: 1 fields, not 2)": "text,gist\na,b\nc\ne,f\n",
+    "empty 1 (rows.csv:3: column 'text' holds '')": "text,gist\na,b\n,d\ne,f\n",
+    "empty 1 (rows.csv:5: column 'gist' holds '')": 'text,gist\n"a\nb",c\n\nd,\ne,f\n',
+}
+
+
+@pytest.mark.parametrize("message", REFUSED_CSV)
+def test_csv_that_is_refused(task, message):
+    found = complaint(task(save(Path("rows.csv"), REFUSED_CSV[message].encode()), max_dropped=0.9))
+    assert found.startswith(message), found
 
 
 @pytest.mark.parametrize("message", BROKEN_CSV)
 def test_broken_csv(task, message):
-    found = complaint(task(save(Path("rows.csv"), BROKEN_CSV[message].encode())))
-    assert found.startswith(message), found
+    path = save(Path("rows.csv"), BROKEN_CSV[message].encode())
+    assert complaint(task(path)) == f"1 of 3 train rows cannot be used: {message}{LIMIT}"
+    assert [row["source"][0] for row in load_rows(task(path, max_dropped=0.34))["train"]] == ["a", "e"]
 
 
 def test_broken_parquet(task):
@@ -172,9 +194,9 @@ def test_broken_parquet(task):
     write_parquet(path, [{"text": "a", "summary": "b"}])
     assert complaint(task(path)).startswith("rows.parquet has columns ['summary', 'text'], not 'gist'; expected")
     write_parquet(path, [{"text": "a", "gist": "b"}, {"text": "c", "gist": None}])
-    assert complaint(task(path)) == "rows.parquet row 2: column 'gist' holds None; expected a text that is not empty"
+    assert "null 1 (rows.parquet row 2: column 'gist' holds None)" in complaint(task(path))
     write_parquet(path, [{"text": "a", "gist": 1.5}])
-    assert complaint(task(path)) == "rows.parquet row 1: column 'gist' holds 1.5; expected a text that is not empty"
+    assert "not_text 1 (rows.parquet row 1: column 'gist' holds 1.5)" in complaint(task(path))
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -204,11 +226,12 @@ def test_line_of_a_cut_gzip(task):
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.csv"])
 def test_other_encodings(task, name):
-    sound = '{"text": "a", "gist": "b"}\n' if "json" in name else "text,gist\n"
-    path = save(Path(name), sound.encode() + "é".encode("latin-1") + b"\n")
-    assert complaint(task(path)) == f"{name}:2: byte 0xe9 is not UTF-8; expected UTF-8 text"
+    row = '{"text": "%s", "gist": "b"}\n' if "json" in name else "%s,b\n"
+    sound = (row if "json" in name else "text,gist\n") + row % "a"
+    path = save(Path(name), sound.encode() + (row % "é").encode("latin-1"))
+    assert f"not_utf8 1 ({name}:3: byte 0xe9 is not UTF-8)" in complaint(task(path))
     path = save(Path(name), sound.encode("utf-16"))
-    assert complaint(task(path)) == f"{name}:1: byte 0xff is not UTF-8; expected UTF-8 text"
+    assert f"{name}:1: byte 0xff is not UTF-8" in complaint(task(path))
 
 
 def test_files_that_cannot_be_used(task, tmp_path):

@@ -25,13 +25,26 @@ def read_lines(path: Path) -> Iterator[str]:
     Raises:
       UserError: for a file cut short or not in UTF-8.
     """
+    for number, line in enumerate(read_bytes(path), 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise UserError(f"{path}:{number}: byte {byte:#x} is not UTF-8", "UTF-8 text") from error
+
+
+def read_bytes(path: Path) -> Iterator[bytes]:
+    """Lines of a file as they are, with their line ends.
+
+    Raises:
+      UserError: for a file cut short.
+    """
     number = 0
     try:
         with open_file(path) as file:
-            for number, line in enumerate(file, 1):
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{number}: byte {error.object[error.start]:#x} is not UTF-8", "UTF-8 text") from error
+            for line in file:
+                number += 1
+                yield line
     except BROKEN as error:
         raise UserError(f"{path}:{number + 1}: cannot be read: {error}", "a whole file", "fetch it again") from error
 
@@ -49,8 +62,12 @@ def parse_object(line: str, place: str) -> dict[str, Any]:
     try:
         record = json.loads(line.rstrip())
     except (ValueError, RecursionError) as error:
-        what = re.sub(r": line 1 (column \d+).*", r" at \1", str(error))
-        raise UserError(f"{place}: not JSON: {what}", "one JSON object a line") from error
+        raise UserError(f"{place}: not JSON: {json_fault(error)}", "one JSON object a line") from error
     if not isinstance(record, dict):
         raise UserError(f"{place}: a JSON {type(record).__name__}", "one JSON object a line")
     return record
+
+
+def json_fault(error: Exception) -> str:
+    """What `json.loads` complains of in a line, and in which column."""
+    return re.sub(r": line 1 (column \d+).*", r" at \1", str(error))

@@ -34,16 +34,37 @@ def tokenize(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache
       task: maximal lengths.
       cache: folder for tokenised splits, one sub-folder for each content.
     """
+    table = tokenized_table(rows, tokenizer, task, cache)
+    return Ragged.from_column(table, "source_ids"), Ragged.from_column(table, "target_ids")
+
+
+def tokenized_table(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache: Path) -> datasets.Dataset:
+    """What `tokenize` reads, with the numbers of tokens there were before anything was cut.
+
+    Args:
+      rows: as in `tokenize`.
+      tokenizer: as there.
+      task: as there.
+      cache: as there.
+
+    Returns:
+      The columns source_ids, target_ids, source_length, target_length; a row for each (row, reference) pair.
+    """
     folder = cache / _fingerprint(rows, tokenizer, task)
     if not folder.exists():
         pairs = [(row["source"], reference) for row in rows for reference in row["references"]]
         table = datasets.Dataset.from_dict({"source": [p[0] for p in pairs], "target": [p[1] for p in pairs]})
 
         def encode(batch: dict[str, list[str]]) -> dict[str, Any]:
-            sources = tokenizer(batch["source"], truncation=True, max_length=task.max_source_length)
+            sources, source_lengths = _cut(tokenizer, "text", batch["source"], task.max_source_length)
             # Marian and mBART write targets in another language
-            targets = tokenizer(text_target=batch["target"], truncation=True, max_length=task.max_target_length)
-            return {"source_ids": sources["input_ids"], "target_ids": targets["input_ids"]}
+            targets, target_lengths = _cut(tokenizer, "text_target", batch["target"], task.max_target_length)
+            return {
+                "source_ids": sources,
+                "target_ids": targets,
+                "source_length": source_lengths,
+                "target_length": target_lengths,
+            }
 
         datasets.disable_progress_bars()
         table = table.map(encode, batched=True, remove_columns=["source", "target"], load_from_cache_file=False)
@@ -52,14 +73,34 @@ def tokenize(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache
         table.save_to_disk(partial)
         if not folder.exists():
             partial.rename(folder)
-    table = datasets.load_from_disk(folder)
-    return Ragged.from_column(table, "source_ids"), Ragged.from_column(table, "target_ids")
+    return datasets.load_from_disk(folder)
+
+
+def _cut(tokenizer: Any, kind: str, texts: list[str], limit: int) -> tuple[list[list[int]], list[int]]:
+    """Ids of texts, cut to the limit, and how many there would be without it.
+
+    Args:
+      tokenizer: of `transformers`.
+      kind: "text" or "text_target".
+      texts: what to encode.
+      limit: tokens, those included that the tokenizer adds.
+    """
+    encoded = tokenizer(**{kind: texts}, truncation=True, max_length=limit, return_attention_mask=False)
+    ids = encoded["input_ids"]
+    if encoded.encodings:  # of the Rust library, which keeps what it cut off
+        return ids, [
+            len(part) + sum(len(rest) - sum(rest.special_tokens_mask) for rest in part.overflowing)
+            for part in encoded.encodings
+        ]
+    full = [text for text, own in zip(texts, ids, strict=True) if len(own) == limit]
+    whole = iter(tokenizer(**{kind: full}, verbose=False)["input_ids"] if full else [])
+    return ids, [len(next(whole)) if len(own) == limit else len(own) for own in ids]
 
 
 def _fingerprint(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig) -> str:
-    """A name for this content: rows, vocabulary and maximal lengths."""
+    """A name for this content: its columns, rows, vocabulary and maximal lengths."""
     digest = hashlib.sha256(json.dumps(tokenizer_content(tokenizer)).encode())
-    digest.update(f"{task.max_source_length} {task.max_target_length}".encode())
+    digest.update(f"ids and lengths {task.max_source_length} {task.max_target_length}".encode())
     for row in rows:
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()[:16]

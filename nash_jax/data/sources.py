@@ -1,30 +1,37 @@
 """Rows {"source": text, "references": [text, …]} of the three splits, from wherever the config says."""
 
-import csv
 import hashlib
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from nash_jax.config import TaskConfig
+from nash_jax.data.checks import SPLITS, Entry, Findings, Row, check_rows, take_text
 from nash_jax.data.hub import WITHOUT, check_data_set, reason
-from nash_jax.data.lines import BROKEN, open_file, parse_object, read_lines
+from nash_jax.data.records import check_columns, read_records
 from nash_jax.data.tasks import hub_task
 from nash_jax.errors import UserError
 
-Row = dict[str, Any]
-SPLITS = ("train", "validation", "test")
 
-
-def load_rows(task: TaskConfig, splits: Sequence[str] = SPLITS) -> dict[str, list[Row]]:
+def load_rows(
+    task: TaskConfig, splits: Sequence[str] = SPLITS, findings: Findings | None = None
+) -> dict[str, list[Row]]:
     """The rows of every split asked for, checked, in a fixed order.
 
+    Args:
+      task: where they are.
+      splits: those to read.
+      findings: takes note of rows that were dropped or are odd.
+
     Raises:
-      UserError: for missing files, columns or packages, an unreachable hub, or a broken row.
+      UserError: for missing files, columns or packages, an unreachable hub, or too many rows that cannot be used.
     """
-    rows = {"hub": _hub_rows, "files": _file_rows, "pronunciation": _pronunciation_rows}[task.source](task, splits)
+    if task.source == "pronunciation":
+        rows = _pronunciation_rows(task, splits)
+    else:
+        read = {"hub": _hub_records, "files": _file_records}[task.source]
+        rows = _checked(*read(task, splits), task, Findings() if findings is None else findings)
     for split in splits:
         limit = task.max_train_examples if split == "train" else task.max_eval_examples
         if not rows[split]:
@@ -34,15 +41,27 @@ def load_rows(task: TaskConfig, splits: Sequence[str] = SPLITS) -> dict[str, lis
     return rows
 
 
-def _checked(source: Any, target: Any, task: TaskConfig, place: str, columns: tuple[str, str]) -> Row:
-    """A row of two non-empty texts."""
-    for column, value in zip(columns, (source, target), strict=True):
-        if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{place}: column {column!r} holds {value!r}", "a text that is not empty")
-    return {"source": task.prefix + source, "references": [target]}
+def _checked(
+    entries: dict[str, Iterable[Entry]], columns: tuple[str, str], task: TaskConfig, findings: Findings
+) -> dict[str, list[Row]]:
+    """Rows of two texts, the sound ones; those of the training split, checked last, are in no other."""
+
+    def to_rows(record: Row) -> list[Row]:
+        return [{"source": take_text(record, columns[0]), "references": [take_text(record, columns[1])]}]
+
+    records = {split: list(entries[split]) for split in entries}
+    rows: dict[str, list[Row]] = {}
+    held_out: dict[str, str] = {}
+    for split in sorted(records, key=("validation", "test", "train").index):
+        kept = list(check_rows(records[split], to_rows, split, findings, held_out if split == "train" else {}))
+        findings.check_limit(split, task.max_dropped)
+        held_out |= {row["source"]: place for row, place in zip(kept, findings.places[split], strict=True)}
+        rows[split] = [row | {"source": task.prefix + row["source"]} for row in kept]
+    return rows
 
 
-def _hub_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:
+def _hub_records(task: TaskConfig, splits: Sequence[str]) -> tuple[dict[str, Iterable[Entry]], tuple[str, str]]:
+    """Records of every split, and the columns used."""
     import datasets
 
     entry = hub_task(task.name)
@@ -56,30 +75,22 @@ def _hub_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:
             f"the hub to answer, or the data set in the cache {datasets.config.HF_DATASETS_CACHE}",
             WITHOUT,
         ) from error
-    rows = {}
+    records: dict[str, Iterable[Entry]] = {}
     for split in splits:
         name = entry.splits[SPLITS.index(split)]
-        table = loaded[name]
-        _check_columns(table.column_names, columns, f"{entry.repository} ({name})")
-        kept = (r for r in table if isinstance(r[columns[0]], str) and r[columns[0]].strip())  # SAMSum has one empty
-        rows[split] = [
-            _checked(r[columns[0]], r[columns[1]], task, f"{name} row {i}", columns) for i, r in enumerate(kept)
-        ]
-    return rows
+        check_columns(loaded[name].column_names, columns, f"{entry.repository} ({name})")
+        records[split] = _numbered(loaded[name], name)
+    return records, columns
 
 
-def _check_columns(found: Any, wanted: tuple[str, str], place: str) -> None:
-    missing = [c for c in wanted if c not in found]
-    if missing:
-        raise UserError(
-            f"{place} has columns {sorted(map(str, found))}, not {missing[0]!r}",
-            "the columns named in config.task.source_column and target_column",
-        )
+def _numbered(table: Iterable[Row], name: str) -> Iterator[Entry]:
+    yield from ((f"{name} row {number}", record) for number, record in enumerate(table, 1))
 
 
-def _file_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:
+def _file_records(task: TaskConfig, splits: Sequence[str]) -> tuple[dict[str, Iterable[Entry]], tuple[str, str]]:
+    """Records of every split, and the columns used."""
     columns = (task.source_column, task.target_column)
-    rows = {}
+    records: dict[str, Iterable[Entry]] = {}
     for split in splits:
         name = getattr(task, f"{split}_file")
         if not name:
@@ -87,53 +98,8 @@ def _file_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:
         path = Path(name).expanduser()
         if not path.is_file():
             raise UserError(f"config.task.{split}_file: no file {name}", "an existing file")
-        rows[split] = [
-            _checked(record[columns[0]], record[columns[1]], task, place, columns)
-            for place, record in _records(path, columns)
-        ]
-    return rows
-
-
-def _records(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
-    """(file and line or row, record) of each row of a JSONL, CSV or Parquet file, plain or gzip."""
-    kind = path.name.removesuffix(".gz").rpartition(".")[2]
-    readers = {"jsonl": _jsonl, "json": _jsonl, "csv": _csv, "parquet": _parquet}
-    if kind not in readers:
-        raise UserError(f"{path} is of unknown kind", ".jsonl, .csv or .parquet, also with .gz")
-    yield from readers[kind](path, columns)
-
-
-def _jsonl(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
-    for number, line in enumerate(read_lines(path), 1):
-        place = f"{path}:{number}"
-        if line.strip():
-            record = parse_object(line, place)
-            _check_columns(record, columns, place)
-            yield place, record
-
-
-def _csv(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
-    reader = csv.DictReader(read_lines(path), strict=True)
-    try:
-        _check_columns(reader.fieldnames or [], columns, f"{path}:1")
-        for record in reader:
-            yield f"{path}:{reader.line_num}", record
-    except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num + 1}: broken CSV: {error}", "quoted fields, each closed") from error
-
-
-def _parquet(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with open_file(path) as file:
-            parquet = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(file.read()))
-        _check_columns(parquet.schema_arrow.names, columns, str(path))
-        rows = parquet.read(columns=list(columns)).to_pylist()
-    except (pyarrow.ArrowException, *BROKEN) as error:
-        raise UserError(f"{path} cannot be read: {reason(error)}", "a whole Parquet file") from error
-    yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, 1))
+        records[split] = read_records(path, columns)
+    return records, columns
 
 
 def _pronunciation_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:

@@ -29,7 +29,14 @@ from nash_jax.report.summary import (
     what_went,
 )
 from nash_jax.report.survivors import Masks, survivors_picture
-from nash_jax.report.tables import benchmark_table, components_table, data_table, models_table, stages_table
+from nash_jax.report.tables import (
+    benchmark_table,
+    components_table,
+    data_table,
+    findings_table,
+    models_table,
+    stages_table,
+)
 
 
 def render(
@@ -39,7 +46,6 @@ def render(
     survivors: Masks | None = None,
     components: Mapping[str, Mapping[str, int]] | None = None,
     examples: Sequence[Mapping[str, Any]] = (),
-    data_summary: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """Writes the report of a run as one HTML page. Whatever is missing is left out of the page.
 
@@ -49,7 +55,6 @@ def render(
       survivors: axis name → mask values in dense order, 0 = removed, of all layers of the dense model.
       components: "dense" and "pruned", or "model" → component → number of parameters.
       examples: dicts with `source`, `references` and the models' outputs, by the names in `components`.
-      data_summary: split → name → number or text.
 
     Returns:
       The file's text. Every string that came in is escaped.
@@ -64,7 +69,7 @@ def render(
         titled("Training", _TRAINING_LEAD, figure_box(training_curves(history, main_metric(report)))),
         titled("Sparsity while pruning", _sparsity_lead(report), figure_box(sparsity_curves(history, best_step))),
         _examples_section(examples),
-        titled("Data", "", data_table(data_summary or {})),
+        titled("Data", "", data_table(section(report, "data", "summary")), findings_table(report)),
         titled("Time", "", stages_table(report)),
         _config_section(report),
     ]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from nash_jax.data.checks import KINDS
 from nash_jax.report.markup import Markup, Number, join, table, tag
 from nash_jax.report.summary import (
     MINUS,
@@ -203,3 +204,15 @@ def data_table(data_summary: Mapping[str, Mapping[str, Any]]) -> Markup:
     header = ["split", *(right(n.replace("_", " ")) if n in numeric else n.replace("_", " ") for n in names)]
     rows = ([name, *(split.get(n, None if n in numeric else "") for n in names)] for name, split in splits.items())
     return table(header, rows, label="Data by split")
+
+
+def findings_table(report: Report) -> Markup:
+    """Damage and oddities of the rows, with what was done about them; "" where none was found."""
+    found = section(report, "data").get("findings") or []
+    if not found:
+        return Markup("")
+    header = ["split", "what", "why so", right("rows"), "rows were", "first"]
+    rows = (
+        [r["split"], KINDS[r["kind"]].meaning, KINDS[r["kind"]].why, r["rows"], r["rule"], r["first"]] for r in found
+    )
+    return table(header, rows, label="What was found in the data")

@@ -24,6 +24,7 @@ from nash_jax.tree import count
 from nash_jax.workdir import is_main
 
 _PACKAGES = ("nash_jax", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+_DATA_FACTS = ("summary", "findings")
 _STAGE_FACTS = ("seconds", "steps", "best_step")
 
 
@@ -51,13 +52,13 @@ def write_report(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, An
         },
         "speedup": stages["benchmark"]["speedup"],
         "components": {"parameters": sizes},
+        "data": {name: stages["data"].get(name) for name in _DATA_FACTS},
     }
     if is_main():
         page = {
             "history": [row for path in recipe.workdir.files("metrics.jsonl") for row in read_rows(path)],
             "survivors": survivors,
             "examples": stages["evaluate"]["examples"],
-            "data_summary": stages["data"]["summary"],
         }
         _write(recipe.workdir.folder, report, page)
     return report
@@ -95,6 +96,7 @@ def write_evaluation(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str
             "parameters": {"model": component_sizes(params)},
             "times": stages.get("benchmark", {}).get("components", []),
         },
+        "data": stages.get("evaluate", {}).get("data"),
     }
     if is_main():
         _write(recipe.workdir.folder, report, {"examples": stages.get("evaluate", {}).get("examples", [])})

@@ -1,0 +1,287 @@
+"""What can be wrong with a row of data, what is done about it, and the account of what was found.
+
+Nothing is repaired: a row is dropped where what it should say can only be guessed, and kept, but counted, where it may
+be meant. Too many dropped rows refuse the data set.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from nash_jax.errors import UserError
+
+Row = dict[str, Any]
+SPLITS = ("train", "validation", "test")
+DROP, KEEP, DROP_TRAIN = "drop", "keep", "drop from train"
+
+
+class Kind(NamedTuple):
+    """A kind of damage or oddity.
+
+    Attributes:
+      rule: `drop`, `keep` (counted) or `drop from train` (kept and counted in the other splits).
+      meaning: what it is.
+      why: the reason of the rule.
+    """
+
+    rule: str
+    meaning: str
+    why: str
+
+
+_SHIFTED = "which text belongs to which column is not known"
+KINDS = {
+    "not_utf8": Kind(DROP, "bytes that are not UTF-8", "the encoding meant can only be guessed"),
+    "not_json": Kind(DROP, "a line that is not JSON", "nothing in it can be relied on"),
+    "not_object": Kind(DROP, "JSON, but no object", "it names no columns"),
+    "missing_column": Kind(DROP, "no such column in this row", "half a pair teaches nothing"),
+    "broken_quotes": Kind(DROP, "a CSV quote not closed, or text after it", "where the field ends is not known"),
+    "fragment": Kind(DROP, "a CSV line after a broken quote that is no whole row", "it is the rest of a broken row"),
+    "too_few_fields": Kind(DROP, "fewer CSV fields than the header", _SHIFTED),
+    "too_many_fields": Kind(DROP, "more CSV fields than the header, as of a comma without quotes", _SHIFTED),
+    "header_again": Kind(DROP, "the CSV header among the rows", "files were joined; it is no data"),
+    "null": Kind(DROP, "null in place of a text", "half a pair teaches nothing"),
+    "not_text": Kind(DROP, "a number, truth value, list, object or bytes", "how it would be written is not known"),
+    "empty": Kind(DROP, "an empty text", "half a pair teaches nothing"),
+    "blank": Kind(DROP, "white space and invisible characters alone", "it is empty after tokenising"),
+    "nul_character": Kind(DROP, "a NUL character", "binary data, or a hole that a crash left in the file"),
+    "surrogate": Kind(DROP, "half of a surrogate pair", "it is no character, and tokenizers fail at it"),
+    "label_outside_set": Kind(DROP, "a target that is none of the labels", "a class that cannot be predicted"),
+    "duplicate": Kind(
+        DROP_TRAIN, "source and targets of an earlier row", "it counts twice; but scores are of all rows given"
+    ),
+    "leaked": Kind(DROP_TRAIN, "a source of the validation or test split", "scores would reward memory"),
+    "repeated_source": Kind(KEEP, "the source of an earlier row, other targets", "there may be several answers"),
+    "source_is_target": Kind(KEEP, "source and target are the same text", "nothing to change may be the answer"),
+    "control_character": Kind(KEEP, "control characters other than tab and line ends", "tokenizers read over them"),
+    "replacement_character": Kind(KEEP, "U+FFFD, what an earlier program could not decode", "the rest can be read"),
+    "mojibake": Kind(KEEP, "UTF-8 that was read as Windows-1252, such as Ã©", "it may be what users will type"),
+    "null_word": Kind(
+        KEEP, "null, None, NaN or N/A as the whole text", "most often a missing value, but it may be meant"
+    ),
+    "no_word": Kind(KEEP, "no letter and no digit", "emoji and punctuation may be the answer"),
+    "source_too_long": Kind(KEEP, "more tokens than max_source_length", "it is cut; the beginning is still read"),
+    "target_too_long": Kind(KEEP, "more tokens than max_target_length", "it is cut; the model learns not to end there"),
+}
+
+
+def drops(kind: str, split: str) -> bool:
+    """Whether rows of a kind are dropped from a split."""
+    rule = KINDS[kind].rule
+    return rule == DROP or (rule == DROP_TRAIN and split == "train")
+
+
+class Damage(NamedTuple):
+    """What is wrong with one row.
+
+    Attributes:
+      kind: of `KINDS`.
+      detail: what was found there.
+    """
+
+    kind: str
+    detail: str
+
+
+Entry = tuple[str, Row | Damage]  # file and line or row, and what was read there
+
+
+class Findings:
+    """Rows read, and of each kind that was found in a split the number of rows and the first of them.
+
+    Attributes:
+      rows_read: split → number.
+      places: split → file and line, or row, of each row that was kept.
+    """
+
+    def __init__(self) -> None:
+        self.rows_read: dict[str, int] = {}
+        self.places: dict[str, list[str]] = {}
+        self._counts: dict[tuple[str, str], int] = {}
+        self._first: dict[tuple[str, str], str] = {}
+
+    def begin(self, split: str) -> None:
+        """The split's rows are read from now on."""
+        self.rows_read[split], self.places[split] = 0, []
+
+    def note(self, split: str, place: str, damage: Damage, count: int = 1) -> None:
+        """Counts a row of a kind, or `count` of which this is the first."""
+        key = split, damage.kind
+        self._counts[key] = self._counts.get(key, 0) + count
+        self._first.setdefault(key, f"{place}: {damage.detail}")
+
+    def dropped(self, split: str) -> int:
+        """Rows of a split that were dropped."""
+        return sum(count for (own, kind), count in self._counts.items() if own == split and drops(kind, split))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """{"split", "kind", "rule": "dropped" or "kept", "rows", "first"} of each kind found in a split."""
+        kinds = list(KINDS)
+        found = sorted(self._counts, key=lambda key: (SPLITS.index(key[0]), kinds.index(key[1])))
+        return [
+            {
+                "split": split,
+                "kind": kind,
+                "rule": "dropped" if drops(kind, split) else "kept",
+                "rows": self._counts[split, kind],
+                "first": self._first[split, kind],
+            }
+            for split, kind in found
+        ]
+
+    def check_limit(self, split: str, max_dropped: float) -> None:
+        """Refuses a split of which too much was dropped.
+
+        Args:
+          split: its name.
+          max_dropped: the largest share of its rows.
+
+        Raises:
+          UserError: naming the kinds, each with its number of rows and the first of them.
+        """
+        read, dropped = self.rows_read[split], self.dropped(split)
+        if dropped <= max_dropped * read:
+            return
+        kinds = [row for row in self.to_json() if row["split"] == split and row["rule"] == "dropped"]
+        said = ", ".join(f"{row['kind']} {row['rows']:,} ({row['first']})" for row in kinds)
+        raise UserError(
+            f"{dropped:,} of {read:,} {split} rows cannot be used: {said}",
+            f"no more than config.task.max_dropped={max_dropped:g} of them",
+            "repair them, or allow more",
+        )
+
+
+class DamagedError(ValueError):
+    """A record that no row can be made of.
+
+    Args:
+      damage: the reason.
+    """
+
+    def __init__(self, damage: Damage) -> None:
+        super().__init__(damage.detail)
+        self.damage = damage
+
+
+def show(value: Any) -> str:
+    """How a value begins, in one line."""
+    return repr(value[:60] if isinstance(value, str) else value)[:60]
+
+
+def take_text(record: Mapping[str, Any], column: str) -> str:
+    """The text in a column.
+
+    Raises:
+      DamagedError: when there is none that could be used.
+    """
+    value = record[column]
+    if kind := find_break(value):
+        raise DamagedError(Damage(kind, f"column {column!r} holds {show(value)}"))
+    return str(value)
+
+
+def check_rows(
+    entries: Iterable[Entry], to_rows: Callable[[Row], Sequence[Row]], split: str, findings: Findings,
+    held_out: Mapping[str, str],
+) -> Iterator[Row]:  # fmt: skip
+    """The rows that are kept, in their order; what is found is noted.
+
+    Args:
+      entries: what was read.
+      to_rows: makes rows {"source", "references"} of a record, with "labels", all texts that a reference may be, where
+        there is such a set; raises DamagedError.
+      split: its name.
+      findings: takes the notes.
+      held_out: sources that this split may not have → where they are.
+    """
+    findings.begin(split)
+    earlier: dict[str, set[tuple[str, ...]]] = {}  # source → references seen with it
+    for place, read in entries:
+        try:
+            rows = [] if isinstance(read, Damage) else to_rows(read)
+        except DamagedError as error:
+            rows, read = [], error.damage
+        findings.rows_read[split] += max(1, len(rows))
+        if isinstance(read, Damage):
+            findings.note(split, place, read)
+        for row in rows:
+            found = [*find_damage(row), *_compare(row, earlier, held_out)]
+            worst = next((damage for damage in found if drops(damage.kind, split)), None)
+            for damage in [worst] if worst else found:
+                findings.note(split, place, damage)
+            if worst is None:
+                earlier.setdefault(row["source"], set()).add(tuple(row["references"]))
+                findings.places[split].append(place)
+                yield row
+
+
+def find_damage(row: Row) -> Iterator[Damage]:
+    """What is wrong with a row's texts: the first reason to drop it, or each oddity once."""
+    odd: dict[str, Damage] = {}
+    for name, texts in (("source", [row["source"]]), ("target", row["references"])):
+        for text in texts:
+            kind = find_break(text)
+            for found in [kind] if kind else _find_oddities(text):
+                odd.setdefault(found, Damage(found, f"the {name} is {show(text)}"))
+    yield from odd.values()
+
+
+_INVISIBLE = r"\s\x00-\x20\x7f-\xa0\xad\u200b-\u200f\u2028-\u202f\u2060-\u2064\ufeff"
+_VISIBLE = re.compile(rf"[^{_INVISIBLE}]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_WORD = re.compile(r"[^\W_]")
+_NULL_WORDS = frozenset({"null", "none", "nan", "n/a", "<na>"})
+
+
+def find_break(value: Any) -> str | None:
+    """The kind of damage for which a row with this value in place of a text is dropped; None of a usable text."""
+    if not isinstance(value, str):
+        return "null" if value is None else "not_text"
+    if not value:
+        return "empty"
+    if "\0" in value:
+        return "nul_character"
+    if not value.isascii() and _SURROGATE.search(value):
+        return "surrogate"
+    return None if _VISIBLE.search(value) else "blank"
+
+
+def _find_oddities(text: str) -> Iterator[str]:
+    """Kinds of what is odd in a text, though it may be meant."""
+    if not text.isprintable() and _CONTROL.search(text):
+        yield "control_character"
+    if not text.isascii():
+        if "\ufffd" in text:
+            yield "replacement_character"
+        if _is_mojibake(text):
+            yield "mojibake"
+    if len(text) < 16 and text.strip().lower() in _NULL_WORDS:
+        yield "null_word"
+    if not _WORD.search(text):
+        yield "no_word"
+
+
+def _is_mojibake(text: str) -> bool:
+    """Whether a text that is not ASCII is UTF-8 bytes read as Windows-1252: right text hardly ever decodes so."""
+    try:
+        text.encode("cp1252").decode("utf-8")
+    except UnicodeError:
+        return False
+    return True
+
+
+def _compare(row: Row, earlier: Mapping[str, set[tuple[str, ...]]], held_out: Mapping[str, str]) -> Iterator[Damage]:
+    """What is wrong with a row beside the set of labels, the other splits and the rows before it."""
+    source, references = row["source"], row["references"]
+    labels = row.get("labels") or references
+    outside = [reference for reference in references if reference not in labels]
+    if outside:
+        yield Damage("label_outside_set", f"{show(outside[0])} is none of {', '.join(map(repr, labels))}")
+    if source in held_out:
+        yield Damage("leaked", f"{show(source)} is the source of {held_out[source]} too")
+    if source in earlier:
+        again = tuple(references) in earlier[source]
+        yield Damage("duplicate" if again else "repeated_source", show(source))
+    if references == [source]:
+        yield Damage("source_is_target", show(source))

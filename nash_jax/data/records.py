@@ -1,0 +1,232 @@
+"""Records of JSONL, CSV and Parquet files, plain or gzip: what cannot be read of one row does not stop the rest."""
+
+import csv
+import json
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from nash_jax.data.checks import Damage, Entry
+from nash_jax.data.hub import reason
+from nash_jax.data.lines import BROKEN, json_fault, open_file, read_bytes
+from nash_jax.errors import UserError
+
+
+def read_records(path: Path, columns: Sequence[str]) -> Iterator[Entry]:
+    """(file and line or row, record or what is wrong there) of each row of a file.
+
+    Args:
+      path: .jsonl, .csv or .parquet, also with .gz.
+      columns: those that a record must have.
+
+    Raises:
+      UserError: for a file that cannot be read, is of another kind, or has the columns in no row.
+    """
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    readers = {"jsonl": _jsonl, "json": _jsonl, "csv": _csv, "parquet": _parquet}
+    if kind not in readers:
+        raise UserError(f"{path} is of unknown kind", ".jsonl, .csv or .parquet, also with .gz")
+    yield from readers[kind](path, columns)
+
+
+def check_columns(found: Any, wanted: Sequence[str], place: str) -> None:
+    """All columns are there.
+
+    Raises:
+      UserError: naming those that are.
+    """
+    if lacking := _lacking(found, wanted):
+        raise UserError(
+            f"{place} {lacking}", "the columns named in config.task.source_column and target_column"
+        )  # fmt: skip
+
+
+def _lacking(found: Any, wanted: Sequence[str]) -> str:
+    missing = [column for column in wanted if column not in found]
+    return f"has columns {sorted(map(str, found))}, not {missing[0]!r}" if missing else ""
+
+
+# -- JSONL ------------------------------------------------------------------------------------------------
+
+
+def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Entry]:
+    """A line each; where no object has the columns, the first complaint is raised after the last line."""
+    objects, lacking, first = 0, 0, ""
+    for number, line in enumerate(read_bytes(path), 1):
+        if not line.strip():
+            continue
+        place, read = f"{path}:{number}", _parse(line, columns)
+        if isinstance(read, dict):
+            objects += 1
+        elif read.kind == "missing_column":
+            objects, lacking, first = objects + 1, lacking + 1, first or f"{place} {read.detail}"
+        yield place, read
+    if lacking and lacking == objects:
+        raise UserError(first, "the columns named in config.task.source_column and target_column")
+
+
+def _parse(line: bytes, columns: Sequence[str]) -> dict[str, Any] | Damage:
+    try:
+        record = json.loads(line.decode("utf-8-sig").strip())  # files that were joined have their marks within
+    except UnicodeDecodeError as error:
+        return _not_utf8(error.object[error.start])
+    except (ValueError, RecursionError) as error:
+        return Damage("not_json", f"not JSON: {json_fault(error)}")
+    if not isinstance(record, dict):
+        return Damage("not_object", f"a JSON {type(record).__name__}")
+    lacking = _lacking(record, columns)
+    return Damage("missing_column", lacking) if lacking else record
+
+
+def _not_utf8(byte: int) -> Damage:
+    return Damage("not_utf8", f"byte {byte:#x} is not UTF-8")
+
+
+# -- CSV --------------------------------------------------------------------------------------------------
+
+_ESCAPED = re.compile(r"[\udc80-\udcff]")  # how `surrogateescape` writes bytes that are not UTF-8
+
+
+class _Lines:
+    """Lines of a file, numbered from 1, of which a record takes some and gives back those that are not its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._rest, self._back = read_bytes(path), deque[str]()
+        self._done, self.taken = 0, list[str]()
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        if self._back:
+            line = self._back.popleft()
+        else:
+            line = next(self._rest).decode("utf-8", "surrogateescape")
+            line = line.removeprefix("\ufeff") if self.first == 1 and not self.taken else line
+        self.taken.append(line)
+        return line
+
+    @property
+    def first(self) -> int:
+        """Number of the record's first line."""
+        return self._done + 1
+
+    def begin(self) -> None:
+        """The next record begins."""
+        self._done += len(self.taken)
+        self.taken = []
+
+    def give_back(self) -> None:
+        """All lines of the record but its first."""
+        self._back.extendleft(reversed(self.taken[1:]))
+        del self.taken[1:]
+
+
+def _csv(path: Path, columns: Sequence[str]) -> Iterator[Entry]:
+    """A record each. After a broken quote reading goes on at the next line; until one is found that is a whole record,
+    and is not ended by a quote of the broken one, lines are fragments.
+    """
+    lines = _Lines(path)
+    reader = csv.reader(lines, strict=True)
+    header = _header(reader, path, columns)
+    recovering = False
+    while (fields := _next_fields(reader, lines)) is not None:
+        if not fields:
+            continue
+        read = fields if isinstance(fields, Damage) else _as_record(fields, header, lines.taken, recovering)
+        yield f"{path}:{lines.first}", read
+        recovering = isinstance(read, Damage) and read.kind in ("broken_quotes", "fragment")
+        if recovering and not _ends_within(lines.taken[1:]):
+            lines.give_back()
+
+
+def _next_fields(reader: Iterator[list[str]], lines: _Lines) -> list[str] | Damage | None:
+    """The fields of the next record, none of an empty line; None at the end."""
+    lines.begin()
+    try:
+        return next(reader, None)
+    except csv.Error as error:
+        return Damage("broken_quotes", f"broken CSV: {error}")
+
+
+def _header(reader: Iterator[list[str]], path: Path, columns: Sequence[str]) -> list[str]:
+    try:
+        header = next(reader, [])
+    except csv.Error as error:
+        raise UserError(f"{path}:1: broken CSV: {error}", "quoted fields, each closed") from error
+    if escaped := _ESCAPED.search("".join(header)):
+        raise UserError(f"{path}:1: {_not_utf8(ord(escaped[0]) - 0xDC00).detail}", "UTF-8 text")
+    check_columns(header, columns, f"{path}:1")
+    return header
+
+
+def _as_record(fields: list[str], header: list[str], taken: list[str], recovering: bool) -> dict[str, str] | Damage:
+    """Fields by the header's names, or what is wrong with them; `taken` are the lines they were read from."""
+    while len(fields) > len(header) and not fields[-1]:
+        fields.pop()  # spreadsheets end lines with commas
+    count = f"{len(fields)} fields, not {len(header)}"
+    if len(fields) != len(header):
+        if len(taken) > 1:  # a quote that was not closed, and the next one's opening taken for its end
+            return Damage("broken_quotes", f"broken CSV: {count} over {len(taken)} lines")
+        if recovering:
+            return Damage("fragment", count)
+        return Damage("too_few_fields" if len(fields) < len(header) else "too_many_fields", count)
+    if recovering and _has_bare_quote(fields, "".join(taken)):
+        return Damage("fragment", "a quote within a field that has none around it")
+    if [field.removeprefix("\ufeff") for field in fields] == header:
+        return Damage("header_again", "the header")
+    escaped = _ESCAPED.search("".join(fields))
+    return _not_utf8(ord(escaped[0]) - 0xDC00) if escaped else dict(zip(header, fields, strict=True))
+
+
+def _ends_within(lines: list[str]) -> bool:
+    """Whether a broken record goes on to the last of these lines: no field there begins with its quote."""
+    try:
+        return bool(lines) and _has_bare_quote(next(csv.reader(lines[-1:])), lines[-1])
+    except csv.Error:
+        return False
+
+
+def _has_bare_quote(fields: list[str], text: str) -> bool:
+    """Whether a quote stands within a field that has none around it."""
+    return '""' not in text and any('"' in field for field in fields)
+
+
+# -- Parquet ----------------------------------------------------------------------------------------------
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Entry]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with open_file(path) as file:
+            parquet = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(file.read()))
+        check_columns(parquet.schema_arrow.names, columns, str(path))
+        table = parquet.read(columns=list(columns))
+        values = [_values(table[column]) for column in columns]
+    except (pyarrow.ArrowException, *BROKEN) as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}", "a whole Parquet file") from error
+    for number, row in enumerate(zip(*values, strict=True), 1):
+        damage = next((value for value in row if isinstance(value, Damage)), None)
+        yield f"{path} row {number}", damage or dict(zip(columns, row, strict=True))
+
+
+def _values(column: Any) -> list[Any]:
+    """A column's values, with `Damage` in place of a text whose bytes are not UTF-8: Parquet's readers let them in."""
+    import pyarrow
+
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        binary = pyarrow.large_binary() if pyarrow.types.is_large_string(column.type) else pyarrow.binary()
+        return [_decode(value) for value in column.cast(binary).to_pylist()]
+
+
+def _decode(value: bytes | None) -> str | Damage | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError as error:
+        return _not_utf8(error.object[error.start])

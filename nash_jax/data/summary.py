@@ -1,0 +1,87 @@
+"""The data of a run in numbers: rows and tokens of each split, and what was found wrong."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nash_jax.config import TaskConfig
+from nash_jax.data.checks import SPLITS, Damage, Findings, Row, show
+from nash_jax.data.pipeline import tokenized_table
+
+Record = dict[str, Any]
+TEXTS = {"source": "max_source_length", "target": "max_target_length"}
+
+
+def summarise(
+    rows: Mapping[str, Sequence[Row]], tokenizer: Any, task: TaskConfig, cache: Path, findings: Findings
+) -> Record:
+    """What is said of the data before anything is done with it; in the order of the splits.
+
+    Args:
+      rows: of every split, those that are used.
+      tokenizer: of the run.
+      task: maximal lengths.
+      cache: folder for tokenised splits.
+      findings: of reading the rows; texts that are cut are added.
+
+    Returns:
+      {"summary": split → name → number or text, "findings": as `Findings.to_json` makes them}.
+    """
+    summary = {}
+    for split in (name for name in SPLITS if name in rows):
+        table = tokenized_table(list(rows[split]), tokenizer, task, cache)
+        summary[split] = _count_rows(split, rows[split], findings) | {"pairs": len(table)}
+        for text, setting in TEXTS.items():
+            lengths, limit = np.asarray(table.data[f"{text}_length"]), getattr(task, setting)
+            cut = np.flatnonzero(lengths > limit)
+            summary[split] |= _describe(text, lengths, len(cut))
+            if len(cut):
+                place, content = _find_pair(split, rows[split], int(cut[0]), text, findings)
+                detail = f"{lengths[cut[0]]:,} tokens, of which {limit:,} are used: {content}"
+                findings.note(split, place, Damage(f"{text}_too_long", detail), len(cut))
+    return {"summary": summary, "findings": findings.to_json()}
+
+
+def _find_pair(split: str, rows: Sequence[Row], pair: int, text: str, findings: Findings) -> tuple[str, str]:
+    """Where a (row, reference) pair is, and how its source or target begins."""
+    pairs = ((number, row["source"], reference) for number, row in enumerate(rows) for reference in row["references"])
+    number, source, target = next(itertools.islice(pairs, pair, None))
+    place = findings.places[split][number] if split in findings.places else f"row {number + 1}"
+    return place, show(source if text == "source" else target)
+
+
+def _count_rows(split: str, rows: Sequence[Row], findings: Findings) -> dict[str, int]:
+    counts = {"rows": len(rows)}
+    if split in findings.rows_read:
+        counts = {"rows_read": findings.rows_read[split], "rows_dropped": findings.dropped(split), **counts}
+    labels = {reference for row in rows if row.get("labels") for reference in row["references"]}
+    return counts | ({"labels": len(labels)} if labels else {})
+
+
+def _describe(text: str, lengths: np.ndarray, num_cut: int) -> dict[str, Any]:
+    """Lengths, in tokens, before anything is cut."""
+    return {
+        f"mean_{text}_tokens": round(float(lengths.mean()), 1),
+        f"{text}_tokens_95": int(np.percentile(lengths, 95, method="higher")),
+        f"max_{text}_tokens": int(lengths.max()),
+        f"{text}s_cut": f"{100 * num_cut / len(lengths):.1f} %",
+    }
+
+
+def data_lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """What `summarise` found, for the terminal: some lines a split."""
+    for split, found in record["summary"].items():
+        dropped = f"; {found['rows_read']:,} read, {found['rows_dropped']:,} dropped" if "rows_read" in found else ""
+        labels = f"; {found['labels']} labels" if "labels" in found else ""
+        yield f"  {split}: {found['rows']:,} rows{dropped}{labels}"
+        for text in TEXTS:
+            yield (
+                f"    {text} tokens: mean {found[f'mean_{text}_tokens']}, 95 % up to {found[f'{text}_tokens_95']},"
+                f" longest {found[f'max_{text}_tokens']}; {found[f'{text}s_cut']} cut"
+            )
+        for row in record["findings"]:
+            if row["split"] == split:
+                yield f"    {row['rule']} {row['rows']:,} {row['kind']}, first {row['first']}"

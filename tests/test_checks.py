@@ -1,0 +1,383 @@
+"""1,000 damaged rows among 10,000: each kind is counted with its first place, and the others come through unharmed."""
+
+import csv
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from transformers import ByT5Tokenizer
+
+from nash_jax.config import TaskConfig
+from nash_jax.data.checks import KINDS, Damage, Findings, check_rows, drops, find_break, find_damage
+from nash_jax.data.pipeline import tokenize, tokenized_table
+from nash_jax.data.sources import load_rows
+from nash_jax.data.summary import data_lines, summarise
+from nash_jax.data.tokenizers import build_pronunciation_tokenizer
+from nash_jax.errors import UserError
+from nash_jax.training.metrics import read_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+HELD_OUT = [(f"held out {i}", f"kept {i}") for i in range(8)]
+LIMITS = {"max_source_length": 24, "max_target_length": 16}  # tokens, letters here
+NUM_ROWS, EVERY = 10_000, 10
+
+
+def sound(i):
+    return f"text number {i}", f"Brief {i}"
+
+
+TEXTS = {  # kind → (source, target) of row i; row i-1 is sound
+    "empty": lambda i: ("", sound(i)[1]),
+    "blank": lambda i: (sound(i)[0], " \u200b\t"),
+    "nul_character": lambda i: (sound(i)[0] + "\0", sound(i)[1]),
+    "duplicate": lambda i: sound(i - 1),
+    "leaked": lambda i: (HELD_OUT[i % 8][0], f"leak {i}"),
+    "repeated_source": lambda i: (sound(i - 1)[0], f"other {i}"),
+    "source_is_target": lambda i: (f"same {i}", f"same {i}"),
+    "control_character": lambda i: (sound(i)[0], f"bell\x07 {i}"),
+    "replacement_character": lambda i: (f"na\ufffdve {i}", sound(i)[1]),
+    "mojibake": lambda i: (f"caf\u00c3\u00a9 {i}", sound(i)[1]),
+    "null_word": lambda i: (sound(i)[0], "NaN"),
+    "no_word": lambda i: (sound(i)[0], "!?"),
+    "source_too_long": lambda i: (f"much longer than a text may be {i}", sound(i)[1]),
+    "target_too_long": lambda i: (sound(i)[0], f"a summary that goes on {i}"),
+}
+
+
+def csv_line(*fields):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(fields)
+    return text.getvalue().encode()
+
+
+def json_line(**record):
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+CSV = {  # kind → lines of row i
+    "not_utf8": lambda i: f"caf\xe9 {i},b\n".encode("latin-1"),
+    "broken_quotes": lambda i: f'"text {i},brief\n'.encode(),
+    "fragment": lambda i: f'"a" x {i},"two\nlines",brief\n'.encode(),  # its first line is a broken quote
+    "too_few_fields": lambda i: f"text {i}\n".encode(),
+    "too_many_fields": lambda i: f"text, number {i},brief\n".encode(),
+    "header_again": lambda i: b"document,summary\n",
+}
+JSONL = {
+    "not_utf8": lambda i: json_line(document="caf\xe9", summary="b").decode().encode("latin-1"),
+    "not_json": lambda i: b'{"document": "a", "summary": \n',
+    "not_object": lambda i: b'["a", "b"]\n',
+    "missing_column": lambda i: json_line(document=f"text {i}"),
+    "null": lambda i: json_line(document=None, summary="b"),
+    "not_text": lambda i: json_line(document="a", summary=[3, 1.5, True, {"a": "b"}][i // 10 % 4]),
+    "surrogate": lambda i: b'{"document": "a \\ud83d", "summary": "b"}\n',
+}
+PARQUET = {"not_utf8": lambda i: (b"caf\xe9", b"b"), "null": lambda i: (None, b"b")}
+
+
+def damaged_rows(own):
+    """(kind or None, source and target or what the format writes) of each row."""
+    kinds = [*own, *TEXTS]
+    for i in range(NUM_ROWS):
+        kind = kinds[i // EVERY % len(kinds)] if i % EVERY == 5 else None
+        yield kind, own[kind](i) if kind in own else TEXTS[kind](i) if kind else sound(i)
+
+
+def write_csv(path):
+    lines = [row if isinstance(row, bytes) else csv_line(*row) for _, row in damaged_rows(CSV)]
+    path.write_bytes(b"document,summary\n" + b"".join(lines))
+    starts = np.cumsum([2, *(line.count(b"\n") for line in lines)])
+    return [f"{path}:{start}" for start in starts[:-1]]
+
+
+def write_jsonl(path):
+    rows = [row for _, row in damaged_rows(JSONL)]
+    path.write_bytes(b"".join(r if isinstance(r, bytes) else json_line(document=r[0], summary=r[1]) for r in rows))
+    return [f"{path}:{i + 1}" for i in range(NUM_ROWS)]
+
+
+def write_parquet(path):
+    pairs = [[v.encode() if isinstance(v, str) else v for v in row] for _, row in damaged_rows(PARQUET)]
+    columns = [pyarrow.array(values, pyarrow.binary()).view(pyarrow.string()) for values in zip(*pairs, strict=True)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays(columns, ["document", "summary"]), path)
+    return [f"{path} row {i + 1}" for i in range(NUM_ROWS)]
+
+
+WRITERS = {"csv": (write_csv, CSV), "jsonl": (write_jsonl, JSONL), "parquet": (write_parquet, PARQUET)}
+
+
+def write_all(folder, ending):
+    """The three files; the task, the places of the training rows and their kinds, None of sound ones."""
+    write, own = WRITERS[ending]
+    places = write(folder / f"train.{ending}")
+    for split in ("validation", "test"):
+        lines = (json_line(document=source, summary=target) for source, target in HELD_OUT)
+        (folder / f"{split}.jsonl").write_bytes(b"".join(lines))
+    task = TaskConfig(
+        name="own", source="files", prefix="", **LIMITS, train_file=str(folder / f"train.{ending}"),
+        validation_file=str(folder / "validation.jsonl"), test_file=str(folder / "test.jsonl"),
+    )  # fmt: skip
+    return task, places, list(damaged_rows(own))
+
+
+def make_tokenizer():
+    return build_pronunciation_tokenizer([{"source": "abcdefghijklmnopqrstuvwxyz", "references": ["B K N"]}])
+
+
+@pytest.fixture(scope="module", params=WRITERS)
+def damaged(request, tmp_path_factory):
+    """(task, places, rows, what was loaded, the record of it) of 10,000 rows in a format."""
+    folder = tmp_path_factory.mktemp(request.param)
+    task, places, rows = write_all(folder, request.param)
+    findings = Findings()
+    loaded = load_rows(task, findings=findings)
+    return task, places, rows, loaded, summarise(loaded, make_tokenizer(), task, folder, findings)
+
+
+def test_every_kind_is_counted_with_its_first_place(damaged):
+    _, places, rows, _, record = damaged
+    found = {row["kind"]: row for row in record["findings"] if row["split"] == "train"}
+    expected = {kind: sum(own == kind for own, _ in rows) for kind in {own for own, _ in rows} - {None}}
+    if "fragment" in expected:
+        expected["broken_quotes"] += expected["fragment"]
+    assert sum(own is not None for own, _ in rows) == NUM_ROWS // EVERY == 1000
+    assert {kind: row["rows"] for kind, row in found.items()} == expected
+    for kind, row in found.items():
+        place = places[next(i for i, (own, _) in enumerate(rows) if own == kind)]
+        if kind == "fragment":  # the second line of its row
+            file, line = place.rsplit(":", 1)
+            place = f"{file}:{int(line) + 1}"
+        assert row["first"].startswith(f"{place}: "), kind
+        assert row["rule"] == ("dropped" if drops(kind, "train") else "kept")
+    assert ": 26 tokens, of which 24 are used: 'much longer than a text may be " in found["source_too_long"]["first"]
+
+
+def test_the_other_rows_survive_in_order(damaged):
+    _, _, rows, loaded, _ = damaged
+    expected = [pair for kind, pair in rows if kind is None or not drops(kind, "train")]
+    assert [(row["source"], *row["references"]) for row in loaded["train"]] == expected
+    assert [(row["source"], *row["references"]) for row in loaded["test"]] == HELD_OUT
+
+
+def test_summary(damaged):
+    task, _, rows, loaded, record = damaged
+    found, used = record["summary"]["train"], loaded["train"]
+    extra = sum(kind == "fragment" for kind, _ in rows)
+    assert (found["rows_read"], found["rows"]) == (NUM_ROWS + extra, len(used))
+    assert found["rows_dropped"] == NUM_ROWS + extra - len(used)
+    whole = make_tokenizer()([row["source"] for row in used])["input_ids"]
+    lengths = sorted(map(len, whole))
+    assert found["mean_source_tokens"] == pytest.approx(sum(lengths) / len(lengths), abs=0.05)
+    assert found["source_tokens_95"] == lengths[math.ceil(0.95 * (len(lengths) - 1))]
+    assert found["max_source_tokens"] == lengths[-1] > task.max_source_length
+    cut = sum(length > task.max_source_length for length in lengths)
+    assert cut > 40 and found["sources_cut"] == f"{100 * cut / len(lengths):.1f} %"
+    lines = list(data_lines(record))
+    assert all("\n" not in line for line in lines)
+    assert f"  train: {len(used):,} rows; {found['rows_read']:,} read, {found['rows_dropped']:,} dropped" == lines[0]
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_limit_names_all_kinds(damaged):
+    task, places, rows, *_ = damaged
+    with pytest.raises(UserError) as error:
+        load_rows(TaskConfig(**{**vars(task), "max_dropped": 0.01}))
+    assert "\n" not in str(error.value)
+    for kind in {own for own, _ in rows if own and drops(own, "train")} - {"leaked", "fragment"}:
+        assert f"({places[next(i for i, (own, _) in enumerate(rows) if own == kind)]}: " in str(error.value)
+
+
+# -- kinds, one by one -------------------------------------------------------------------------------------
+
+
+def test_table_is_documented_and_all_of_it_is_tried():
+    page = (ROOT / "docs" / "own_data.md").read_text()
+    for name, kind in KINDS.items():
+        assert f"| `{name}` | {kind.meaning} | {kind.rule} | {kind.why} |" in page, name
+    assert set(CSV) | set(JSONL) | set(TEXTS) | {"label_outside_set"} == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (None, "null"), (3, "not_text"), (True, "not_text"), ({}, "not_text"), (b"a", "not_text"),
+        (math.nan, "not_text"), ("", "empty"), (" \n", "blank"), ("\xa0\u200b\ufeff", "blank"),
+        ("a\0", "nul_character"), ("\0", "nul_character"),
+        ("\ud83d", "surrogate"), ("a", None), ("🙂", None), ("…", None), ("世界", None), ("\u0301", None), (" a", None),
+    ],
+)  # fmt: skip
+def test_breaks(value, kind):
+    assert find_break(value) == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("plain", []),
+        ("two\tlines\r\nof text", []), ("Grüße", []), ("é", []), ("Ünïcödé 世界", []), ("5 € – “so”", []),
+        ("€", ["no_word"]), ("cafÃ©", ["mojibake"]), ("itâ€™s", ["mojibake"]), ("\x1b[0m", ["control_character"]),
+        ("form\ffeed", ["control_character"]), (" None ", ["null_word"]), ("N/A", ["null_word"]), ("Nonesuch", []),
+        ("--", ["no_word"]), ("🙂", ["no_word"]), ("a\ufffd\x7f", ["control_character", "replacement_character"]),
+    ],
+)  # fmt: skip
+def test_oddities(text, kinds):
+    assert [damage.kind for damage in find_damage({"source": "a", "references": [text]})] == kinds
+
+
+def test_labels():
+    """A label that is none of the set drops the row; the summary counts those that occur."""
+    labels = ["yes", "no", "maybe"]
+    rows = [{"source": f"a {i}", "references": [word], "labels": labels} for i, word in enumerate(("yes", "yse", "no"))]
+    findings = Findings()
+    entries = [(f"rows:{i}", row) for i, row in enumerate(rows)]
+    kept = list(check_rows(entries, lambda row: [row], "train", findings, {}))
+    assert kept == [rows[0], rows[2]]
+    (found,) = findings.to_json()
+    assert (found["kind"], found["rows"]) == ("label_outside_set", 1)
+    assert found["first"] == "rows:1: 'yse' is none of 'yes', 'no', 'maybe'"
+
+
+def test_scores_are_of_all_rows_given():
+    """A duplicate is dropped from the training split alone."""
+    entries = [("a:1", {"source": "a", "references": ["b"]})] * 2
+    for split, left in (("train", 1), ("validation", 2), ("test", 2)):
+        findings = Findings()
+        assert len(list(check_rows(entries, lambda row: [row], split, findings, {}))) == left
+        assert findings.dropped(split) == 2 - left
+        assert [row["rule"] for row in findings.to_json()] == ["dropped" if split == "train" else "kept"]
+
+
+@pytest.mark.parametrize(
+    ("dropped", "share", "refused"), [(2, 0.2, False), (3, 0.2, True), (1, 0.0, True), (0, 0.0, False)]
+)
+def test_limit(dropped, share, refused):
+    findings = Findings()
+    entries = [(f"a:{i}", {"source": str(i), "references": ["b"]}) for i in range(10 - dropped)]
+    entries += [("a:99", Damage("not_json", "what"))] * dropped
+    assert len(list(check_rows(entries, lambda row: [row], "test", findings, {}))) == 10 - dropped
+    if refused:
+        with pytest.raises(
+            UserError, match=f"{dropped} of 10 test rows cannot be used: not_json {dropped} .a:99: what.;"
+        ):
+            findings.check_limit("test", share)
+    else:
+        findings.check_limit("test", share)
+
+
+# -- CSV after a broken quote ------------------------------------------------------------------------------
+
+RECOVERIES = {  # lines after the header → kinds (with the line of the first) and sources that come through
+    "not closed, at the end": ('a,b\n"c,d\n', {"broken_quotes": 3}, ["a"]),
+    "not closed, the next quotes": ('"a,b\n"c",d\ne,f\n', {"broken_quotes": 2}, ["c", "e"]),
+    "not closed, a later one closes it": ('"a,b\nc,d\ne,f\ng,"h"\n', {"broken_quotes": 2}, ["c", "e", "g"]),
+    "two of them in turn": ('"a,b\n"c,d\ne,f\n', {"broken_quotes": 2}, ["e"]),
+    "text after a quote": ('"a" b,c\nd,e\n', {"broken_quotes": 2}, ["d"]),
+    "sound row of two lines follows": ('"a" b,c\n"d\ne",f\ng,h\n', {"broken_quotes": 2}, ["d\ne", "g"]),
+    "a row of three lines": ('"a\nb,c\nd" x,e\nf,g\n', {"broken_quotes": 2}, ["f"]),
+    "a row of three lines, too short": ('"a\nb,c\nd"\nf,g\n', {"broken_quotes": 2}, ["f"]),
+    "rest of a row of three lines": ('"a" x,"b\nc\nd",e\nf,g\n', {"broken_quotes": 2, "fragment": 3}, ["f"]),
+    "bare quotes are text": ('5" disk,b\nthe "c",d\n', {}, ['5" disk', 'the "c"']),
+    "commas at the end": ("a,b,,\nc,d\n", {}, ["a", "c"]),
+    "Windows' line ends": ('a,b\r\n"c\r\nd,e\r\nf,g\r\n', {"broken_quotes": 3}, ["a", "d", "f"]),
+    "joined files": ("a,b\n\ufeffdocument,summary\nc,d\n", {"header_again": 3}, ["a", "c"]),
+    "huge": (f'a,b\n"{"x" * 200_000}",c\nd,e\n', {"broken_quotes": 3}, ["a", "d"]),
+}
+
+
+@pytest.mark.parametrize("name", RECOVERIES)
+def test_reading_goes_on_after_a_broken_quote(tmp_path, name):
+    text, kinds, sources = RECOVERIES[name]
+    path = tmp_path / "rows.csv"
+    path.write_bytes(f"document,summary\n{text}".encode())
+    findings = Findings()
+    task = TaskConfig(source="files", test_file=str(path), prefix="", max_dropped=0.99)
+    assert [row["source"] for row in load_rows(task, ("test",), findings)["test"]] == sources
+    found = {row["kind"]: row["first"] for row in findings.to_json()}
+    assert found.keys() == kinds.keys()
+    assert all(found[kind].startswith(f"{path}:{line}: ") for kind, line in kinds.items()), found
+
+
+def test_a_quote_in_every_row_takes_no_longer(tmp_path):
+    """What a broken quote swallowed is read again, but not from its beginning for each row."""
+    path = tmp_path / "rows.csv"
+    path.write_text("document,summary\n" + "".join(f'"a{i},"" b\n' for i in range(4000)) + "c,d\n")
+    task = TaskConfig(source="files", test_file=str(path), prefix="", max_dropped=0.9999)
+    findings = Findings()
+    assert len(load_rows(task, ("test",), findings)["test"]) == 1
+    assert findings.rows_read == {"test": 4001}
+
+
+# -- tokens ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokenizer", [make_tokenizer(), ByT5Tokenizer()], ids=["Rust", "Python"])
+def test_lengths_before_the_cut(tmp_path, tokenizer):
+    rows = [{"source": "abc" * n, "references": ["dd" * n]} for n in range(1, 9)]
+    task = TaskConfig(max_source_length=10, max_target_length=7)
+    table = tokenized_table(rows, tokenizer, task, tmp_path)
+    assert list(table["source_length"]) == [3 * n + 1 for n in range(1, 9)]
+    assert list(table["target_length"]) == [2 * n + 1 for n in range(1, 9)]
+    sources, targets = tokenize(rows, tokenizer, task, tmp_path)
+    assert sources.lengths.tolist() == [min(3 * n + 1, 10) for n in range(1, 9)]
+    assert targets.lengths.tolist() == [min(2 * n + 1, 7) for n in range(1, 9)]
+
+
+def test_what_is_tokenised_is_not_tokenised_again(tmp_path):
+    """Another process reads the lengths and ids that are there: no call, and the same numbers."""
+
+    class Counting:
+        own, backend_tokenizer, calls = make_tokenizer(), make_tokenizer().backend_tokenizer, 0
+
+        def __call__(self, *args, **kwargs):
+            self.calls += 1
+            return self.own(*args, **kwargs)
+
+    rows = {"train": [{"source": source, "references": [target]} for source, target in HELD_OUT]}
+    records, calls = [], []
+    for tokenizer in (Counting(), Counting()):
+        records.append(summarise(rows, tokenizer, TaskConfig(**LIMITS), tmp_path, Findings()))
+        tokenize(rows["train"], tokenizer, TaskConfig(**LIMITS), tmp_path)
+        calls.append(tokenizer.calls)
+    assert calls[0] > 0 == calls[1]
+    assert records[0] == records[1]
+
+
+# -- the command -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_training_on_damaged_rows(tmp_path):
+    """configs/local.py on the damaged CSV: a few steps, and a report that says what was found."""
+    task, _, rows = write_all(tmp_path, "csv")
+    make_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    sizes = {
+        "model": {"d_model": 8, "d_ff": 8, "decoder_d_ff": 8, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+    }
+    files = {f"{split}_file": getattr(task, f"{split}_file") for split in ("train", "validation", "test")}
+    sizes["task"] = {**files, **LIMITS, "max_new_tokens": 4, "tokenizer": str(tmp_path / "tokenizer")}
+    sizes["shorten"] = {"decoder_layers": 1}
+    sizes["finetune"] = {"epochs": 0.04, "optimizer": "adamw"}
+    sizes |= {phase: {"epochs": 0.0} for phase in ("prune", "retrain")}
+    sizes["benchmark"] = {"batch_sizes": (1,), "source_length": 8, "new_tokens": (2,), "runs": 1}
+    flags = [f"--config.{group}.{name}={value}" for group, fields in sizes.items() for name, value in fields.items()]
+    command = [sys.executable, "-m", "nash_jax.main", f"--config={ROOT}/configs/local.py", "--workdir=run", *flags]
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    kept = sum(kind is None or not drops(kind, "train") for kind, _ in rows)
+    assert f"  train: {kept:,} rows; 10,050 read, {10_050 - kept:,} dropped\n" in done.stderr
+    losses = [row["loss"] for row in read_rows(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
+    assert len(losses) > 10 and np.isfinite(losses).all()
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    page = (tmp_path / "run" / "report.html").read_text()
+    found = {row["kind"] for row in report["data"]["findings"] if row["split"] == "train"}
+    assert found == {kind for kind, _ in rows if kind}
+    assert all(KINDS[kind].meaning.replace("'", "&#x27;") in page for kind in found)
+    assert report["data"]["summary"]["train"]["rows"] == kept
