@@ -201,7 +201,7 @@ def test_table_is_documented_and_all_of_it_is_tried():
     page = (ROOT / "docs" / "own_data.md").read_text()
     for name, kind in KINDS.items():
         assert f"| `{name}` | {kind.meaning} | {kind.rule} | {kind.why} |" in page, name
-    assert set(CSV) | set(JSONL) | set(TEXTS) | {"label_outside_set"} == set(KINDS)
+    assert set(CSV) | set(JSONL) | set(TEXTS) | {"label_outside_set", "same_file"} == set(KINDS)
 
 
 @pytest.mark.parametrize(
