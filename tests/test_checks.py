@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -20,6 +21,7 @@ from nash_jax.data.checks import KINDS, Damage, Findings, check_rows, drops, fin
 from nash_jax.data.pipeline import tokenize, tokenized_table
 from nash_jax.data.sources import load_rows
 from nash_jax.data.summary import data_lines, summarise
+from nash_jax.data.tasks import HUB_TASKS, HubTask
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.training.metrics import read_rows
@@ -201,7 +203,7 @@ def test_table_is_documented_and_all_of_it_is_tried():
     page = (ROOT / "docs" / "own_data.md").read_text()
     for name, kind in KINDS.items():
         assert f"| `{name}` | {kind.meaning} | {kind.rule} | {kind.why} |" in page, name
-    assert set(CSV) | set(JSONL) | set(TEXTS) | {"label_outside_set"} == set(KINDS)
+    assert set(CSV) | set(JSONL) | set(TEXTS) | {"label_outside_set", "same_file"} == set(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +271,49 @@ def test_limit(dropped, share, refused):
             findings.check_limit("test", share)
     else:
         findings.check_limit("test", share)
+
+
+def test_one_file_for_all_splits(tmp_path):
+    """It is meant, as in a trial run: no row is dropped, but it is said."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"".join(json_line(document=source, summary=target) for source, target in HELD_OUT))
+    findings = Findings()
+    files = {f"{split}_file": str(path) for split in ("train", "validation", "test")}
+    rows = load_rows(TaskConfig(source="files", **files), findings=findings)
+    assert rows["train"] == rows["test"] and len(rows["train"]) == len(HELD_OUT)
+    (found,) = findings.to_json()
+    assert (found["kind"], found["rows"], found["split"]) == ("same_file", len(HELD_OUT), "train")
+    assert found["first"] == f"{path}: the validation file too"
+
+
+def test_hub_rows_are_checked(tmp_path_factory, monkeypatch):
+    """As `datasets` reads a folder in place of the hub's repository; null is what its tables have for nothing."""
+    rows = {
+        "train": [*map(sound, range(10)), (None, "b"), sound(3), HELD_OUT[0]],
+        "validation": [*HELD_OUT, HELD_OUT[2]],
+        "test": [*HELD_OUT[1:], (" ", "c")],
+    }
+    folder = tmp_path_factory.mktemp("repository")
+    for split, pairs in rows.items():
+        lines = (json_line(dialogue=source, summary=target) for source, target in pairs)
+        (folder / f"{split}.jsonl").write_bytes(b"".join(lines))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    monkeypatch.setitem(HUB_TASKS, "samsum", HubTask(str(folder), "main", "dialogue", "summary"))
+    findings = Findings()
+    loaded = load_rows(TaskConfig(max_dropped=0.25), findings=findings)
+    assert {split: len(own) for split, own in loaded.items()} == {"train": 10, "validation": 9, "test": 7}
+    assert loaded["train"][3] == {"source": "summarize: text number 3", "references": ["Brief 3"]}
+    found = [(row["split"], row["kind"], row["rule"], row["first"].partition(":")[0]) for row in findings.to_json()]
+    assert found == [
+        ("train", "null", "dropped", "train row 11"),
+        ("train", "duplicate", "dropped", "train row 12"),
+        ("train", "leaked", "dropped", "train row 13"),
+        ("validation", "duplicate", "kept", "validation row 9"),
+        ("test", "blank", "dropped", "test row 8"),
+    ]
+    with pytest.raises(UserError, match=r"3 of 13 train rows cannot be used: null 1 \(train row 11: column 'dialogue'"):
+        load_rows(TaskConfig())
 
 
 # -- CSV after a broken quote ------------------------------------------------------------------------------

@@ -51,6 +51,9 @@ KINDS = {
         DROP_TRAIN, "source and targets of an earlier row", "it counts twice; but scores are of all rows given"
     ),
     "leaked": Kind(DROP_TRAIN, "a source of the validation or test split", "scores would reward memory"),
+    "same_file": Kind(
+        KEEP, "rows of a file that is the validation or test file too", "a trial run may want it; scores reward memory"
+    ),
     "repeated_source": Kind(KEEP, "the source of an earlier row, other targets", "there may be several answers"),
     "source_is_target": Kind(KEEP, "source and target are the same text", "nothing to change may be the answer"),
     "control_character": Kind(KEEP, "control characters other than tab and line ends", "tokenizers read over them"),

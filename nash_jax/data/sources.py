@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nash_jax.config import TaskConfig
-from nash_jax.data.checks import SPLITS, Entry, Findings, Row, check_rows, take_text
+from nash_jax.data.checks import SPLITS, Damage, Entry, Findings, Row, check_rows, take_text
 from nash_jax.data.hub import WITHOUT, check_data_set, reason
 from nash_jax.data.records import check_columns, read_records
 from nash_jax.data.tasks import hub_task
@@ -50,14 +50,22 @@ def _checked(
         return [{"source": take_text(record, columns[0]), "references": [take_text(record, columns[1])]}]
 
     records = {split: list(entries[split]) for split in entries}
+    same = [s for s in records if s != "train" and task.source == "files" and _file(task, s) == _file(task, "train")]
     rows: dict[str, list[Row]] = {}
     held_out: dict[str, str] = {}
     for split in sorted(records, key=("validation", "test", "train").index):
         kept = list(check_rows(records[split], to_rows, split, findings, held_out if split == "train" else {}))
         findings.check_limit(split, task.max_dropped)
-        held_out |= {row["source"]: place for row, place in zip(kept, findings.places[split], strict=True)}
+        if split not in same:
+            held_out |= {row["source"]: place for row, place in zip(kept, findings.places[split], strict=True)}
         rows[split] = [row | {"source": task.prefix + row["source"]} for row in kept]
+    if same and "train" in records:
+        findings.note("train", _file(task, "train"), Damage("same_file", f"the {same[0]} file too"), len(rows["train"]))
     return rows
+
+
+def _file(task: TaskConfig, split: str) -> str:
+    return str(getattr(task, f"{split}_file"))
 
 
 def _hub_records(task: TaskConfig, splits: Sequence[str]) -> tuple[dict[str, Iterable[Entry]], tuple[str, str]]:
@@ -92,7 +100,7 @@ def _file_records(task: TaskConfig, splits: Sequence[str]) -> tuple[dict[str, It
     columns = (task.source_column, task.target_column)
     records: dict[str, Iterable[Entry]] = {}
     for split in splits:
-        name = getattr(task, f"{split}_file")
+        name = _file(task, split)
         if not name:
             raise UserError(f"config.task.{split}_file is empty", "a .jsonl, .csv or .parquet file")
         path = Path(name).expanduser()
