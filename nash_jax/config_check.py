@@ -95,6 +95,8 @@ def _is_a(value: Any, kind: type) -> bool:
 _PHASES = ("finetune", "prune", "retrain")
 _CHOICES = {
     "task.source": ("hub", "files", "pronunciation"),
+    "task.form": ("auto", "text", "classification", "qa", "translation"),
+    "task.prompt": ("t5", "plain"),
     "task.metric": ("rouge", "transcription", "exact_match"),
     "model.dtype": ("float32", "bfloat16"),
     "model.family": tuple(name for name in FAMILIES if name != "custom"),

@@ -26,17 +26,17 @@ BUCKET_SHARES = (0.6, 0.9)  # of the rows fit the first bucket, the second; all 
 
 
 def tokenize(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache: Path) -> tuple[Ragged, Ragged]:
-    """Source and target ids of every (row, reference) pair; read from the cache when it fits.
+    """Source and target ids of every pair of a row and a target of it; read from the cache when it fits.
 
     Args:
-      rows: {"source", "references"}.
+      rows: {"source", "references"}, and "targets" where those are not what is learnt.
       tokenizer: a `transformers` tokenizer; it appends EOS.
       task: maximal lengths.
       cache: folder for tokenised splits, one sub-folder for each content.
     """
     folder = cache / _fingerprint(rows, tokenizer, task)
     if not folder.exists():
-        pairs = [(row["source"], reference) for row in rows for reference in row["references"]]
+        pairs = [(row["source"], target) for row in rows for target in row.get("targets", row["references"])]
         table = datasets.Dataset.from_dict({"source": [p[0] for p in pairs], "target": [p[1] for p in pairs]})
 
         def encode(batch: dict[str, list[str]]) -> dict[str, Any]:

@@ -4,14 +4,17 @@ import csv
 import hashlib
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from nash_jax.config import TaskConfig
-from nash_jax.data.hub import WITHOUT, check_data_set, reason
+from nash_jax.data.columns import check_columns, narrow, needs, skeleton
+from nash_jax.data.forms import DamagedError, Form
+from nash_jax.data.hub import check_data_set, load_table, reason
 from nash_jax.data.lines import BROKEN, open_file, parse_object, read_lines
-from nash_jax.data.tasks import hub_task
+from nash_jax.data.own_forms import choose_form, own_label
+from nash_jax.data.tasks import find_task
 from nash_jax.errors import UserError
 
 Row = dict[str, Any]
@@ -34,103 +37,108 @@ def load_rows(task: TaskConfig, splits: Sequence[str] = SPLITS) -> dict[str, lis
     return rows
 
 
-def _checked(source: Any, target: Any, task: TaskConfig, place: str, columns: tuple[str, str]) -> Row:
-    """A row of two non-empty texts."""
-    for column, value in zip(columns, (source, target), strict=True):
-        if not isinstance(value, str) or not value.strip():
-            raise UserError(f"{place}: column {column!r} holds {value!r}", "a text that is not empty")
-    return {"source": task.prefix + source, "references": [target]}
+def _make_rows(
+    records: Iterable[tuple[str, Row]], form: Form, task: TaskConfig, training: bool, skip_blank: bool = False
+) -> list[Row]:
+    """The rows that the form makes of (place, record) pairs; `skip_blank`: but of those with an empty text."""
+    rows = []
+    for place, record in records:
+        try:
+            made = form.make(record, task.prompt, training)
+        except DamagedError as error:
+            if skip_blank and error.is_blank:
+                continue
+            raise UserError(f"{place}: {error}", error.expected) from error
+        rows += [row | {"source": task.prefix + row["source"]} for row in made]
+    return rows
 
 
 def _hub_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:
-    import datasets
-
-    entry = hub_task(task.name)
-    columns = (entry.source_column, entry.target_column)
+    entry, form = find_task(task.name), choose_form(task)
     check_data_set(entry.repository, entry.revision)
-    try:
-        loaded = datasets.load_dataset(entry.repository, entry.subset, revision=entry.revision)
-    except (OSError, ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"data set {entry.repository!r} cannot be loaded: {reason(error)}",
-            f"the hub to answer, or the data set in the cache {datasets.config.HF_DATASETS_CACHE}",
-            WITHOUT,
-        ) from error
     rows = {}
     for split in splits:
         name = entry.splits[SPLITS.index(split)]
-        table = loaded[name]
-        _check_columns(table.column_names, columns, f"{entry.repository} ({name})")
-        kept = (r for r in table if isinstance(r[columns[0]], str) and r[columns[0]].strip())  # SAMSum has one empty
-        rows[split] = [
-            _checked(r[columns[0]], r[columns[1]], task, f"{name} row {i}", columns) for i, r in enumerate(kept)
-        ]
+        table = load_table(entry, name)
+        check_columns(skeleton(table.data.schema), form, task, f"{entry.repository} ({name})")
+        records = ((f"{name} row {number}", record) for number, record in enumerate(narrow(table, form.columns), 1))
+        rows[split] = _make_rows(records, form, task, split == "train", skip_blank=True)  # SAMSum has an empty dialogue
     return rows
-
-
-def _check_columns(found: Any, wanted: tuple[str, str], place: str) -> None:
-    missing = [c for c in wanted if c not in found]
-    if missing:
-        raise UserError(
-            f"{place} has columns {sorted(map(str, found))}, not {missing[0]!r}",
-            "the columns named in config.task.source_column and target_column",
-        )
 
 
 def _file_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:
-    columns = (task.source_column, task.target_column)
-    rows = {}
-    for split in splits:
-        name = getattr(task, f"{split}_file")
-        if not name:
-            raise UserError(f"config.task.{split}_file is empty", "a .jsonl, .csv or .parquet file")
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise UserError(f"config.task.{split}_file: no file {name}", "an existing file")
-        rows[split] = [
-            _checked(record[columns[0]], record[columns[1]], task, place, columns)
-            for place, record in _records(path, columns)
-        ]
-    return rows
+    form = choose_form(task, lambda: _collect_labels(task))
+    return {
+        split: _make_rows(_records(_split_file(task, split), form, task), form, task, split == "train")
+        for split in splits
+    }
 
 
-def _records(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
+def _split_file(task: TaskConfig, split: str) -> Path:
+    """The file of a split, which is there."""
+    name = getattr(task, f"{split}_file")
+    if not name:
+        raise UserError(f"config.task.{split}_file is empty", "a .jsonl, .csv or .parquet file")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"config.task.{split}_file: no file {name}", "an existing file")
+    return path
+
+
+def _collect_labels(task: TaskConfig) -> tuple[str, ...]:
+    """The labels of the training rows, sorted."""
+    columns = Form((task.target_column,), lambda *_: [])
+    found = set()
+    for place, record in _records(_split_file(task, "train"), columns, task):
+        try:
+            found.add(own_label(record, task.target_column))
+        except DamagedError as error:
+            raise UserError(f"{place}: {error}", error.expected) from error
+    if len(found) < 2:
+        raise UserError(
+            f"column {task.target_column!r} of {task.train_file} holds {len(found)} label(s)", "two labels or more"
+        )
+    return tuple(sorted(found))
+
+
+def _records(path: Path, form: Form, task: TaskConfig) -> Iterator[tuple[str, Row]]:
     """(file and line or row, record) of each row of a JSONL, CSV or Parquet file, plain or gzip."""
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     readers = {"jsonl": _jsonl, "json": _jsonl, "csv": _csv, "parquet": _parquet}
     if kind not in readers:
         raise UserError(f"{path} is of unknown kind", ".jsonl, .csv or .parquet, also with .gz")
-    yield from readers[kind](path, columns)
+    yield from readers[kind](path, form, task)
 
 
-def _jsonl(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
+def _jsonl(path: Path, form: Form, task: TaskConfig) -> Iterator[tuple[str, Row]]:
     for number, line in enumerate(read_lines(path), 1):
         place = f"{path}:{number}"
         if line.strip():
             record = parse_object(line, place)
-            _check_columns(record, columns, place)
+            check_columns(record, form, task, place)
             yield place, record
 
 
-def _csv(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
+def _csv(path: Path, form: Form, task: TaskConfig) -> Iterator[tuple[str, Row]]:
     reader = csv.DictReader(read_lines(path), strict=True)
     try:
-        _check_columns(reader.fieldnames or [], columns, f"{path}:1")
+        check_columns(dict.fromkeys(reader.fieldnames or []), form, task, f"{path}:1")
         for record in reader:
             yield f"{path}:{reader.line_num}", record
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num + 1}: broken CSV: {error}", "quoted fields, each closed") from error
 
 
-def _parquet(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, Row]]:
+def _parquet(path: Path, form: Form, task: TaskConfig) -> Iterator[tuple[str, Row]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with open_file(path) as file:
             parquet = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(file.read()))
-        _check_columns(parquet.schema_arrow.names, columns, str(path))
-        rows = parquet.read(columns=list(columns)).to_pylist()
+        check_columns(skeleton(parquet.schema_arrow), form, task, str(path))
+        tops = [name for name in parquet.schema_arrow.names if needs(form.columns, name)]
+        rows = parquet.read(columns=tops).to_pylist()
     except (pyarrow.ArrowException, *BROKEN) as error:
         raise UserError(f"{path} cannot be read: {reason(error)}", "a whole Parquet file") from error
     yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, 1))

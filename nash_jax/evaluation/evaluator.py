@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from nash_jax.config import Config, TaskConfig
+from nash_jax.data.outputs import read_output
 from nash_jax.errors import UserError
 from nash_jax.evaluation.text_metrics import METRICS, baselines
 from nash_jax.generation.batching import generate_many
@@ -83,7 +84,8 @@ class Evaluator:
     def evaluate(self, engine: Engine) -> tuple[dict[str, float], list[str]]:
         """The task's metrics and mean generated length (tokens), and the outputs."""
         texts, lengths = self.outputs(engine)
-        metrics = METRICS[self.task.metric][0](texts, [row["references"] for row in self.rows])
+        read = [read_output(text, row) for text, row in zip(texts, self.rows, strict=True)]
+        metrics = METRICS[self.task.metric][0](read, [row["references"] for row in self.rows])
         return {**metrics, "generated_length": float(lengths.mean())}, texts
 
 

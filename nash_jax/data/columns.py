@@ -1,0 +1,58 @@
+"""Columns of data sets, also nested ones: which are there, and leaving out what no form reads."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nash_jax.config import TaskConfig
+from nash_jax.data.forms import Form, find
+from nash_jax.data.tasks import TASKS
+from nash_jax.errors import UserError
+
+
+def check_columns(record: Mapping[str, Any], form: Form, task: TaskConfig, place: str) -> None:
+    """A record has what the form reads.
+
+    Args:
+      record: one, or the `skeleton` of all.
+      form: of the task.
+      task: for the message.
+      place: file, line or split, for the message.
+
+    Raises:
+      UserError: naming the first column that is missing.
+    """
+    for column in form.columns:
+        try:
+            find(record, column)
+        except KeyError as error:
+            own = "the columns named in config.task.source_column and target_column"
+            table = f"the columns of the task {task.name}: {', '.join(form.columns)}"
+            from_table = task.form == "auto" and task.name in TASKS
+            raise UserError(
+                f"{place} has columns {sorted(map(str, record))}, not {column!r}",
+                table if from_table else own,
+                "or config.task.form='text' with columns of your own" if from_table and task.source == "files" else "",
+            ) from error
+
+
+def skeleton(schema: Any) -> dict[str, Any]:
+    """Names of an Arrow schema's columns, in those of structs their fields' names, as a record would hold them."""
+    from pyarrow import types
+
+    def inner(kind: Any) -> Any:
+        if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+            return inner(kind.value_type)
+        return {field.name: inner(field.type) for field in kind} if types.is_struct(kind) else None
+
+    return {field.name: inner(field.type) for field in schema}
+
+
+def needs(columns: Sequence[str], name: str) -> bool:
+    """Whether a column, or one of the fields in it, is among those read."""
+    return any(column == name or column.startswith(f"{name}.") for column in columns)
+
+
+def narrow(table: Any, columns: Sequence[str]) -> Any:
+    """A `datasets` table of what is read alone: NarrativeQA has a whole book beside every question."""
+    flat = table.flatten()
+    return flat.select_columns([name for name in flat.column_names if needs(columns, name)])
