@@ -27,6 +27,10 @@ class TaskConfig:
       form: how records become inputs and references. `auto`: as the task table says for `name`, else `text`. For own
         columns: `text` (one text to another), `classification` (one or several columns to a label of the training
         rows), `qa` (question and context to one or several answers), `translation` (columns named by their languages).
+      mixture: tasks of the table that are learnt together, by commas; empty: `name` alone. `{task}` in the names of
+        own files stands for each. Prefixes are the tasks' own.
+      mixture_cap: in the mixing rates a task counts as no more examples than this.
+      mixture_temperature: 1: rates are in proportion to the examples; higher: nearer to equal.
       source_column: column of the input text, for own columns; several with commas between.
       target_column: column of the reference text, label or answers, for own columns.
       prompt: `t5` (inputs name tasks and fields, as T5 was trained) or `plain` (the texts alone, as BART was).
@@ -46,6 +50,9 @@ class TaskConfig:
     validation_file: str = ""
     test_file: str = ""
     form: str = "auto"
+    mixture: str = ""
+    mixture_cap: int = 2**19
+    mixture_temperature: float = 1.0
     source_column: str = "document"
     target_column: str = "summary"
     prompt: str = "t5"

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from nash_jax.benchmark.latency import measure, speedups
 from nash_jax.config import STAGES, TEACHER_STAGES, Config, PruneConfig, TrainConfig, chosen_stages, lasting_settings
 from nash_jax.convert.generation import read_generation
+from nash_jax.data.mixing import Mixture, mix
 from nash_jax.data.pipeline import Batches, tokenize
 from nash_jax.data.sources import SPLITS, load_rows
 from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer, load_tokenizer, save_tokenizer
@@ -141,7 +142,8 @@ class Recipe:
 
     def _check_sizes(self, spec: ModelSpec) -> None:
         """What would fail in a later stage of pruning `spec`, said before anything is trained."""
-        num_pairs = len(self.tokenized[0])
+        mixture = self.mixture("")
+        num_pairs = len(self.tokenized[0]) if mixture is None else mixture.size
         for name in ("finetune", "prune", "retrain"):
             phase: TrainConfig = getattr(self.config, name)
             if phase.epochs and num_pairs < phase.batch_size:
@@ -159,7 +161,13 @@ class Recipe:
 
     def batches(self, phase: TrainConfig, name: str) -> Batches:
         """Training batches of a phase, shuffled by a seed of its own."""
-        return Batches(*self.tokenized, phase.batch_size, self._seed(name), self.tokenizer.pad_token_id)
+        seed = self._seed(name)
+        pad_id, mixture = self.tokenizer.pad_token_id, self.mixture(name)
+        return Batches(*self.tokenized, phase.batch_size, seed, pad_id, mixture=mixture)
+
+    def mixture(self, name: str) -> Mixture | None:
+        """Which pairs each epoch of a phase takes, where several tasks are learnt together."""
+        return mix(self.rows["train"], self.config.task, self._seed(name)) if self.config.task.mixture else None
 
     def _seed(self, name: str) -> int:
         return zlib.crc32(f"{self.config.seed} {name}".encode())

@@ -13,6 +13,7 @@ from nash_jax.data.columns import check_columns, narrow, needs, skeleton
 from nash_jax.data.forms import DamagedError, Form
 from nash_jax.data.hub import check_data_set, load_table, reason
 from nash_jax.data.lines import BROKEN, open_file, parse_object, read_lines
+from nash_jax.data.mixing import interleave, mixture_parts
 from nash_jax.data.own_forms import choose_form, own_label
 from nash_jax.data.tasks import find_task
 from nash_jax.errors import UserError
@@ -27,6 +28,8 @@ def load_rows(task: TaskConfig, splits: Sequence[str] = SPLITS) -> dict[str, lis
     Raises:
       UserError: for missing files, columns or packages, an unreachable hub, or a broken row.
     """
+    if task.mixture:
+        return interleave({part.name: load_rows(part, splits) for part in mixture_parts(task)}, splits)
     rows = {"hub": _hub_rows, "files": _file_rows, "pronunciation": _pronunciation_rows}[task.source](task, splits)
     for split in splits:
         limit = task.max_train_examples if split == "train" else task.max_eval_examples

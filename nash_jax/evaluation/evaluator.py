@@ -8,6 +8,7 @@ import numpy as np
 from nash_jax.config import Config, TaskConfig
 from nash_jax.data.outputs import read_output
 from nash_jax.errors import UserError
+from nash_jax.evaluation.by_task import values_by_task
 from nash_jax.evaluation.text_metrics import METRICS, baselines
 from nash_jax.generation.batching import generate_many
 from nash_jax.generation.engine import Engine
@@ -86,7 +87,7 @@ class Evaluator:
         texts, lengths = self.outputs(engine)
         read = [read_output(text, row) for text, row in zip(texts, self.rows, strict=True)]
         metrics = METRICS[self.task.metric][0](read, [row["references"] for row in self.rows])
-        return {**metrics, "generated_length": float(lengths.mean())}, texts
+        return {**metrics, **values_by_task(read, self.rows), "generated_length": float(lengths.mean())}, texts
 
 
 def score(evaluator: Evaluator, engines: Mapping[str, Engine], num_examples: int = 12) -> dict[str, Any]:
