@@ -1,11 +1,15 @@
 """Every form on hand-written records of the real schema, with the texts that T5's authors' code makes of them."""
 
+import json
+
 import pytest
+from tokenizers.pre_tokenizers import ByteLevel
 
 from nash_jax.data.forms import SEPARATOR, DamagedError, find, question_answering, space_punctuation, translation
 from nash_jax.data.outputs import names_noun, read_output
 from nash_jax.data.superglue_forms import mark_pronoun
 from nash_jax.data.tasks import TASKS
+from nash_jax.data.tokenizers import load_tokenizer
 
 HIGHLIGHTS = 'Ann left.\n@highlight\nBob came\n@highlight\nShe said "no"\n@highlight\nEnd'
 CASES = {  # task: (record, T5's input, plain input without its separators, references)
@@ -291,6 +295,16 @@ def test_one_answer_may_be_a_text():
 
 def test_spaces_around_punctuation():
     assert space_punctuation('"A_b-c"\tü\u00a0.') == '" A_b - c " ü \u00a0 .'
+
+
+def test_bart_reads_a_plain_prompt_as_a_pair(tmp_path):
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *sorted(ByteLevel.alphabet()), "<mask>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BartTokenizer"}))
+    tokenizer = load_tokenizer(str(tmp_path))
+    (row,) = TASKS["rte"].form.make(CASES["rte"][0], "plain", True)
+    assert tokenizer(row["source"])["input_ids"] == tokenizer("A fell.", "B fell.")["input_ids"]
 
 
 def test_languages_that_have_no_name():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import nash_jax
-from nash_jax.config import ModelConfig, TaskConfig, default_config, from_config_dict
+from nash_jax.config import ModelConfig, TaskConfig, default_config
+from nash_jax.config_check import from_config_dict
 from nash_jax.data.pipeline import tokenize
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.layer_importance import (

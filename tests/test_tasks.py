@@ -20,6 +20,7 @@ from task_fixtures import (
 )
 
 from nash_jax.config import TaskConfig
+from nash_jax.data.forms import classification
 from nash_jax.data.sources import SPLITS, load_rows
 from nash_jax.data.tasks import RECIPES, TASKS, find_task, task_settings
 from nash_jax.errors import UserError
@@ -152,6 +153,15 @@ def test_a_repository_in_another_schema(tmp_path, monkeypatch):
     message = complaint(config("rte"))
     assert message.startswith(f"{tmp_path}/r (train[:75%]) has columns ['idx', 'label', 'sentence1', 'sentence2'], not")
     assert message.endswith("'question1'; expected the columns of the task rte: question1, question2, label")
+
+
+def test_a_repository_that_numbers_its_labels_otherwise(tmp_path, monkeypatch):
+    task = shrunk(write_repository(tmp_path / "r", "mnli"))
+    form = classification("mnli", ("hypothesis", "premise"), ("entailment", "contradiction", "neutral"))
+    monkeypatch.setitem(TASKS, "mnli", dataclasses.replace(task, form=form))
+    assert complaint(config("mnli")).endswith(
+        " has the labels entailment, neutral, contradiction; expected entailment, contradiction, neutral, in this order"
+    )
 
 
 def test_empty_texts_of_a_repository_are_left_out(tmp_path, monkeypatch):

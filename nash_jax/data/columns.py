@@ -35,6 +35,22 @@ def check_columns(record: Mapping[str, Any], form: Form, task: TaskConfig, place
             ) from error
 
 
+def check_label_names(features: Mapping[str, Any], form: Form, place: str) -> None:
+    """Where a data set names its labels, they are the form's, in its order: numbers would be read wrong without a sign.
+
+    Args:
+      features: of a `datasets` table.
+      form: whose last column is the label's, if it has labels.
+      place: for the message.
+
+    Raises:
+      UserError: when they are others.
+    """
+    names = getattr(features.get(form.columns[-1]), "names", None)
+    if form.labels and names and tuple(names) != form.labels:
+        raise UserError(f"{place} has the labels {', '.join(names)}", f"{', '.join(form.labels)}, in this order")
+
+
 def skeleton(schema: Any) -> dict[str, Any]:
     """Names of an Arrow schema's columns, in those of structs their fields' names, as a record would hold them."""
     from pyarrow import types

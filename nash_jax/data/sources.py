@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.config import TaskConfig
-from nash_jax.data.columns import check_columns, narrow, needs, skeleton
+from nash_jax.data.columns import check_columns, check_label_names, narrow, needs, skeleton
 from nash_jax.data.forms import DamagedError, Form
 from nash_jax.data.hub import check_data_set, load_table, reason
 from nash_jax.data.lines import BROKEN, open_file, parse_object, read_lines
@@ -64,6 +64,7 @@ def _hub_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:
         name = entry.splits[SPLITS.index(split)]
         table = load_table(entry, name)
         check_columns(skeleton(table.data.schema), form, task, f"{entry.repository} ({name})")
+        check_label_names(table.features, form, f"{entry.repository} ({name})")
         records = ((f"{name} row {number}", record) for number, record in enumerate(narrow(table, form.columns), 1))
         rows[split] = _make_rows(records, form, task, split == "train", skip_blank=True)  # SAMSum has an empty dialogue
     return rows
