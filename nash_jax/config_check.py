@@ -96,6 +96,8 @@ def _is_a(value: Any, kind: type) -> bool:
 _PHASES = ("finetune", "prune", "retrain")
 _CHOICES = {
     "task.source": ("hub", "files", "pronunciation"),
+    "task.form": ("auto", "text", "classification", "qa", "translation"),
+    "task.prompt": ("t5", "plain"),
     "task.metric": tuple(METRICS),
     "model.dtype": ("float32", "bfloat16"),
     "model.family": tuple(name for name in FAMILIES if name != "custom"),
@@ -106,6 +108,7 @@ _CHOICES = {
 }
 _POSITIVE = (
     *(f"task.{f}" for f in ("max_source_length", "max_target_length", "max_new_tokens")),
+    *(f"task.{f}" for f in ("mixture_cap", "mixture_temperature")),
     *(f"model.{f}" for f in ("d_model", "d_ff", "num_heads", "encoder_layers", "decoder_layers", "model_parallel")),
     *(f"{p}.{f}" for p in _PHASES for f in ("batch_size", "accumulation", "learning_rate", "clip_norm", "eval_every")),
     *(f"{p}.distill.temperature" for p in _PHASES),

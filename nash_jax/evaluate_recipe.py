@@ -17,8 +17,8 @@ from nash_jax.data.sources import load_rows
 from nash_jax.data.summary import data_lines, summarise
 from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer
 from nash_jax.errors import UserError
+from nash_jax.evaluation.by_task import check_parts
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score
-from nash_jax.evaluation.metrics import check_rows
 from nash_jax.evaluation.sizes import sparsities
 from nash_jax.generation.engine import Engine
 from nash_jax.model import load
@@ -101,7 +101,7 @@ class EvaluateRecipe:
             )
         findings = Findings()
         rows = load_rows(task, ("test",), findings)
-        check_rows(task.metric, rows["test"])
+        check_parts(task.metric, rows["test"])
         tokenizer = choose_tokenizer(task, self.given.tokenizer, rows["test"])
         check_vocabulary(tokenizer, self.given.spec)
         options = output_options(self.config, self.given.generation)

@@ -19,13 +19,15 @@ from nash_jax.benchmark.latency import measure, speedups
 from nash_jax.config import STAGES, TEACHER_STAGES, Config, PruneConfig, TrainConfig, chosen_stages, lasting_settings
 from nash_jax.convert.generation import read_generation
 from nash_jax.data.checks import Findings
+from nash_jax.data.mixing import Mixture, mix
 from nash_jax.data.pipeline import Batches, tokenize
 from nash_jax.data.sources import load_rows
 from nash_jax.data.summary import data_lines, summarise
 from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
+from nash_jax.evaluation.by_task import check_parts
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score
-from nash_jax.evaluation.metrics import METRICS, check_rows
+from nash_jax.evaluation.metrics import METRICS
 from nash_jax.fresh_model import fresh_params, fresh_spec
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
@@ -126,7 +128,7 @@ class Recipe:
         """Reads and checks the rows, fixes the tokenizer, tokenises them."""
         rows, task = self.rows, self.config.task  # rows before models: the likelier mistake, sooner said
         for split in ("validation", "test"):
-            check_rows(task.metric, rows[split])
+            check_parts(task.metric, rows[split])
         tokenizer = choose_tokenizer(task, self.given.tokenizer if self.given else None, rows["train"])
         own, found = clear(folder / "tokenizer"), dict[str, Any]()
         if is_main():
@@ -139,7 +141,8 @@ class Recipe:
 
     def _check_sizes(self, spec: ModelSpec) -> None:
         """What would fail in a later stage of pruning `spec`, said before anything is trained."""
-        num_pairs = len(self.tokenized[0])
+        mixture = self.mixture("")
+        num_pairs = len(self.tokenized[0]) if mixture is None else mixture.size
         for name in ("finetune", "prune", "retrain"):
             phase: TrainConfig = getattr(self.config, name)
             if phase.epochs and num_pairs < phase.batch_size:
@@ -157,7 +160,13 @@ class Recipe:
 
     def batches(self, phase: TrainConfig, name: str) -> Batches:
         """Training batches of a phase, shuffled by a seed of its own."""
-        return Batches(*self.tokenized, phase.batch_size, self._seed(name), self.tokenizer.pad_token_id)
+        seed = self._seed(name)
+        pad_id, mixture = self.tokenizer.pad_token_id, self.mixture(name)
+        return Batches(*self.tokenized, phase.batch_size, seed, pad_id, mixture=mixture)
+
+    def mixture(self, name: str) -> Mixture | None:
+        """Which pairs each epoch of a phase takes, where several tasks are learnt together."""
+        return mix(self.rows["train"], self.config.task, self._seed(name)) if self.config.task.mixture else None
 
     def _seed(self, name: str) -> int:
         return zlib.crc32(f"{self.config.seed} {name}".encode())

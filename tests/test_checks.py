@@ -1,6 +1,7 @@
 """1,000 damaged rows among 10,000: each kind is counted with its first place, and the others come through unharmed."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -21,7 +22,7 @@ from nash_jax.data.checks import KINDS, Damage, Findings, check_rows, drops, fin
 from nash_jax.data.pipeline import tokenize, tokenized_table
 from nash_jax.data.sources import load_rows
 from nash_jax.data.summary import data_lines, summarise
-from nash_jax.data.tasks import HUB_TASKS, HubTask
+from nash_jax.data.tasks import TASKS
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.training.metrics import read_rows
@@ -203,7 +204,8 @@ def test_table_is_documented_and_all_of_it_is_tried():
     page = (ROOT / "docs" / "own_data.md").read_text()
     for name, kind in KINDS.items():
         assert f"| `{name}` | {kind.meaning} | {kind.rule} | {kind.why} |" in page, name
-    assert set(CSV) | set(JSONL) | set(TEXTS) | {"label_outside_set", "same_file"} == set(KINDS)
+    of_forms = {"label_outside_set", "repeated_label", "contradiction"}  # tests/test_tasks.py
+    assert set(CSV) | set(JSONL) | set(TEXTS) | of_forms | {"same_file"} == set(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +281,7 @@ def test_one_file_for_all_splits(tmp_path):
     path.write_bytes(b"".join(json_line(document=source, summary=target) for source, target in HELD_OUT))
     findings = Findings()
     files = {f"{split}_file": str(path) for split in ("train", "validation", "test")}
-    rows = load_rows(TaskConfig(source="files", **files), findings=findings)
+    rows = load_rows(TaskConfig(name="own", source="files", **files), findings=findings)
     assert rows["train"] == rows["test"] and len(rows["train"]) == len(HELD_OUT)
     (found,) = findings.to_json()
     assert (found["kind"], found["rows"], found["split"]) == ("same_file", len(HELD_OUT), "train")
@@ -299,7 +301,7 @@ def test_hub_rows_are_checked(tmp_path_factory, monkeypatch):
         (folder / f"{split}.jsonl").write_bytes(b"".join(lines))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
-    monkeypatch.setitem(HUB_TASKS, "samsum", HubTask(str(folder), "main", "dialogue", "summary"))
+    monkeypatch.setitem(TASKS, "samsum", dataclasses.replace(TASKS["samsum"], repository=str(folder)))
     findings = Findings()
     loaded = load_rows(TaskConfig(max_dropped=0.25), findings=findings)
     assert {split: len(own) for split, own in loaded.items()} == {"train": 10, "validation": 9, "test": 7}
@@ -342,7 +344,7 @@ def test_reading_goes_on_after_a_broken_quote(tmp_path, name):
     path = tmp_path / "rows.csv"
     path.write_bytes(f"document,summary\n{text}".encode())
     findings = Findings()
-    task = TaskConfig(source="files", test_file=str(path), prefix="", max_dropped=0.99)
+    task = TaskConfig(name="own", source="files", test_file=str(path), prefix="", max_dropped=0.99)
     assert [row["source"] for row in load_rows(task, ("test",), findings)["test"]] == sources
     found = {row["kind"]: row["first"] for row in findings.to_json()}
     assert found.keys() == kinds.keys()
@@ -353,7 +355,7 @@ def test_a_quote_in_every_row_takes_no_longer(tmp_path):
     """What a broken quote swallowed is read again, but not from its beginning for each row."""
     path = tmp_path / "rows.csv"
     path.write_text("document,summary\n" + "".join(f'"a{i},"" b\n' for i in range(4000)) + "c,d\n")
-    task = TaskConfig(source="files", test_file=str(path), prefix="", max_dropped=0.9999)
+    task = TaskConfig(name="own", source="files", test_file=str(path), prefix="", max_dropped=0.9999)
     findings = Findings()
     assert len(load_rows(task, ("test",), findings)["test"]) == 1
     assert findings.rows_read == {"test": 4001}

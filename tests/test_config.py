@@ -27,6 +27,8 @@ WRONG = {  # type of a default → values it must not take, and the words that s
 PHASES = ("finetune", "prune", "retrain")
 OUT_OF_RANGE = {
     "task.source": ("", "hubb", "Files"),
+    "task.form": ("", "texts"),
+    "task.prompt": ("", "T5"),
     "task.metric": ("rogue", "bleu"),
     "model.dtype": ("float16", "bf16"),
     "shorten.selection": ("lowest",),

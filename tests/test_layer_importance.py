@@ -154,7 +154,7 @@ def test_a_run_keeps_what_matters(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps({"document": row["source"], "summary": row["references"][0]}) for row in rows))
     config = default_config()
-    config.task.update(source="files", metric="exact_match", prefix="")
+    config.task.update(name="letters", source="files", metric="exact_match", prefix="")
     config.task.update({f"{split}_file": str(path) for split in ("train", "validation", "test")})
     config.model.init, config.stages = str(tmp_path / "dense"), "data,finetune,shorten"
     config.shorten.update(selection="importance", encoder_kept=(1,), decoder_layers=1)

@@ -25,11 +25,11 @@ from nash_jax.tree import count, flatten
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {  # one shape of batches for all: compiling is nearly all of the time
-    "task.source": "files", "task.prefix": "", "task.metric": "transcription", "task.max_source_length": 16,
-    "task.max_target_length": 16, "task.max_new_tokens": 12, "benchmark.batch_sizes": "(8,)",
-    "benchmark.source_length": 8, "benchmark.new_tokens": "(12,)", "benchmark.runs": 3, "evaluate.batch_size": 8,
-    "shorten.decoder_layers": 1, "prune.sparsity": 0.4, "prune.prepruning_epochs": 0.0,
-    "prune.sparsity_warmup_epochs": 1.0, "prune.gate_learning_rate": 0.5,
+    "task.name": "words", "task.source": "files", "task.prefix": "", "task.metric": "transcription",
+    "task.max_source_length": 16, "task.max_target_length": 16, "task.max_new_tokens": 12,
+    "benchmark.batch_sizes": "(8,)", "benchmark.source_length": 8, "benchmark.new_tokens": "(12,)",
+    "benchmark.runs": 3, "evaluate.batch_size": 8, "shorten.decoder_layers": 1, "prune.sparsity": 0.4,
+    "prune.prepruning_epochs": 0.0, "prune.sparsity_warmup_epochs": 1.0, "prune.gate_learning_rate": 0.5,
 }  # fmt: skip
 SIZES = {"d_model": 16, "d_ff": 24, "decoder_d_ff": 12, "num_heads": 4, "encoder_layers": 1, "decoder_layers": 2}
 
@@ -181,6 +181,7 @@ def test_a_checkpoint_with_its_own_tokenizer(place, run):
 
 def test_lengths_beyond_the_positions_are_refused_before_training(place):
     config = default_config()
+    config.task.name = "words"
     config.task.update(source="files", **{f"{split}_file": str(place / f"{split}.jsonl") for split in SPLITS})
     config.task.update(max_source_length=16, max_target_length=16, max_new_tokens=12)
     config.model.init, config.shorten.decoder_layers = str(place / "bart"), 1
@@ -199,6 +200,7 @@ def test_a_family_that_transformers_lacks_is_exported_all_the_same(place, tmp_pa
     spec = dense_spec(family="custom", vocab_size=261, **SIZES, norm="layer", **own)
     nash_jax.Seq2Seq(spec, random_params(spec), tokenizer).save(tmp_path / "model")
     config = default_config()
+    config.task.name = "words"
     config.task.update(source="files", **{f"{split}_file": str(place / f"{split}.jsonl") for split in SPLITS})
     config.model.init, config.shorten.decoder_layers = str(tmp_path / "model"), 1
     config.stages = "data,finetune,shorten,prune,compact,retrain,export"

@@ -42,10 +42,13 @@ KINDS = {
     "header_again": Kind(DROP, "the CSV header among the rows", "files were joined; it is no data"),
     "null": Kind(DROP, "null in place of a text", "half a pair teaches nothing"),
     "not_text": Kind(DROP, "a number, truth value, list, object or bytes", "how it would be written is not known"),
-    "empty": Kind(DROP, "an empty text", "half a pair teaches nothing"),
+    "empty": Kind(DROP, "an empty text, or list of texts", "half a pair teaches nothing"),
     "blank": Kind(DROP, "white space and invisible characters alone", "it is empty after tokenising"),
     "nul_character": Kind(DROP, "a NUL character", "binary data, or a hole that a crash left in the file"),
     "surrogate": Kind(DROP, "half of a surrogate pair", "it is no character, and tokenizers fail at it"),
+    "contradiction": Kind(
+        DROP, "a number of a word that is not there in the text", "which of the two is wrong is not known"
+    ),
     "label_outside_set": Kind(DROP, "a target that is none of the labels", "a class that cannot be predicted"),
     "duplicate": Kind(
         DROP_TRAIN, "source and targets of an earlier row", "it counts twice; but scores are of all rows given"
@@ -53,6 +56,9 @@ KINDS = {
     "leaked": Kind(DROP_TRAIN, "a source of the validation or test split", "scores would reward memory"),
     "same_file": Kind(
         KEEP, "rows of a file that is the validation or test file too", "a trial run may want it; scores reward memory"
+    ),
+    "repeated_label": Kind(
+        KEEP, "source and label of an earlier row", "how often a text has a label is part of what is learnt"
     ),
     "repeated_source": Kind(KEEP, "the source of an earlier row, other targets", "there may be several answers"),
     "source_is_target": Kind(KEEP, "source and target are the same text", "nothing to change may be the answer"),
@@ -95,11 +101,13 @@ class Findings:
     Attributes:
       rows_read: split → number.
       places: split → file and line, or row, of each row that was kept.
+      parts: of each task of a mixture.
     """
 
     def __init__(self) -> None:
         self.rows_read: dict[str, int] = {}
         self.places: dict[str, list[str]] = {}
+        self.parts: dict[str, Findings] = {}
         self._counts: dict[tuple[str, str], int] = {}
         self._first: dict[tuple[str, str], str] = {}
 
@@ -115,13 +123,16 @@ class Findings:
 
     def dropped(self, split: str) -> int:
         """Rows of a split that were dropped."""
-        return sum(count for (own, kind), count in self._counts.items() if own == split and drops(kind, split))
+        own = sum(count for (where, kind), count in self._counts.items() if where == split and drops(kind, split))
+        return own + sum(part.dropped(split) for part in self.parts.values())
 
     def to_json(self) -> list[dict[str, Any]]:
-        """{"split", "kind", "rule": "dropped" or "kept", "rows", "first"} of each kind found in a split."""
+        """{"split", "kind", "rule": "dropped" or "kept", "rows", "first"} of each kind found in a split; of the parts
+        with "task".
+        """
         kinds = list(KINDS)
         found = sorted(self._counts, key=lambda key: (SPLITS.index(key[0]), kinds.index(key[1])))
-        return [
+        own = [
             {
                 "split": split,
                 "kind": kind,
@@ -131,6 +142,7 @@ class Findings:
             }
             for split, kind in found
         ]
+        return own + [row | {"task": name} for name, part in self.parts.items() for row in part.to_json()]
 
     def check_limit(self, split: str, max_dropped: float) -> None:
         """Refuses a split of which too much was dropped.
@@ -171,18 +183,6 @@ def show(value: Any) -> str:
     return repr(value[:60] if isinstance(value, str) else value)[:60]
 
 
-def take_text(record: Mapping[str, Any], column: str) -> str:
-    """The text in a column.
-
-    Raises:
-      DamagedError: when there is none that could be used.
-    """
-    value = record[column]
-    if kind := find_break(value):
-        raise DamagedError(Damage(kind, f"column {column!r} holds {show(value)}"))
-    return str(value)
-
-
 def check_rows(
     entries: Iterable[Entry], to_rows: Callable[[Row], Sequence[Row]], split: str, findings: Findings,
     held_out: Mapping[str, str],
@@ -191,31 +191,37 @@ def check_rows(
 
     Args:
       entries: what was read.
-      to_rows: makes rows {"source", "references"} of a record, with "labels", all texts that a reference may be, where
-        there is such a set; raises DamagedError.
+      to_rows: makes rows of a record, as a form does (`data/forms.py`); none of one that is no case of the task;
+        raises DamagedError.
       split: its name.
       findings: takes the notes.
       held_out: sources that this split may not have → where they are.
     """
     findings.begin(split)
-    earlier: dict[str, set[tuple[str, ...]]] = {}  # source → references seen with it
+    earlier: dict[str, set[tuple[str, ...]]] = {}  # source → targets seen with it
     for place, read in entries:
         try:
             rows = [] if isinstance(read, Damage) else to_rows(read)
         except DamagedError as error:
             rows, read = [], error.damage
-        findings.rows_read[split] += max(1, len(rows))
+        findings.rows_read[split] += 1 if isinstance(read, Damage) else len(rows)
         if isinstance(read, Damage):
             findings.note(split, place, read)
-        for row in rows:
-            found = [*find_damage(row), *_compare(row, earlier, held_out)]
-            worst = next((damage for damage in found if drops(damage.kind, split)), None)
-            for damage in [worst] if worst else found:
+        # a record's rows, one for each of its answers, are not held against each other: they share a source by design
+        found = [[*find_damage(row), *_compare(row, earlier, held_out)] for row in rows]
+        for row, own in zip(rows, found, strict=True):
+            worst = next((damage for damage in own if drops(damage.kind, split)), None)
+            for damage in [worst] if worst else own:
                 findings.note(split, place, damage)
             if worst is None:
-                earlier.setdefault(row["source"], set()).add(tuple(row["references"]))
+                earlier.setdefault(row["source"], set()).add(_identity(row))
                 findings.places[split].append(place)
                 yield row
+
+
+def _identity(row: Row) -> tuple[str, ...]:
+    """What tells a row from others of the same source."""
+    return (*row["references"], *row.get("targets", ()))
 
 
 def find_damage(row: Row) -> Iterator[Damage]:
@@ -275,7 +281,12 @@ def _is_mojibake(text: str) -> bool:
 
 
 def _compare(row: Row, earlier: Mapping[str, set[tuple[str, ...]]], held_out: Mapping[str, str]) -> Iterator[Damage]:
-    """What is wrong with a row beside the set of labels, the other splits and the rows before it."""
+    """What is wrong with a row beside the set of labels, the other splits and the rows before it.
+
+    Short texts to classify repeat themselves: of nine "thanks" eight friendly ones say what two rows would not, so rows
+    with labels stay when they come again. A held-out text is no training text there either: what is known of texts seen
+    before tells nothing of others.
+    """
     source, references = row["source"], row["references"]
     labels = row.get("labels") or references
     outside = [reference for reference in references if reference not in labels]
@@ -284,7 +295,7 @@ def _compare(row: Row, earlier: Mapping[str, set[tuple[str, ...]]], held_out: Ma
     if source in held_out:
         yield Damage("leaked", f"{show(source)} is the source of {held_out[source]} too")
     if source in earlier:
-        again = tuple(references) in earlier[source]
-        yield Damage("duplicate" if again else "repeated_source", show(source))
+        again = "repeated_label" if "labels" in row else "duplicate"
+        yield Damage(again if _identity(row) in earlier[source] else "repeated_source", show(source))
     if references == [source]:
         yield Damage("source_is_target", show(source))

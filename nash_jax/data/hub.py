@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from nash_jax.data.tasks import Task
 from nash_jax.errors import UserError
 
 WITHOUT = (
@@ -53,7 +55,12 @@ def fetch_model(name: str, patterns: Sequence[str]) -> Path:
 
 
 def check_data_set(repository: str, revision: str) -> None:
-    """Asks the hub once for a data set; when it does not answer, `datasets` will only look into its cache."""
+    """Asks the hub once for a data set; when it does not answer, `datasets` will only look into its cache.
+
+    A folder is not asked for.
+    """
+    if Path(repository).is_dir():
+        return
     import datasets
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -64,6 +71,32 @@ def check_data_set(repository: str, revision: str) -> None:
         pass  # it answered; `load_dataset` says what is wrong
     except Exception:  # no answer, in whatever way the HTTP client puts it
         datasets.config.HF_HUB_OFFLINE = True
+
+
+def load_table(task: Task, split: str) -> Any:
+    """A split of a task of the table, from the hub or its cache, as a `datasets` table.
+
+    Args:
+      task: says where it is.
+      split: a slice of a hub's split, such as `train[:90%]`.
+
+    Raises:
+      UserError: when it cannot be had.
+    """
+    import datasets
+
+    whole = split.partition("[")[0]
+    files = {whole: task.files.format(split=whole)} if task.files else None
+    try:
+        return datasets.load_dataset(
+            task.repository, task.subset, revision=task.revision, data_files=files, split=split
+        )  # fmt: skip
+    except (OSError, ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"data set {task.repository!r} cannot be loaded: {reason(error)}",
+            f"the hub to answer, or the data set in the cache {datasets.config.HF_DATASETS_CACHE}",
+            WITHOUT,
+        ) from error
 
 
 def reason(error: Exception) -> str:

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from nash_jax.config import TaskConfig
+from nash_jax.data.mixing import Mixture, targets_of
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.ragged import Ragged
 
@@ -26,10 +27,10 @@ BUCKET_SHARES = (0.6, 0.9)  # of the rows fit the first bucket, the second; all 
 
 
 def tokenize(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache: Path) -> tuple[Ragged, Ragged]:
-    """Source and target ids of every (row, reference) pair; read from the cache when it fits.
+    """Source and target ids of every pair of a row and a target of it; read from the cache when it fits.
 
     Args:
-      rows: {"source", "references"}.
+      rows: {"source", "references"}, and "targets" where those are not what is learnt.
       tokenizer: a `transformers` tokenizer; it appends EOS.
       task: maximal lengths.
       cache: folder for tokenised splits, one sub-folder for each content.
@@ -52,7 +53,7 @@ def tokenized_table(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig
     """
     folder = cache / _fingerprint(rows, tokenizer, task)
     if not folder.exists():
-        pairs = [(row["source"], reference) for row in rows for reference in row["references"]]
+        pairs = [(row["source"], target) for row in rows for target in targets_of(row)]
         table = datasets.Dataset.from_dict({"source": [p[0] for p in pairs], "target": [p[1] for p in pairs]})
 
         def encode(batch: dict[str, list[str]]) -> dict[str, Any]:
@@ -145,17 +146,19 @@ class Batches:
       seed: of the shuffling.
       pad_id: padding token.
       shapes: (source, target) lengths, increasing; chosen from the data when left out.
+      mixture: which pairs each epoch takes; all of them when left out.
     """
 
     def __init__(
         self, sources: Ragged, targets: Ragged, batch_size: int, seed: int, pad_id: int,
-        shapes: Sequence[Shape] | None = None,
+        shapes: Sequence[Shape] | None = None, mixture: Mixture | None = None,
     ) -> None:  # fmt: skip
         self.sources, self.targets = sources, targets
         self.batch_size, self.seed, self.pad_id = batch_size, seed, pad_id
         self.shapes = list(shapes or choose_shapes(sources, targets))
         self.bucket = find_buckets(sources, targets, self.shapes)
-        self.steps_per_epoch = len(sources) // batch_size
+        self.mixture = mixture
+        self.steps_per_epoch = (len(sources) if mixture is None else mixture.size) // batch_size
         self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
 
     def __len__(self) -> int:
@@ -164,7 +167,7 @@ class Batches:
     def _make_plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
         """(bucket, row numbers) of each batch of an epoch."""
         rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(len(self.sources))
+        order = rng.permutation(len(self.sources) if self.mixture is None else self.mixture.draw(epoch))
         left, batches = np.zeros(0, np.int64), []
         for bucket in range(len(self.shapes)):
             rows = np.concatenate([left, order[self.bucket[order] == bucket]])

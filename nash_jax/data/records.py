@@ -4,17 +4,18 @@ import csv
 import json
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nash_jax.data.checks import Damage, Entry
+from nash_jax.data.columns import Columns, needs, skeleton
 from nash_jax.data.hub import reason
 from nash_jax.data.lines import BROKEN, json_fault, open_file, read_bytes
 from nash_jax.errors import UserError
 
 
-def read_records(path: Path, columns: Sequence[str]) -> Iterator[Entry]:
+def read_records(path: Path, columns: Columns) -> Iterator[Entry]:
     """(file and line or row, record or what is wrong there) of each row of a file.
 
     Args:
@@ -31,27 +32,10 @@ def read_records(path: Path, columns: Sequence[str]) -> Iterator[Entry]:
     yield from readers[kind](path, columns)
 
 
-def check_columns(found: Any, wanted: Sequence[str], place: str) -> None:
-    """All columns are there.
-
-    Raises:
-      UserError: naming those that are.
-    """
-    if lacking := _lacking(found, wanted):
-        raise UserError(
-            f"{place} {lacking}", "the columns named in config.task.source_column and target_column"
-        )  # fmt: skip
-
-
-def _lacking(found: Any, wanted: Sequence[str]) -> str:
-    missing = [column for column in wanted if column not in found]
-    return f"has columns {sorted(map(str, found))}, not {missing[0]!r}" if missing else ""
-
-
 # -- JSONL ------------------------------------------------------------------------------------------------
 
 
-def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Entry]:
+def _jsonl(path: Path, columns: Columns) -> Iterator[Entry]:
     """A line each; where no object has the columns, the first complaint is raised after the last line."""
     objects, lacking, first = 0, 0, ""
     for number, line in enumerate(read_bytes(path), 1):
@@ -64,10 +48,10 @@ def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Entry]:
             objects, lacking, first = objects + 1, lacking + 1, first or f"{place} {read.detail}"
         yield place, read
     if lacking and lacking == objects:
-        raise UserError(first, "the columns named in config.task.source_column and target_column")
+        raise columns.error(first)
 
 
-def _parse(line: bytes, columns: Sequence[str]) -> dict[str, Any] | Damage:
+def _parse(line: bytes, columns: Columns) -> dict[str, Any] | Damage:
     try:
         record = json.loads(line.decode("utf-8-sig").strip())  # files that were joined have their marks within
     except UnicodeDecodeError as error:
@@ -76,7 +60,7 @@ def _parse(line: bytes, columns: Sequence[str]) -> dict[str, Any] | Damage:
         return Damage("not_json", f"not JSON: {json_fault(error)}")
     if not isinstance(record, dict):
         return Damage("not_object", f"a JSON {type(record).__name__}")
-    lacking = _lacking(record, columns)
+    lacking = columns.lacking(record)
     return Damage("missing_column", lacking) if lacking else record
 
 
@@ -124,7 +108,7 @@ class _Lines:
         del self.taken[1:]
 
 
-def _csv(path: Path, columns: Sequence[str]) -> Iterator[Entry]:
+def _csv(path: Path, columns: Columns) -> Iterator[Entry]:
     """A record each. After a broken quote reading goes on at the next line; until one is found that is a whole record,
     and is not ended by a quote of the broken one, lines are fragments.
     """
@@ -151,14 +135,14 @@ def _next_fields(reader: Iterator[list[str]], lines: _Lines) -> list[str] | Dama
         return Damage("broken_quotes", f"broken CSV: {error}")
 
 
-def _header(reader: Iterator[list[str]], path: Path, columns: Sequence[str]) -> list[str]:
+def _header(reader: Iterator[list[str]], path: Path, columns: Columns) -> list[str]:
     try:
         header = next(reader, [])
     except csv.Error as error:
         raise UserError(f"{path}:1: broken CSV: {error}", "quoted fields, each closed") from error
     if escaped := _ESCAPED.search("".join(header)):
         raise UserError(f"{path}:1: {_not_utf8(ord(escaped[0]) - 0xDC00).detail}", "UTF-8 text")
-    check_columns(header, columns, f"{path}:1")
+    columns.check(dict.fromkeys(header), f"{path}:1")
     return header
 
 
@@ -197,36 +181,34 @@ def _has_bare_quote(fields: list[str], text: str) -> bool:
 # -- Parquet ----------------------------------------------------------------------------------------------
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Entry]:
+def _parquet(path: Path, columns: Columns) -> Iterator[Entry]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with open_file(path) as file:
             parquet = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(file.read()))
-        check_columns(parquet.schema_arrow.names, columns, str(path))
-        table = parquet.read(columns=list(columns))
-        values = [_values(table[column]) for column in columns]
+        columns.check(skeleton(parquet.schema_arrow), str(path))
+        names = [name for name in parquet.schema_arrow.names if needs(columns.names, name)]
+        table = parquet.read(columns=names)
+        values = [_values(table[name]) for name in names]
     except (pyarrow.ArrowException, *BROKEN) as error:
         raise UserError(f"{path} cannot be read: {reason(error)}", "a whole Parquet file") from error
     for number, row in enumerate(zip(*values, strict=True), 1):
         damage = next((value for value in row if isinstance(value, Damage)), None)
-        yield f"{path} row {number}", damage or dict(zip(columns, row, strict=True))
+        yield f"{path} row {number}", damage or dict(zip(names, row, strict=True))
 
 
 def _values(column: Any) -> list[Any]:
-    """A column's values, with `Damage` in place of a text whose bytes are not UTF-8: Parquet's readers let them in."""
-    import pyarrow
-
+    """A column's values, with `Damage` in place of one with bytes that are not UTF-8: Parquet's readers let them in."""
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
-        binary = pyarrow.large_binary() if pyarrow.types.is_large_string(column.type) else pyarrow.binary()
-        return [_decode(value) for value in column.cast(binary).to_pylist()]
+        return [_value(scalar) for scalar in column]
 
 
-def _decode(value: bytes | None) -> str | Damage | None:
+def _value(scalar: Any) -> Any:
     try:
-        return None if value is None else value.decode()
+        return scalar.as_py()
     except UnicodeDecodeError as error:
         return _not_utf8(error.object[error.start])

@@ -1,16 +1,20 @@
-"""Rows {"source": text, "references": [text, …]} of the three splits, from wherever the config says."""
+"""Rows of the three splits, from wherever the config says: records → rows of the task's form → checked → prefix."""
 
 import hashlib
 import importlib.util
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from nash_jax.config import TaskConfig
-from nash_jax.data.checks import SPLITS, Damage, Entry, Findings, Row, check_rows, take_text
-from nash_jax.data.hub import WITHOUT, check_data_set, reason
-from nash_jax.data.records import check_columns, read_records
-from nash_jax.data.tasks import hub_task
+from nash_jax.data.checks import SPLITS, Damage, DamagedError, Entry, Findings, Row, check_rows
+from nash_jax.data.columns import Columns, check_label_names, columns_of, narrow, skeleton
+from nash_jax.data.forms import Form
+from nash_jax.data.hub import check_data_set, load_table
+from nash_jax.data.mixing import interleave, mixture_parts
+from nash_jax.data.own_forms import choose_form, own_label
+from nash_jax.data.records import read_records
+from nash_jax.data.tasks import find_task
 from nash_jax.errors import UserError
 
 
@@ -24,14 +28,19 @@ def load_rows(
       splits: those to read.
       findings: takes note of rows that were dropped or are odd.
 
+    Returns:
+      Split → rows as `data/forms.py` says; of a mixture each with its "task".
+
     Raises:
       UserError: for missing files, columns or packages, an unreachable hub, or too many rows that cannot be used.
     """
+    findings = Findings() if findings is None else findings
+    if task.mixture:
+        return _mixture_rows(task, splits, findings)
     if task.source == "pronunciation":
         rows = _pronunciation_rows(task, splits)
     else:
-        read = {"hub": _hub_records, "files": _file_records}[task.source]
-        rows = _checked(*read(task, splits), task, Findings() if findings is None else findings)
+        rows = _checked_rows(task, splits, findings)
     for split in splits:
         limit = task.max_train_examples if split == "train" else task.max_eval_examples
         if not rows[split]:
@@ -41,73 +50,105 @@ def load_rows(
     return rows
 
 
-def _checked(
-    entries: dict[str, Iterable[Entry]], columns: tuple[str, str], task: TaskConfig, findings: Findings
-) -> dict[str, list[Row]]:
-    """Rows of two texts, the sound ones; those of the training split, checked last, are in no other."""
+def _mixture_rows(task: TaskConfig, splits: Sequence[str], findings: Findings) -> dict[str, list[Row]]:
+    """Rows of all tasks; what was found is noted by task, and limits and comparisons are each task's own."""
+    parts = {}
+    for part in mixture_parts(task):
+        own = findings.parts[part.name] = Findings()
+        parts[part.name] = load_rows(part, splits, own)
+    rows = interleave(parts, splits)
+    for split in splits:
+        findings.rows_read[split] = sum(own.rows_read[split] for own in findings.parts.values())
+        places = {name: iter(own.places[split]) for name, own in findings.parts.items()}
+        findings.places[split] = [next(places[row["task"]]) for row in rows[split]]
+    return rows
 
-    def to_rows(record: Row) -> list[Row]:
-        return [{"source": take_text(record, columns[0]), "references": [take_text(record, columns[1])]}]
 
-    records = {split: list(entries[split]) for split in entries}
-    same = [s for s in records if s != "train" and task.source == "files" and _file(task, s) == _file(task, "train")]
+def _checked_rows(task: TaskConfig, splits: Sequence[str], findings: Findings) -> dict[str, list[Row]]:
+    """The sound rows; those of the training split, checked last, are in no other."""
+    form, entries = {"hub": _hub_entries, "files": _file_entries}[task.source](task, splits)
+    same = [s for s in splits if s != "train" and task.source == "files" and _file(task, s) == _file(task, "train")]
     rows: dict[str, list[Row]] = {}
     held_out: dict[str, str] = {}
-    for split in sorted(records, key=("validation", "test", "train").index):
-        kept = list(check_rows(records[split], to_rows, split, findings, held_out if split == "train" else {}))
+    for split in sorted(splits, key=("validation", "test", "train").index):
+        to_rows = _row_maker(form, task.prompt, split == "train")
+        kept = list(check_rows(entries[split], to_rows, split, findings, held_out if split == "train" else {}))
         findings.check_limit(split, task.max_dropped)
         if split not in same:
             held_out |= {row["source"]: place for row, place in zip(kept, findings.places[split], strict=True)}
         rows[split] = [row | {"source": task.prefix + row["source"]} for row in kept]
-    if same and "train" in records:
+    if same and "train" in splits:
         findings.note("train", _file(task, "train"), Damage("same_file", f"the {same[0]} file too"), len(rows["train"]))
-    return rows
+    return {split: rows[split] for split in splits}
 
 
-def _file(task: TaskConfig, split: str) -> str:
-    return str(getattr(task, f"{split}_file"))
+def _row_maker(form: Form, prompt: str, training: bool) -> Callable[[Row], list[Row]]:
+    return lambda record: form.make(record, prompt, training)
 
 
-def _hub_records(task: TaskConfig, splits: Sequence[str]) -> tuple[dict[str, Iterable[Entry]], tuple[str, str]]:
-    """Records of every split, and the columns used."""
-    import datasets
+# -- the hub ----------------------------------------------------------------------------------------------
 
-    entry = hub_task(task.name)
-    columns = (entry.source_column, entry.target_column)
+
+def _hub_entries(task: TaskConfig, splits: Sequence[str]) -> tuple[Form, dict[str, Iterable[Entry]]]:
+    """The task's form, and the records of every split."""
+    entry, form = find_task(task.name), choose_form(task)
     check_data_set(entry.repository, entry.revision)
-    try:
-        loaded = datasets.load_dataset(entry.repository, entry.subset, revision=entry.revision)
-    except (OSError, ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"data set {entry.repository!r} cannot be loaded: {reason(error)}",
-            f"the hub to answer, or the data set in the cache {datasets.config.HF_DATASETS_CACHE}",
-            WITHOUT,
-        ) from error
-    records: dict[str, Iterable[Entry]] = {}
+    entries: dict[str, Iterable[Entry]] = {}
     for split in splits:
         name = entry.splits[SPLITS.index(split)]
-        check_columns(loaded[name].column_names, columns, f"{entry.repository} ({name})")
-        records[split] = _numbered(loaded[name], name)
-    return records, columns
+        table, place = load_table(entry, name), f"{entry.repository} ({name})"
+        columns_of(form, task).check(skeleton(table.data.schema), place)
+        check_label_names(table.features, form, place)
+        entries[split] = _numbered(narrow(table, form.columns), name)
+    return form, entries
 
 
 def _numbered(table: Iterable[Row], name: str) -> Iterator[Entry]:
     yield from ((f"{name} row {number}", record) for number, record in enumerate(table, 1))
 
 
-def _file_records(task: TaskConfig, splits: Sequence[str]) -> tuple[dict[str, Iterable[Entry]], tuple[str, str]]:
-    """Records of every split, and the columns used."""
-    columns = (task.source_column, task.target_column)
-    records: dict[str, Iterable[Entry]] = {}
-    for split in splits:
-        name = _file(task, split)
-        if not name:
-            raise UserError(f"config.task.{split}_file is empty", "a .jsonl, .csv or .parquet file")
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise UserError(f"config.task.{split}_file: no file {name}", "an existing file")
-        records[split] = read_records(path, columns)
-    return records, columns
+# -- own files --------------------------------------------------------------------------------------------
+
+
+def _file_entries(task: TaskConfig, splits: Sequence[str]) -> tuple[Form, dict[str, Iterable[Entry]]]:
+    """The task's form, and the records of every split."""
+    form = choose_form(task, lambda: _collect_labels(task))
+    columns = columns_of(form, task)
+    paths = {split: _path(task, split) for split in splits}
+    return form, {split: list(read_records(paths[split], columns)) for split in splits}
+
+
+def _file(task: TaskConfig, split: str) -> str:
+    return str(getattr(task, f"{split}_file"))
+
+
+def _path(task: TaskConfig, split: str) -> Path:
+    """The file of a split, which is there."""
+    name = _file(task, split)
+    if not name:
+        raise UserError(f"config.task.{split}_file is empty", "a .jsonl, .csv or .parquet file")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(f"config.task.{split}_file: no file {name}", "an existing file")
+    return path
+
+
+def _collect_labels(task: TaskConfig) -> tuple[str, ...]:
+    """The labels of the training rows, sorted; what cannot be read is counted when the rows are."""
+    found = set()
+    for _, record in read_records(_path(task, "train"), Columns((task.target_column,))):
+        try:
+            found |= set() if isinstance(record, Damage) else {own_label(record, task.target_column)}
+        except DamagedError:
+            continue
+    if len(found) < 2:
+        raise UserError(
+            f"column {task.target_column!r} of {task.train_file} holds {len(found)} label(s)", "two labels or more"
+        )
+    return tuple(sorted(found))
+
+
+# -- the pronouncing dictionary ---------------------------------------------------------------------------
 
 
 def _pronunciation_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from nash_jax.config import TaskConfig
 from nash_jax.data.checks import SPLITS, Damage, Findings, Row, show
+from nash_jax.data.mixing import targets_of
 from nash_jax.data.pipeline import tokenized_table
 
 Record = dict[str, Any]
@@ -46,8 +47,8 @@ def summarise(
 
 
 def _find_pair(split: str, rows: Sequence[Row], pair: int, text: str, findings: Findings) -> tuple[str, str]:
-    """Where a (row, reference) pair is, and how its source or target begins."""
-    pairs = ((number, row["source"], reference) for number, row in enumerate(rows) for reference in row["references"])
+    """Where a (row, target) pair is, and how its source or target begins."""
+    pairs = ((number, row["source"], target) for number, row in enumerate(rows) for target in targets_of(row))
     number, source, target = next(itertools.islice(pairs, pair, None))
     place = findings.places[split][number] if split in findings.places else f"row {number + 1}"
     return place, show(source if text == "source" else target)
@@ -84,4 +85,5 @@ def data_lines(record: Mapping[str, Any]) -> Iterator[str]:
             )
         for row in record["findings"]:
             if row["split"] == split:
-                yield f"    {row['rule']} {row['rows']:,} {row['kind']}, first {row['first']}"
+                task = f"{row['task']}: " if "task" in row else ""
+                yield f"    {task}{row['rule']} {row['rows']:,} {row['kind']}, first {row['first']}"

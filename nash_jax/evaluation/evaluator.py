@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from nash_jax.config import Config, TaskConfig
+from nash_jax.data.outputs import read_output
 from nash_jax.errors import UserError
 from nash_jax.evaluation.bootstrap import compare, draw, intervals
-from nash_jax.evaluation.metrics import METRICS
-from nash_jax.evaluation.statistics import group_numbers
+from nash_jax.evaluation.by_task import find_parts, join_values
 from nash_jax.evaluation.text_metrics import baseline_outputs
 from nash_jax.generation.batching import generate_many
 from nash_jax.generation.engine import Engine
@@ -67,6 +67,7 @@ class Evaluator:
         self, rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, options: GenerationOptions, batch_size: int
     ) -> None:
         self.rows, self.tokenizer, self.task, self.options, self.batch_size = rows, tokenizer, task, options, batch_size
+        self.parts = find_parts(task.metric, rows)
         texts = [row["source"] for row in rows]
         self.sources = Ragged.from_lists(
             tokenizer(texts, truncation=True, max_length=task.max_source_length)["input_ids"]
@@ -83,10 +84,16 @@ class Evaluator:
                 lengths[row] = int(((row_tokens != pad_id) & (row_tokens != eos_id)).sum())
         return texts, lengths
 
+    def read(self, texts: Sequence[str]) -> list[str]:
+        """What outputs say in the terms of their rows' references."""
+        return [read_output(text, row) for text, row in zip(texts, self.rows, strict=True)]
+
     def evaluate(self, engine: Engine) -> dict[str, float]:
-        """The task's metrics and mean generated length (tokens)."""
+        """The task's metrics, of a mixture also each task's own, and mean generated length (tokens)."""
         texts, lengths = self.outputs(engine)
-        return METRICS[self.task.metric].score(texts, self.rows) | mean_length(lengths)
+        read = self.read(texts)
+        values = [part.metric.values(part.measure(read)) for part in self.parts]
+        return join_values(self.parts, values) | mean_length(lengths)
 
 
 def mean_length(lengths: np.ndarray) -> dict[str, float]:
@@ -107,24 +114,33 @@ def score(evaluator: Evaluator, engines: Mapping[str, Engine], num_examples: int
       form, "paired": of `dense` and `pruned`, where both are there, what `compare` finds, "num_examples": rows scored,
       "examples".
     """
-    rows, task, groups = evaluator.rows, evaluator.task, group_numbers(evaluator.rows)
-    metric = METRICS[task.metric]
+    rows, task, parts = evaluator.rows, evaluator.task, evaluator.parts
     found = {name: evaluator.outputs(engine) for name, engine in engines.items()}
     outputs = {name: texts for name, (texts, _) in found.items()}
-    baselines = baseline_outputs(task.metric, rows, task.prefix)
-    statistics = {name: metric.measure(texts, rows) for name, texts in (outputs | baselines).items()}
-    draws = {name: draw(metric, own, groups) for name, own in statistics.items()}
+    # a mixture's inputs begin each in their task's way, and are not all there to be summarised
+    baselines = {} if task.mixture else baseline_outputs(task.metric, rows, task.prefix)
+    read = {name: evaluator.read(texts) for name, texts in (outputs | baselines).items()}
+    statistics = {name: [part.measure(own) for part in parts] for name, own in read.items()}
+    draws = {
+        name: [draw(part.metric, of_part, part.groups) for part, of_part in zip(parts, own, strict=True)]
+        for name, own in statistics.items()
+    }
     lengths = {name: mean_length(own) for name, (_, own) in found.items()}
 
-    def by_model(values: Callable[[str], Any]) -> dict[str, Any]:
-        return {name: values(name) for name in outputs} | {"baselines": {name: values(name) for name in baselines}}
+    def by_model(of: Callable[[str], Any]) -> dict[str, Any]:
+        return {name: of(name) for name in outputs} | {"baselines": {name: of(name) for name in baselines}}
+
+    def values(name: str) -> dict[str, float]:
+        own = [part.metric.values(of_part) for part, of_part in zip(parts, statistics[name], strict=True)]
+        return join_values(parts, own) | lengths.get(name, {})
 
     def paired(dense: str, pruned: str) -> dict[str, Any]:
-        return compare(metric, (statistics[dense], statistics[pruned]), (draws[dense], draws[pruned]), groups)
+        both = zip(parts, *(zip(statistics[name], draws[name], strict=True) for name in (dense, pruned)), strict=True)
+        return join_values(parts, [compare(part.metric, (a, b), (x, y), part.groups) for part, (a, x), (b, y) in both])
 
     return {
-        "metrics": by_model(lambda name: metric.values(statistics[name]) | lengths.get(name, {})),
-        "intervals": by_model(lambda name: intervals(draws[name])),
+        "metrics": by_model(values),
+        "intervals": by_model(lambda name: join_values(parts, [intervals(own) for own in draws[name]])),
         "paired": paired("dense", "pruned") if {"dense", "pruned"} <= outputs.keys() else {},
         "num_examples": len(rows),
         "examples": _examples(rows, outputs, num_examples),

@@ -213,6 +213,14 @@ def findings_table(report: Report) -> Markup:
         return Markup("")
     header = ["split", "what", "why so", right("rows"), "rows were", "first"]
     rows = (
-        [r["split"], KINDS[r["kind"]].meaning, KINDS[r["kind"]].why, r["rows"], r["rule"], r["first"]] for r in found
+        [
+            " ".join(filter(None, (r.get("task"), r["split"]))),
+            KINDS[r["kind"]].meaning,
+            KINDS[r["kind"]].why,
+            r["rows"],
+            r["rule"],
+            r["first"],
+        ]
+        for r in found
     )
     return table(header, rows, label="What was found in the data")

@@ -1,0 +1,90 @@
+"""Which form a config asks for: that of the table, or one for columns of one's own."""
+
+from collections.abc import Callable, Sequence
+
+from nash_jax.config import TaskConfig
+from nash_jax.data.checks import find_break
+from nash_jax.data.forms import (
+    LANGUAGES,
+    Form,
+    Record,
+    classification,
+    damaged,
+    question_answering,
+    read,
+    text_pair,
+    translation,
+)
+from nash_jax.data.tasks import TASKS
+from nash_jax.errors import UserError
+
+
+def choose_form(task: TaskConfig, collect_labels: Callable[[], tuple[str, ...]] = tuple) -> Form:
+    """The form of `config.task`.
+
+    Args:
+      task: its name, source, form and columns.
+      collect_labels: reads the labels of one's own training rows.
+
+    Raises:
+      UserError: for settings that do not go together.
+    """
+    if task.form == "auto" and task.name in TASKS:
+        entry = TASKS[task.name]
+        if task.prefix and not entry.prefix:
+            raise UserError(
+                f"config.task.prefix is {task.prefix!r}",
+                f"none for the task {task.name}, whose inputs say themselves what is asked for",
+                "config.task.prefix=''",
+            )
+        return entry.form
+    if task.source == "hub":
+        raise UserError(f"config.task.form is {task.form!r}", "'auto' with config.task.source='hub'")
+    columns = tuple(name.strip() for name in task.source_column.split(","))
+    if task.form == "classification":
+        return classification("", columns, collect_labels(), task.target_column, read_own_label)
+    if task.form == "qa":
+        return _question_answering(task, columns)
+    if task.form == "translation":
+        return _translation(task)
+    return text_pair(task.source_column, task.target_column)
+
+
+def _question_answering(task: TaskConfig, columns: tuple[str, ...]) -> Form:
+    if len(columns) != 2:
+        raise UserError(
+            f"config.task.source_column is {task.source_column!r}", "two columns, as in 'question,context'"
+        )  # fmt: skip
+    return question_answering(*columns, task.target_column)
+
+
+def _translation(task: TaskConfig) -> Form:
+    """Columns are named by languages, unless no prompt has to name these."""
+    for setting in ("source_column", "target_column") if task.prompt == "t5" else ():
+        code = getattr(task, setting).rpartition(".")[2]
+        if code not in LANGUAGES:
+            raise UserError(
+                f"config.task.{setting} is {code!r}, which T5's prompt cannot name",
+                f"a language's code: {', '.join(LANGUAGES)}",
+                "or config.task.form='text' with config.task.prefix",
+            )
+    if task.prompt == "plain":
+        return text_pair(task.source_column, task.target_column)
+    return translation(task.source_column, task.target_column)
+
+
+def own_label(record: Record, column: str) -> str:
+    """A label as a word; numbers and truth values as they are written."""
+    value = read(record, column)
+    kind = find_break(str(value) if isinstance(value, int) else value)
+    if kind:
+        raise damaged(kind, column, value)
+    return str(value).strip()
+
+
+def read_own_label(record: Record, column: str, labels: Sequence[str]) -> str:
+    """A label that the training rows have too."""
+    word = own_label(record, column)
+    if word not in labels:
+        raise damaged("label_outside_set", column, word, f"a label of the training rows: {', '.join(labels)}")
+    return word

@@ -1,0 +1,87 @@
+"""Forms of SuperGLUE's tasks that are more than fields and a label: MultiRC, ReCoRD, WSC.
+
+Sources as in `forms`: `glue`, `record`, `wsc_simple` of T5's preprocessors, `wsc_simple` of its postprocessors.
+"""
+
+import re
+
+from nash_jax.data.checks import Row
+from nash_jax.data.forms import Form, Record, damaged, join_fields, label_word, read, text, texts
+
+BOOLEANS = ("False", "True")
+
+
+def multirc() -> Form:
+    """A paragraph, a question, one answer → whether it is right. All answers to a question are one group."""
+    columns = ("question", "answer", "paragraph")
+    groups = ("idx.paragraph", "idx.question")
+
+    def make(record: Record, prompt: str, training: bool) -> list[Row]:
+        fields = {column: text(record, column) for column in columns}
+        source = re.sub(r"</?b>", "", join_fields(fields, prompt, "multirc").replace("<br>", " "))
+        word = label_word(record, "label", BOOLEANS)
+        group = "-".join(str(read(record, column)) for column in groups)
+        return [{"source": source, "references": [word], "labels": list(BOOLEANS), "group": group}]
+
+    return Form((*columns, *groups, "label"), make, BOOLEANS)
+
+
+def record() -> Form:
+    """A passage and a query with a gap → the entity that fills it; in training one row an answer."""
+
+    def make(record: Record, prompt: str, training: bool) -> list[Row]:
+        passage = re.sub(r"([.?!\"'])\n@highlight\n", r"\1 ", text(record, "passage"))
+        fields = {
+            "query": text(record, "query"),
+            "entities": ", ".join(texts(record, "entities")),
+            "passage": passage.replace("\n@highlight\n", ". "),
+        }
+        source, answers = join_fields(fields, prompt, "record"), texts(record, "answers")
+        if training:
+            return [{"source": source, "references": [answer]} for answer in answers]
+        return [{"source": source, "references": answers}]
+
+    return Form(("query", "entities", "passage", "answers"), make)
+
+
+def wsc() -> Form:
+    """A text with a pronoun between asterisks → the noun it stands for, in free words.
+
+    Records ask of one noun whether it is the one. Training takes those where it is; scored is whether the model names
+    the noun exactly where it is (`outputs.read_output`).
+    """
+    columns = ("text", "span1_text", "span2_text", "span2_index", "label")
+
+    def make(record: Record, prompt: str, training: bool) -> list[Row]:
+        noun, word = text(record, "span1_text"), label_word(record, "label", BOOLEANS)
+        marked = mark_pronoun(text(record, "text"), text(record, "span2_text"), read(record, "span2_index"))
+        source = f"wsc: {marked}" if prompt == "t5" else marked
+        if training:
+            return [{"source": source, "references": [noun]}] if word == "True" else []
+        return [{"source": source, "references": [word], "labels": list(BOOLEANS), "targets": [noun]}]
+
+    return Form(columns, make, BOOLEANS)
+
+
+def mark_pronoun(content: str, pronoun: str, index: int | str) -> str:
+    """Asterisks around a pronoun; what is written together with it is set off by a space.
+
+    Some indices of the data are one off: the nearest word that is the pronoun is meant. T5's authors patch those texts
+    one by one, with the same result.
+
+    Args:
+      content: the text.
+      pronoun: a word of it.
+      index: its number, words being what single spaces divide.
+
+    Raises:
+      DamagedError: when the text has no such word.
+    """
+    words, wanted = content.strip().split(" "), pronoun.strip().lower()
+    places = [i for i, word in enumerate(words) if wanted in (word.lower(), word.strip(".,;:!?\"'()").lower())]
+    if not places or not str(index).isdecimal():
+        raise damaged("contradiction", "span2_index", index, f"the number of {pronoun!r} in {content!r:.60}")
+    place = min(places, key=lambda i: abs(i - int(index)))
+    before, found, after = re.split(f"({re.escape(wanted)})", words[place], maxsplit=1, flags=re.IGNORECASE)
+    words[place] = " ".join(part for part in (before, f"*{found}*", after) if part)
+    return " ".join(words)
