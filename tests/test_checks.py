@@ -300,7 +300,7 @@ def test_hub_rows_are_checked(tmp_path_factory, monkeypatch):
         lines = (json_line(dialogue=source, summary=target) for source, target in pairs)
         (folder / f"{split}.jsonl").write_bytes(b"".join(lines))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))  # not among the data
     monkeypatch.setitem(TASKS, "samsum", dataclasses.replace(TASKS["samsum"], repository=str(folder)))
     findings = Findings()
     loaded = load_rows(TaskConfig(max_dropped=0.25), findings=findings)
