@@ -161,7 +161,7 @@ SAYS = {  # mistake → what the line says; docs/errors.md says it too
     "broken row": "not_json 1 (data/broken.jsonl:3: not JSON: Expecting value at column 31)",
     "leaked row": "leaked 1 (data/leak.jsonl:2: 'bca' is the source of data/test.jsonl:1 too); expected no more than",
     "column missing": "data/train.jsonl:1 has columns ['document', 'summary'], not 'text'; expected the columns named",
-    "rows without labels": "a row has no label words and the reference 'C A T'; expected the same `labels` in all rows",
+    "rows without labels": "a row has no label words and the reference 'B C A'; expected the same `labels` in all rows",
     "gzip cut short": "error: data/cut.jsonl.gz:3: cannot be read: Compressed file ended before the end-of-stream",
     "no tokenizer": "error: no tokenizer; expected config.task.tokenizer, or a config.model.init that brings one",
     "tokenizer not on the hub": "error: tokenizer 'nowhere' is no folder here, and the hub did not give it: ",
