@@ -162,11 +162,18 @@ def schema(name):
     return features, lambda i: {"translation": {code: f"{code}: {sentence(i)}" for code in languages}}
 
 
-def records(name, split, size=None):
-    """Records of one of the hub's splits, each different from those of the others."""
+def records(name, split, size=None, hidden=True):
+    """Records of one of the hub's splits, each different from those of the others.
+
+    Args:
+      name: of the task.
+      split: of the hub.
+      size: how many; those of `SIZES` when left out.
+      hidden: labels are, where the hub's are.
+    """
     start = list(SIZES).index(split.split("_")[0]) * 100_000
     found = [schema(name)[1](start + i) for i in range(SIZES[split.split("_")[0]] if size is None else size)]
-    if split.startswith("test") and name in HIDDEN_TESTS:
+    if hidden and split.startswith("test") and name in HIDDEN_TESTS:
         found = [record | {"label": HIDDEN} for record in found]
     return found
 
@@ -230,9 +237,7 @@ def write_files(folder, name):
     found = {}
     for split in SIZES:
         path = Path(folder, f"{name}_{split}.jsonl")
-        shown = [record | ({"label": i % 2} if record.get("label") == HIDDEN else {}) for i, record in
-                 enumerate(records(name, split))]  # fmt: skip
-        found[f"{split}_file"] = str(write_jsonl(path, shown))
+        found[f"{split}_file"] = str(write_jsonl(path, records(name, split, hidden=False)))
     return found
 
 

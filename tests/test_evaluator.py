@@ -68,6 +68,33 @@ def test_scores_with_intervals_and_the_comparison(quick_engine):
     assert score(evaluator, {"model": engine})["paired"] == {}
 
 
+def test_scores_of_a_mixture(monkeypatch):
+    """All rows by the config's metric, each task's by its own, of outputs read as the rows say: WSC's nouns."""
+    labels = ["False", "True"]
+    rows = [
+        {"task": "wsc", "source": "cat", "references": ["True"], "labels": labels, "targets": ["the cat"]},
+        {"task": "squad", "source": "tact", "references": ["a cat"]},
+        {"task": "wsc", "source": "act", "references": ["False"], "labels": labels, "targets": ["the act"]},
+    ]
+    said = {"dense": ["Cat", "cat", "other"], "pruned": ["Cat", "dog", "act"]}
+    task = dataclasses.replace(config().task, mixture="wsc,squad", metric="exact_match")
+    evaluator = Evaluator(rows, build_pronunciation_tokenizer(ROWS), task, GenerationOptions(), batch_size=8)
+    monkeypatch.setattr(evaluator, "outputs", lambda name: (said[name], np.ones(3)))
+    found = score(evaluator, {"dense": "dense", "pruned": "pruned"})
+    assert found["metrics"]["dense"] == {
+        "exact_match": pytest.approx(200 / 3), "wsc/accuracy": 100, "wsc/invalid": 0, "squad/exact_match": 100,
+        "squad/f1": 100, "generated_length": 1,
+    }  # fmt: skip
+    assert found["metrics"]["pruned"] == evaluator.evaluate("pruned")
+    assert found["metrics"]["pruned"]["wsc/accuracy"] == 50 and found["metrics"]["pruned"]["squad/f1"] == 0
+    values = found["metrics"]["dense"].keys() - {"generated_length"}
+    assert found["intervals"]["dense"].keys() == found["paired"].keys() == values
+    low, high = found["intervals"]["pruned"]["wsc/accuracy"]
+    assert (low, high) == (0, 100)
+    assert found["paired"]["wsc/accuracy"]["difference"] == -50 and found["metrics"]["baselines"] == {}
+    assert found["examples"][0]["dense"] == "Cat"  # as it was put out
+
+
 def test_baselines_have_intervals_too():
     rows = [{"source": f"a b {i}. c", "references": [f"a {i} c"]} for i in range(4)]
     tokenizer = build_pronunciation_tokenizer(ROWS)
