@@ -10,7 +10,7 @@ from nash_jax.config import Config, default_config
 from nash_jax.config_check import from_config_dict
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer, check_vocabulary
 from nash_jax.errors import UserError
-from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score
+from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score, score_outputs
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
@@ -68,7 +68,7 @@ def test_scores_with_intervals_and_the_comparison(quick_engine):
     assert score(evaluator, {"model": engine})["paired"] == {}
 
 
-def test_scores_of_a_mixture(monkeypatch):
+def test_scores_of_a_mixture():
     """All rows by the config's metric, each task's by its own, of outputs read as the rows say: WSC's nouns."""
     labels = ["False", "True"]
     rows = [
@@ -79,13 +79,11 @@ def test_scores_of_a_mixture(monkeypatch):
     said = {"dense": ["Cat", "cat", "other"], "pruned": ["Cat", "dog", "act"]}
     task = dataclasses.replace(config().task, mixture="wsc,squad", metric="exact_match")
     evaluator = Evaluator(rows, build_pronunciation_tokenizer(ROWS), task, GenerationOptions(), batch_size=8)
-    monkeypatch.setattr(evaluator, "outputs", lambda name: (said[name], np.ones(3)))
-    found = score(evaluator, {"dense": "dense", "pruned": "pruned"})
+    found = score_outputs(evaluator, {name: (texts, np.ones(3)) for name, texts in said.items()})
     assert found["metrics"]["dense"] == {
         "exact_match": pytest.approx(200 / 3), "wsc/accuracy": 100, "wsc/invalid": 0, "squad/exact_match": 100,
         "squad/f1": 100, "generated_length": 1,
     }  # fmt: skip
-    assert found["metrics"]["pruned"] == evaluator.evaluate("pruned")
     assert found["metrics"]["pruned"]["wsc/accuracy"] == 50 and found["metrics"]["pruned"]["squad/f1"] == 0
     values = found["metrics"]["dense"].keys() - {"generated_length"}
     assert found["intervals"]["dense"].keys() == found["paired"].keys() == values

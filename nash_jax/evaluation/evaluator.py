@@ -110,12 +110,27 @@ def score(evaluator: Evaluator, engines: Mapping[str, Engine], num_examples: int
       num_examples: rows whose outputs are kept, spread evenly over all.
 
     Returns:
+      As `score_outputs`.
+    """
+    return score_outputs(evaluator, {name: evaluator.outputs(engine) for name, engine in engines.items()}, num_examples)
+
+
+def score_outputs(
+    evaluator: Evaluator, found: Mapping[str, tuple[list[str], np.ndarray]], num_examples: int = 12
+) -> dict[str, Any]:
+    """Scores what models have put out, and the baselines.
+
+    Args:
+      evaluator: of the test rows.
+      found: texts and lengths by model, as `Evaluator.outputs` gives them.
+      num_examples: rows whose outputs are kept, spread evenly over all.
+
+    Returns:
       "metrics": {model: values, "baselines": {name: values}}, "intervals": {model: {value: [low, high]}} of the same
       form, "paired": of `dense` and `pruned`, where both are there, what `compare` finds, "num_examples": rows scored,
       "examples".
     """
     rows, task, parts = evaluator.rows, evaluator.task, evaluator.parts
-    found = {name: evaluator.outputs(engine) for name, engine in engines.items()}
     outputs = {name: texts for name, (texts, _) in found.items()}
     # a mixture's inputs begin each in their task's way, and are not all there to be summarised
     baselines = {} if task.mixture else baseline_outputs(task.metric, rows, task.prefix)
