@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from task_fixtures import write_files
+from transformers import ByT5Tokenizer
 
-from nash_jax.config import TaskConfig
+from nash_jax.config import TaskConfig, default_config
+from nash_jax.config_check import from_config_dict
 from nash_jax.data.checks import Findings
 from nash_jax.data.mixing import Mixture, interleave, mix, mixing_rates
 from nash_jax.data.pipeline import Batches
@@ -17,6 +19,7 @@ from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError
 from nash_jax.evaluation.by_task import check_parts, find_parts, join_values
 from nash_jax.ragged import Ragged
+from nash_jax.recipe import Recipe
 
 GLUE = {"cola": 8551, "rte": 2490, "mnli": 392702}
 
@@ -164,6 +167,27 @@ def test_findings_of_a_mixture(tmp_path):
             record = json.loads(Path(file).read_text().splitlines()[int(line) - 1])
             (made,) = TASKS[row["task"]].form.make(record, "t5", split == "train")
             assert row["source"].endswith(made["source"])
+
+
+def test_the_data_stage_of_a_mixture(tmp_path, capsys):
+    """What is said of the data, by task; and the batches of a phase are the mixture's."""
+    ByT5Tokenizer().save_pretrained(tmp_path / "tokenizer")
+    task = config(tmp_path, "squad", "wsc")
+    path = Path(task.train_file.replace("{task}", "wsc"))
+    path.write_text(path.read_text() + "no JSON\n")
+    settings = default_config()
+    settings.task.update({field.name: getattr(task, field.name) for field in dataclasses.fields(task)})
+    settings.task.update(metric="exact_match", tokenizer=str(tmp_path / "tokenizer"), mixture_cap=16)
+    settings.model.update(d_model=8, d_ff=8, num_heads=2, encoder_layers=1, decoder_layers=3)
+    settings.stages = "data"
+    for phase in ("finetune", "prune", "retrain"):
+        settings[phase].batch_size = 4
+    recipe = Recipe(from_config_dict(settings), tmp_path / "run")
+    found = recipe.run()["stages"]["data"]
+    assert found["summary"]["train"] | {"rows": 36, "rows_read": 37, "rows_dropped": 1} == found["summary"]["train"]
+    assert [row["kind"] for row in found["findings"] if row.get("task") == "wsc"] == ["not_json"]
+    assert f"    wsc: dropped 1 not_json, first {path}:25: not JSON" in capsys.readouterr().err
+    assert recipe.batches(recipe.config.finetune, "finetune").steps_per_epoch == (16 + 12) // 4
 
 
 def test_values_by_task():

@@ -166,6 +166,26 @@ def test_damaged_rows_of_own_files(kind, tmp_path, monkeypatch):
     assert f" train rows cannot be used: {kind} 1 (a.jsonl:3: {said}" in message
 
 
+def test_bytes_that_are_not_utf8_within_a_nested_column(tmp_path):
+    """Parquet lets them in; the other rows' fields are read as they are."""
+    import pyarrow
+    import pyarrow.parquet
+
+    contents = pyarrow.array([b"Bob ran.", b"Ann \xe9.", b"Tom sat."], pyarrow.binary()).view(pyarrow.string())
+    answers = pyarrow.StructArray.from_arrays([pyarrow.array([["a"], ["b"], ["c"]])], ["text"])
+    document = pyarrow.StructArray.from_arrays([contents], ["text"])
+    table = pyarrow.table({"document": document, "answers": answers, "question": ["Who?"] * 3})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    task = TaskConfig(
+        name="own", source="files", form="qa", source_column="question,document.text", target_column="answers.text",
+        prefix="", train_file=str(tmp_path / "a.parquet"), max_dropped=0.5,
+    )  # fmt: skip
+    findings = Findings()
+    assert [row["references"] for row in load_rows(task, ["train"], findings)["train"]] == [["a"], ["c"]]
+    (found,) = findings.to_json()
+    assert (found["kind"], found["first"]) == ("not_utf8", f"{tmp_path}/a.parquet row 2: byte 0xe9 is not UTF-8")
+
+
 def test_rows_of_one_record_are_not_held_against_each_other(tmp_path):
     """ReCoRD has a row for each answer to learn; the query that comes once more is a duplicate all the same."""
     own = records("record", "train", 4)
