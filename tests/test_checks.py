@@ -204,7 +204,7 @@ def test_table_is_documented_and_all_of_it_is_tried():
     page = (ROOT / "docs" / "own_data.md").read_text()
     for name, kind in KINDS.items():
         assert f"| `{name}` | {kind.meaning} | {kind.rule} | {kind.why} |" in page, name
-    of_forms = {"label_outside_set", "repeated_label", "contradiction"}  # tests/test_tasks.py
+    of_forms = {"label_outside_set", "repeated_label", "contradiction"}  # tests/test_tasks.py, tests/test_own_forms.py
     assert set(CSV) | set(JSONL) | set(TEXTS) | of_forms | {"same_file"} == set(KINDS)
 
 
