@@ -16,6 +16,7 @@ import runpy
 from pathlib import Path
 
 from nash_jax.config import default_config
+from nash_jax.pruning.layer_selection import study_sixths
 
 GRID = [(6, d) for d in (5, 4, 3, 2, 1)] + [(e, 6) for e in (5, 4, 3, 2, 1)] + [(n, n) for n in (5, 4, 3, 2, 1)]
 SEEDS = (57, 58, 59)
@@ -42,13 +43,10 @@ def _beside(name):
 
 def _drop(depth, encoder, decoder):
     """Keeps so many sixths of each side: the study's layers where it has a list, else evenly spread ones."""
-    layers = {
-        f"{side}_layers": round(depth * sixths / 6) for side, sixths in (("encoder", encoder), ("decoder", decoder))
-    }
-    if depth == 8:  # whose lists are no sixths of 8
-        kept = (1, 2, 4, 5, 6, 8)
-        layers = {"encoder_layers": kept[encoder - 1], "decoder_layers": kept[decoder - 1]}
-    return {"method": "drop", "shorten": layers | {"selection": "study" if depth in (8, 12, 24) else "uniform"}}
+    listed = depth in FLAN_T5.values()
+    sixths = study_sixths(depth) if listed else {n: range(round(depth * n / 6)) for n in range(1, 7)}
+    layers = {"encoder_layers": len(sixths[encoder]), "decoder_layers": len(sixths[decoder])}
+    return {"method": "drop", "shorten": layers | {"selection": "study" if listed else "uniform"}}
 
 
 def _methods(depth, seeds):

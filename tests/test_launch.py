@@ -152,10 +152,11 @@ def test_slurm_gives_each_job_of_the_array_a_cell(stand_in):
 
 # -- GNU parallel ---------------------------------------------------------------------------------------------
 
+# like sshd, which gives every login a SHELL: GNU parallel runs nothing, and says nothing, where there is none
 SSH = """
 while [[ "$1" == -* ]]; do shift; done
 host=$1; shift 2  # and the --
-cd / && HOST=$host PATH=/usr/bin:/bin exec bash -c "$*"
+cd / && HOST=$host SHELL=/bin/sh PATH=/usr/bin:/bin exec bash -c "$*"
 """
 
 
