@@ -7,14 +7,17 @@ Command:   python -m nash_jax.main --config=configs/local.py \
 Hardware:  whatever the model needs. A fresh small model (leave model.init empty and name a tokenizer in
            --config.task.tokenizer) trains on two CPU cores.
 Time:      by the data; the progress lines say how much is left after the first steps.
-Expected:  the recipe is a start for a fresh model; a fine-tuned one wants config.finetune.epochs=0 and learning
-           rates like those of configs/samsum.py.
+Expected:  the recipe is a start for a fresh model. configs/local.py:model=t5-base (or another of docs/tasks.md) takes
+           that model and NASH's published recipe for generation instead; with recipe=small_glue too, that of another
+           class of task. A fine-tuned model of that kind: --config.model.init=FOLDER --config.finetune.epochs=0.
 """
 
 from nash_jax.config import default_config
+from nash_jax.published import MODELS, RECIPES, parse_arguments, set_arguments, set_recipe
 
 
-def get_config():
+def get_config(arguments=""):
+    found = parse_arguments(arguments, {"model": MODELS, "recipe": RECIPES})
     config = default_config()
     config.task.update(name="local", source="files", prefix="", metric="rouge")
     config.task.update(max_source_length=256, max_target_length=64, max_new_tokens=64)
@@ -24,4 +27,7 @@ def get_config():
     config.prune.update(epochs=2.0, batch_size=32, optimizer="muon", learning_rate=1e-3, freeze_embeddings=False)
     config.prune.update(prepruning_epochs=0.2, sparsity_warmup_epochs=0.8, eval_every=0.25, gate_learning_rate=0.1)
     config.retrain.update(epochs=1.0, batch_size=32, optimizer="muon", learning_rate=1e-3)
+    if "model" in found or "recipe" in found:
+        set_recipe(config, found.get("recipe", "generation"), found.get("model", "t5-base"))
+    set_arguments(config, found)
     return config

@@ -16,7 +16,9 @@ import runpy
 from pathlib import Path
 
 from nash_jax.config import default_config
+from nash_jax.errors import UserError
 from nash_jax.pruning.layer_selection import study_sixths
+from nash_jax.tree import did_you_mean
 
 GRID = [(6, d) for d in (5, 4, 3, 2, 1)] + [(e, 6) for e in (5, 4, 3, 2, 1)] + [(n, n) for n in (5, 4, 3, 2, 1)]
 SEEDS = (57, 58, 59)
@@ -32,7 +34,9 @@ def get_config(variant="pronunciation"):
         "latency-gpu": _latency_gpu,
     }
     if variant not in makers:
-        raise ValueError(f"no variant {variant!r}; one of {', '.join(makers)}")
+        raise UserError(
+            f"--config: no variant {variant!r}{did_you_mean(variant, makers)}", f"one of {', '.join(makers)}"
+        )
     return makers[variant]()
 
 

@@ -85,6 +85,8 @@ def _config_file(argv: Sequence[str]) -> tuple[str | None, str]:
 
 def _mistake(argv: Sequence[str], file: str | None, error: Exception) -> UserError:
     """What could not be parsed: a setting's name, its value, another flag, or the config file."""
+    if isinstance(error, UserError):
+        return error
     for arg in argv:
         if setting := re.match(r"--?config\.([\w.]+)", arg):
             expected(setting[1])

@@ -23,7 +23,7 @@ from nash_jax.config import TaskConfig
 from nash_jax.data.checks import Findings
 from nash_jax.data.forms import classification
 from nash_jax.data.sources import SPLITS, load_rows
-from nash_jax.data.tasks import RECIPES, TASKS, find_task, task_settings
+from nash_jax.data.tasks import TASKS, find_task, task_settings
 from nash_jax.errors import UserError
 from nash_jax.evaluation.metrics import METRICS
 
@@ -238,7 +238,6 @@ def test_settings_that_do_not_go_together():
 def test_an_entry_is_whole(name):
     task = TASKS[name]
     assert task.metric in METRICS
-    assert task.recipe in RECIPES
     assert all(0 < length <= 512 for length in task.lengths)
     assert task.files.count("{split}") == (task.revision == "refs/convert/parquet")
     if task.form.labels and name != "wsc":  # a label's tokens, at the worst a token for every three characters

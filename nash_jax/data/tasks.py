@@ -24,9 +24,6 @@ from nash_jax.data.superglue_forms import BOOLEANS, multirc, record, wsc
 from nash_jax.errors import UserError
 from nash_jax.tree import did_you_mean
 
-RECIPES = (
-    "small_glue", "large_glue", "superglue", "superglue_small", "generation", "long_generation", "translation",
-)  # fmt: skip
 Splits = tuple[str, str, str]
 OWN_SPLITS: Splits = ("train", "validation", "test")
 
@@ -39,7 +36,7 @@ class Task:
       repository: name on the hub; a folder in a repository's layout will do.
       form: how records become rows.
       metric: what outputs are scored by, of `evaluation.metrics.METRICS`.
-      recipe: which of the published settings it is trained with.
+      recipe: which of the published settings it is trained with, of `published.RECIPES`.
       lengths: tokens of a source, tokens of a target in training, new tokens of an output.
       subset: which of a repository's data sets, where it has several.
       splits: train, validation and test, as slices of the hub's splits.
