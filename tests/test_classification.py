@@ -68,6 +68,17 @@ def test_documented_values():
     assert score("matthews", [0, 1], [1, 1], four)["matthews"] == 0  # all outputs alike
 
 
+def test_statistics_of_many_labels_are_small():
+    """150 intents: the cells of the confusion table of 5,500 rows would be a gigabyte for each model."""
+    truths, outputs = random_numbers(0, 150, invalid=1)
+    labels = [f"intent {i}" for i in range(150)]
+    rows = [{"references": [labels[truth]], "labels": labels} for truth in truths]
+    statistics = METRICS["matthews"].measure([labels[o] if o < 150 else "?" for o in outputs], rows)
+    assert statistics.shape == (60, 451)
+    expected = 100 * sklearn.matthews_corrcoef(truths, outputs)
+    assert METRICS["matthews"].values(statistics)["matthews"] == pytest.approx(expected, abs=1e-6)
+
+
 def test_labels_are_compared_without_space_around():
     rows = [{"references": ["yes"], "labels": ["no", "yes"]}] * 2
     assert METRICS["accuracy"].score([" yes\n", "Yes"], rows) == {"accuracy": 50, "invalid": 50}
@@ -114,3 +125,10 @@ def test_documented_values_of_correlation():
     found = correlation([-10, -11, -12, -13, -14, -15], range(6))
     assert found == pytest.approx({"pearson": -100, "spearman": -100, "invalid": 0})
     assert correlation([3, 3, 3], [1, 2, 3]) == {"pearson": 0, "spearman": 0, "invalid": 0}  # not a number in scipy
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 30])
+@pytest.mark.parametrize(("output", "truth"), [(3.8, 3.8), (0.2, 4.6)])
+def test_correlation_of_constants(rows, output, truth):
+    """Their means are off by a rounding, which is not to count as a spread that both share."""
+    assert correlation([output] * rows, [truth] * rows) == {"pearson": 0, "spearman": 0, "invalid": 0}

@@ -31,13 +31,12 @@ def draw(metric: Metric, statistics: np.ndarray, groups: np.ndarray, resamples: 
       resamples: how many.
     """
     rng, units = np.random.default_rng(_SEED), int(groups.max()) + 1
-    found = []
+    of_units, found = _unit_totals(statistics, groups), []
     for size in _chunks(resamples):
         drawn = rng.integers(0, units, (size, units)) + units * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units)
         if metric.additive:
-            totals = counts.astype(float) @ _unit_totals(statistics, groups)
-            found.append(metric.reduce(totals[:, None]))
+            found.append(metric.reduce((counts.astype(float) @ of_units)[:, None]))
         else:
             found += [metric.reduce(np.repeat(statistics, row[groups], axis=0)[None]) for row in counts]
     return _joined(found)
@@ -83,11 +82,11 @@ def compare(
 def _differences(metric: Metric, a: np.ndarray, b: np.ndarray, groups: np.ndarray, resamples: int) -> Values:
     """Differences of values where each unit's outputs are the two models' in either order, by the toss of a coin."""
     rng, units = np.random.default_rng(_SEED), int(groups.max()) + 1
-    change, found = b - a, []
+    changes, found = _unit_totals(b - a, groups), []
     for size in _chunks(resamples):
         swapped = rng.integers(0, 2, (size, units))
         if metric.additive:
-            moved = swapped.astype(float) @ _unit_totals(change, groups)
+            moved = swapped.astype(float) @ changes
             sides = [
                 metric.reduce((total + moved)[:, None]) for total, moved in ((a.sum(0), moved), (b.sum(0), -moved))
             ]

@@ -15,17 +15,21 @@ from nash_jax.evaluation.statistics import Row, Values, percent
 
 
 def measure_labels(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
-    """For each row one cell of the confusion table [labels, labels + 1], flat; the last column are invalid outputs.
+    """Margins of the confusion table [3 labels + 1]: right, true and given labels; the last column are invalid outputs.
+
+    The cells themselves are not kept: of a few hundred labels they would fill the memory.
 
     Raises:
       UserError: for rows without labels, with labels of their own, or whose reference is none.
     """
     labels = _labels(rows)
-    cells = np.zeros((len(rows), len(labels), len(labels) + 1))
-    for cell, output, row in zip(cells, outputs, rows, strict=True):
-        given = output.strip()
-        cell[labels.index(row["references"][0]), labels.index(given) if given in labels else -1] = 1
-    return cells.reshape(len(rows), -1)
+    numbers = {label: i for i, label in enumerate(labels)}
+    found = np.zeros((len(rows), 3 * len(labels) + 1))
+    for counts, output, row in zip(found, outputs, rows, strict=True):
+        true, given = numbers[row["references"][0]], numbers.get(output.strip(), len(labels))
+        counts[true] = true == given
+        counts[len(labels) + true] = counts[2 * len(labels) + given] = 1
+    return found
 
 
 def measure_binary(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
@@ -51,39 +55,37 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     return labels
 
 
-def confusion(statistics: np.ndarray) -> np.ndarray:
-    """The confusion table [..., labels, labels + 1] of statistics [..., m, k]: truth by output."""
+def _margins(statistics: np.ndarray) -> list[np.ndarray]:
+    """How often each label is right [..., labels], true [..., labels], given [..., labels + 1] in [..., m, k]."""
     totals = statistics.sum(-2)
-    labels = math.isqrt(totals.shape[-1])
-    return totals.reshape(*totals.shape[:-1], labels, labels + 1)
+    labels = totals.shape[-1] // 3
+    return np.split(totals, [labels, 2 * labels], axis=-1)
 
 
 def reduce_accuracy(statistics: np.ndarray) -> Values:
     """Share of right outputs, and of those that are no label."""
-    table = confusion(statistics)
-    whole = table.sum((-2, -1))
-    right = np.trace(table, axis1=-2, axis2=-1)
-    return {"accuracy": percent(right, whole), "invalid": percent(table[..., -1].sum(-1), whole)}
+    right, true, given = _margins(statistics)
+    whole = true.sum(-1)
+    return {"accuracy": percent(right.sum(-1), whole), "invalid": percent(given[..., -1], whole)}
 
 
 def reduce_accuracy_f1(statistics: np.ndarray) -> Values:
     """Accuracy, and F1 of the second label."""
     found = reduce_accuracy(statistics)
-    return {"accuracy": found["accuracy"], "f1": binary_f1(confusion(statistics)), "invalid": found["invalid"]}
+    return {"accuracy": found["accuracy"], "f1": binary_f1(statistics), "invalid": found["invalid"]}
 
 
-def binary_f1(table: np.ndarray) -> np.ndarray:
+def binary_f1(statistics: np.ndarray) -> np.ndarray:
     """F1 of the second of two labels; an invalid output counts as the wrong one of the two."""
-    right, wrong = table[..., 1, 1], table.sum((-2, -1)) - table[..., 0, 0] - table[..., 1, 1]
-    return percent(2 * right, 2 * right + wrong)
+    right, true, _ = _margins(statistics)
+    wrong = true.sum(-1) - right.sum(-1)
+    return percent(2 * right[..., 1], 2 * right[..., 1] + wrong)
 
 
 def reduce_accuracy_macro_f1(statistics: np.ndarray) -> Values:
     """Accuracy, and the mean of all labels' F1; an invalid output is a miss of its true label and no other's hit."""
-    table, found = confusion(statistics), reduce_accuracy(statistics)
-    right = np.diagonal(table, axis1=-2, axis2=-1)
-    given, true = table[..., :-1].sum(-2), table.sum(-1)
-    each = percent(2 * right, given + true)
+    (right, true, given), found = _margins(statistics), reduce_accuracy(statistics)
+    each = percent(2 * right, given[..., :-1] + true)
     return {"accuracy": found["accuracy"], "macro_f1": each.mean(-1), "invalid": found["invalid"]}
 
 
@@ -92,10 +94,9 @@ def reduce_matthews(statistics: np.ndarray) -> Values:
 
     0 where all truths or all outputs are the same, as scikit-learn has it.
     """
-    table, found = confusion(statistics), reduce_accuracy(statistics)
-    right, given, true = np.trace(table, axis1=-2, axis2=-1), table.sum(-2), table.sum(-1)
-    whole = table.sum((-2, -1))
-    numerator = right * whole - (given[..., :-1] * true).sum(-1)
+    (right, true, given), found = _margins(statistics), reduce_accuracy(statistics)
+    whole = true.sum(-1)
+    numerator = right.sum(-1) * whole - (given[..., :-1] * true).sum(-1)
     spread = (whole**2 - (given**2).sum(-1)) * (whole**2 - (true**2).sum(-1))
     matthews = 100 * numerator / np.sqrt(np.where(spread > 0, spread, np.inf))
     return {"matthews": matthews, "accuracy": found["accuracy"], "invalid": found["invalid"]}
@@ -135,6 +136,7 @@ def reduce_correlation(statistics: np.ndarray) -> Values:
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Correlation along the last axis, in per cent; 0 where one side is constant, for it then says nothing."""
+    varied = (np.ptp(x, axis=-1) > 0) & (np.ptp(y, axis=-1) > 0)  # a mean is rounded: of equal numbers some is left
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     spread = (x**2).sum(-1) * (y**2).sum(-1)
-    return 100 * (x * y).sum(-1) / np.sqrt(np.where(spread > 0, spread, np.inf))
+    return 100 * (x * y).sum(-1) / np.sqrt(np.where(varied, spread, np.inf))

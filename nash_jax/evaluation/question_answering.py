@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nash_jax.evaluation.classification import binary_f1, confusion, measure_binary, reduce_accuracy
+from nash_jax.evaluation.classification import binary_f1, measure_binary, reduce_accuracy
 from nash_jax.evaluation.statistics import (
     Row,
     Values,
@@ -67,18 +67,18 @@ reduce_record = means("exact_match", "f1")
 
 
 def measure_multirc(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
-    """The confusion table's cells; in the first row of a group, a question, whether all of its are right; and ones."""
-    cells, questions = measure_binary(outputs, rows), group_numbers(rows)
-    wrong = np.bincount(questions, weights=1 - cells[:, 0] - cells[:, 4])[questions]  # cells [0, 0] and [1, 1]
+    """`measure_binary`; in the first row of a group, a question, whether all of its are right; and ones."""
+    answers, questions = measure_binary(outputs, rows), group_numbers(rows)
+    wrong = np.bincount(questions, weights=1 - answers[:, :2].sum(1))[questions]  # columns of what is right
     first = first_of(questions)
-    return np.concatenate([cells, (first * (wrong == 0))[:, None], first[:, None]], axis=1)
+    return np.concatenate([answers, (first * (wrong == 0))[:, None], first[:, None]], axis=1)
 
 
 def reduce_multirc(statistics: np.ndarray) -> Values:
     """F1 over all answers, and the share of questions whose answers are all right."""
-    cells, (exact, questions) = statistics[..., :-2], np.moveaxis(statistics[..., -2:].sum(-2), -1, 0)
-    invalid = reduce_accuracy(cells)["invalid"]
-    return {"f1a": binary_f1(confusion(cells)), "exact_match": percent(exact, questions), "invalid": invalid}
+    answers, (exact, questions) = statistics[..., :-2], np.moveaxis(statistics[..., -2:].sum(-2), -1, 0)
+    invalid = reduce_accuracy(answers)["invalid"]
+    return {"f1a": binary_f1(answers), "exact_match": percent(exact, questions), "invalid": invalid}
 
 
 def measure_answers(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
