@@ -11,6 +11,7 @@ from nash_jax.data.outputs import names_noun, read_output
 from nash_jax.data.superglue_forms import mark_pronoun
 from nash_jax.data.tasks import TASKS
 from nash_jax.data.tokenizers import load_tokenizer
+from nash_jax.evaluation.metrics import METRICS
 
 HIGHLIGHTS = 'Ann left.\n@highlight\nBob came\n@highlight\nShe said "no"\n@highlight\nEnd'
 CASES = {  # task: (record, T5's input, plain input without its separators, references)
@@ -178,7 +179,15 @@ def test_wsc():
     (row,) = form.make(WSC | {"label": 0}, "t5", False)
     assert row == {"source": source, "references": ["False"], "labels": ["False", "True"], "targets": ["Tom"]}
     assert form.make(WSC | {"label": 0}, "plain", False)[0]["source"] == source.removeprefix("wsc: ")
-    assert [read_output(said, row) for said in ("the Tom", "Bob", "", "True")] == ["True", "False", "False", "False"]
+    assert [read_output(said, row) for said in ("the Tom", "Bob", "True")] == ["True", "False", "False"]
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_wsc_of_no_noun_is_never_right(label):
+    """Three of five questions of the validation split are about another noun: silence is not to score 63 %."""
+    (row,) = TASKS["wsc"].form.make(WSC | {"label": label}, "t5", False)
+    read = [read_output(said, row) for said in ("", " \n", "the")]
+    assert METRICS["accuracy"].score(read, [row] * 3) == {"accuracy": 0, "invalid": 100}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ def read_output(output: str, row: dict[str, Any]) -> str:
     """What an output says in the terms of the row's references.
 
     A label is the output without the blanks around it (another text is a wrong label, not an error). Where the model is
-    to name a noun and the references say whether a given noun is meant (WSC), it is "True" or "False". Other outputs
+    to name a noun and the references say whether a given noun is meant (WSC), it is "True" or "False"; or "", which is
+    no label, where it names nothing: else silence would be right wherever another noun is asked about. Other outputs
     stay as they are.
 
     Args:
@@ -23,7 +24,7 @@ def read_output(output: str, row: dict[str, Any]) -> str:
     if "labels" not in row:
         return output
     if "targets" in row:
-        return str(names_noun(output, row["targets"][0]))
+        return str(names_noun(output, row["targets"][0])) if _words(output) else ""
     return output.strip()
 
 
@@ -34,7 +35,9 @@ def names_noun(output: str, noun: str) -> bool:
     """
     if ("'" in output) != ("'" in noun):
         return False
-    said, meant = (
-        {word for word in phrase.lower().split() if word not in _DETERMINERS} for phrase in (output, noun)
-    )  # fmt: skip
+    said, meant = _words(output), _words(noun)
     return bool(said) and bool(meant) and (said <= meant or meant <= said)
+
+
+def _words(phrase: str) -> set[str]:
+    return {word for word in phrase.lower().split() if word not in _DETERMINERS}
