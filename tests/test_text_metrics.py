@@ -164,3 +164,17 @@ def test_baselines():
     }
     assert lead("  One  two\nthree ", 2) == "One two" and lead("One", 5) == "One"
     assert baseline_outputs("transcription", rows, "") == baseline_outputs("exact_match", rows, "") == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "odd"),
+    [
+        ("correlation", {"references": ["3.5"]}, {"references": ["three"]}),
+        ("accuracy", {"references": ["a"], "labels": ["a", "b"]}, {"references": ["a"], "labels": ["a", "c"]}),
+    ],
+)
+def test_a_late_row_is_refused_before_training(name, row, odd):
+    """As one of a mixture's smaller task, or of own numbers."""
+    check_rows(name, [row] * 20)
+    with pytest.raises(UserError, match="for this metric"):
+        check_rows(name, [row] * 20 + [odd])
