@@ -84,7 +84,7 @@ def task_config(tasks: str | Iterable[str], arguments: str = "") -> ConfigDict:
 
 
 def set_recipe(config: ConfigDict, recipe: str, model: str) -> None:
-    """Sets the model, its prompts, and the training of a class of task: learning rates, batches, epochs of NASH.
+    """Sets the model, its prompts, and the training of a class of task: all that NASH's scripts set, whatever was set.
 
     Args:
       config: to be changed.
@@ -96,6 +96,9 @@ def set_recipe(config: ConfigDict, recipe: str, model: str) -> None:
     config.task.prompt = "plain" if spec.family == "bart" else "t5"
     config.finetune.update(epochs=float(r.finetune), batch_size=r.batch_size, eval_every=r.eval_every)
     config.finetune.learning_rate = 1e-5 if spec.family == "bart" else 3e-4
+    for phase in (config.finetune, config.prune, config.retrain):
+        phase.update(optimizer="adamw", schedule="linear", warmup_ratio=0.0)
+    config.prune.update(gate_learning_rate=0.01, freeze_embeddings=True)
     config.shorten.decoder_layers = max(3, len(spec.decoder) // 4)
     config.prune.update(epochs=float(r.prune), batch_size=16, learning_rate=3e-5, eval_every=r.eval_every)
     config.prune.update(prepruning_epochs=float(r.prepruning), sparsity_warmup_epochs=float(r.warmup), sparsity=0.3)

@@ -92,6 +92,8 @@ def test_a_docstring_says_what_was_not_run(name):
         ("glue", "task=mrpc", (20, 16, 3e-4), (100, 4, 80), 20),
         ("glue", "task=mnli", (20, 16, 3e-4), (20, 1, 2), 20),
         ("superglue", "task=copa", (20, 16, 3e-4), (200, 4, 100), 20),
+        ("local", "model=t5-base", (20, 8, 3e-4), (20, 4, 10), 20),
+        ("local", "model=bart-base,recipe=small_glue", (20, 16, 1e-5), (100, 4, 80), 20),
     ],
 )
 def test_published_settings(name, arguments, finetune, prune, retrain):
@@ -102,7 +104,7 @@ def test_published_settings(name, arguments, finetune, prune, retrain):
     assert (r.epochs, r.batch_size, r.learning_rate) == (retrain, 8, 3e-4)
     assert (p.batch_size, p.learning_rate, p.gate_learning_rate, p.sparsity) == (16, 3e-5, 0.01, 0.3)
     assert p.freeze_embeddings and {phase.optimizer for phase in (f, p, r)} == {"adamw"}
-    assert {phase.schedule for phase in (f, p, r)} == {"linear"} and config.seed == 57
+    assert {(phase.schedule, phase.warmup_ratio) for phase in (f, p, r)} == {("linear", 0)} and config.seed == 57
 
 
 def test_only_news_is_searched_by_beams():
