@@ -57,6 +57,20 @@ def test_labels_that_training_rows_do_not_have(tmp_path):
         own(tmp_path, "classification", train, train, "text", "label")
 
 
+def test_a_column_of_texts_taken_for_labels_is_said_in_short(tmp_path):
+    train = [{"text": f"t{i}", "kind": f"kind {i:04}"} for i in range(3000)]
+    shown = r"kind 0000, kind 0001, .*, kind 0019 … \(3,000\)\)"
+    with pytest.raises(UserError, match=f"not a label of the training rows: {shown}"):
+        own(tmp_path, "classification", train, [{"text": "c", "kind": "jam"}], "text", "kind")
+
+
+def test_rows_share_their_label_words(tmp_path):
+    """A list for each row is gigabytes where there are hundreds of labels and of thousands of rows."""
+    train = [{"text": "a", "kind": "spam"}, {"text": "b", "kind": "ham"}]
+    (first, second), _ = own(tmp_path, "classification", train, [train[0] | {"text": "c"}], "text", "kind")
+    assert first["labels"] is second["labels"]
+
+
 def test_own_questions(tmp_path):
     train = [
         {"q": "Who?", "doc": "Bob ran.", "answers": ["Bob", "He"]},

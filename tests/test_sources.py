@@ -184,6 +184,24 @@ def test_broken_csv(task, message):
     assert [row["source"][0] for row in load_rows(task(path, max_dropped=0.34))["train"]] == ["a", "e"]
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_that_is_there_twice(task, tmp_path, kind):
+    """One that is read is refused, for it is not known which is meant; of the others nothing is asked."""
+    for names, refused in ((("text", "gist", "gist"), True), (("text", "gist", "id", "id"), False)):
+        path, rows = tmp_path / f"twice.{kind}", [[f"{name} {i}" for name in names] for i in range(2)]
+        if kind == "csv":
+            path.write_text("\n".join(",".join(row) for row in [list(names), *rows]))
+        else:
+            columns = [pyarrow.array(column) for column in zip(*rows, strict=True)]
+            pyarrow.parquet.write_table(pyarrow.table(columns, names=list(names)), path)
+        given = task(path)
+        if refused:
+            with pytest.raises(UserError, match=rf"twice.{kind}\S* has the column 'gist' twice; expected each column"):
+                load_rows(given, ["train"])
+        else:
+            assert load_rows(given, ["train"])["train"][1]["references"] == ["gist 1"]
+
+
 def test_broken_parquet(task):
     path = write_parquet(Path("rows.parquet"), records_of(PAIRS))
     whole = path.read_bytes()

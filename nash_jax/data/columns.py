@@ -46,6 +46,16 @@ class Columns:
         if lacking := self.lacking(record):
             raise self.error(f"{place} {lacking}")
 
+    def check_once(self, header: Sequence[str], place: str) -> None:
+        """No column that is read is there twice, for then which one is meant is not known.
+
+        Raises:
+          UserError: naming the first that is.
+        """
+        for name in header:
+            if header.count(name) > 1 and needs(self.names, name):
+                raise UserError(f"{place} has the column {name!r} twice", "each column that is read once")
+
 
 def columns_of(form: Form, task: TaskConfig) -> Columns:
     """The columns of a task's form."""

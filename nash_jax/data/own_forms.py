@@ -86,5 +86,9 @@ def read_own_label(record: Record, column: str, labels: Sequence[str]) -> str:
     """A label that the training rows have too."""
     word = own_label(record, column)
     if word not in labels:
-        raise damaged("label_outside_set", column, word, f"a label of the training rows: {', '.join(labels)}")
+        some = ", ".join(f"{label:.60}" for label in labels[:_SHOWN]) + f" … ({len(labels):,})" * (len(labels) > _SHOWN)
+        raise damaged("label_outside_set", column, word, f"a label of the training rows: {some}")
     return word
+
+
+_SHOWN = 20  # labels in a message: of a column of texts, taken for labels, all would be the whole file

@@ -143,6 +143,7 @@ def _header(reader: Iterator[list[str]], path: Path, columns: Columns) -> list[s
     if escaped := _ESCAPED.search("".join(header)):
         raise UserError(f"{path}:1: {_not_utf8(ord(escaped[0]) - 0xDC00).detail}", "UTF-8 text")
     columns.check(dict.fromkeys(header), f"{path}:1")
+    columns.check_once(header, f"{path}:1")
     return header
 
 
@@ -189,6 +190,7 @@ def _parquet(path: Path, columns: Columns) -> Iterator[Entry]:
         with open_file(path) as file:
             parquet = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(file.read()))
         columns.check(skeleton(parquet.schema_arrow), str(path))
+        columns.check_once(parquet.schema_arrow.names, str(path))
         names = [name for name in parquet.schema_arrow.names if needs(columns.names, name)]
         table = parquet.read(columns=names)
         values = [_values(table[name]) for name in names]
