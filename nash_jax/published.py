@@ -145,7 +145,7 @@ def parse_arguments(text: str, choices: Mapping[str, Iterable[str]]) -> dict[str
 def _check_value(name: str, value: str, choices: tuple[str, ...]) -> None:
     if choices and value not in choices:
         raise _refuse(f"{name}={value}{did_you_mean(value, choices)}", f"one of {', '.join(choices)}")
-    if name == "layers" and not (value.isdecimal() and int(value) > 0):
+    if name == "layers" and not (value.isdecimal() and len(value) < 5 and int(value) > 0):
         raise _refuse(f"layers={value}", "a whole number above 0")
     if name == "sparsity" and not (_is_number(value) and 0 <= float(value) < 1):
         raise _refuse(f"sparsity={value}", "a share from 0 up to, not including, 1")

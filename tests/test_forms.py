@@ -272,6 +272,7 @@ def test_scores_in_fifths(score, said):
         ("stsb", "label", -1, "label_outside_set"),
         ("stsb", "label", "high", "label_outside_set"),
         ("stsb", "label", 1e300, "label_outside_set"),
+        ("stsb", "label", 10**400, "label_outside_set"),
         ("stsb", "label", [1.0], "label_outside_set"),
         ("stsb", "label", float("nan"), "label_outside_set"),
         ("stsb", "label", None, "null"),

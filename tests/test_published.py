@@ -150,6 +150,7 @@ def test_the_quickstart_takes_a_method_and_a_size():
         ("method=cofii", r"method=cofii \(did you mean 'cofi'\?\); expected one of nash, nash_auto, cofi, drop, none"),
         ("layers=0", "layers=0; expected a whole number above 0"),
         ("layers=3.5", "layers=3.5; expected a whole number above 0"),
+        ("layers=" + "9" * 5000, "layers=9+; expected a whole number above 0"),  # more digits than Python reads
         ("layers=13", "layers=13; expected at most 12, the decoder layers of t5-base"),
         ("model=bart-base,layers=7", "layers=7; expected at most 6, the decoder layers of bart-base"),
         ("sparsity=1", "sparsity=1; expected a share from 0 up to, not including, 1"),

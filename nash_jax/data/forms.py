@@ -143,12 +143,13 @@ def classification(
       label: column of the label.
       read: (record, column, labels) → word.
     """
+    words = list(labels)  # one list for all rows: there may be hundreds of labels
 
     def make(record: Record, prompt: str, training: bool) -> list[Row]:
         fields = {_field(column): text(record, column) for column in columns}
         lone = not name and len(fields) == 1
         source = next(iter(fields.values())) if lone else join_fields(fields, prompt, name)
-        return [{"source": source, "references": [read(record, label, labels)], "labels": list(labels)}]
+        return [{"source": source, "references": [read(record, label, labels)], "labels": words}]
 
     return Form((*columns, label), make, labels)
 
@@ -161,7 +162,7 @@ def similarity(name: str, columns: tuple[str, ...], label: str = "label") -> For
         value = read(record, label)
         try:
             score = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             score = -1.0
         if not 0 <= score <= 5:
             raise damaged("null" if value is None else "label_outside_set", label, value, "a number from 0 to 5")
