@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import ByT5Tokenizer, MBart50Tokenizer, MBartTokenizer
+from transformers import BatchEncoding, ByT5Tokenizer, MBart50Tokenizer, MBartTokenizer
 
 from nash_jax.config import TaskConfig
 from nash_jax.data.pipeline import Batches, choose_shapes, iterate, tokenize
@@ -181,6 +181,22 @@ def test_what_a_killed_run_left_is_not_taken(tmp_path):
     again = tokenize(ROWS, tokenizer, TASK, tmp_path)
     assert tokenizer.calls > 0 and sequences(again[0]) == sequences(whole[0])
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+@pytest.mark.slow
+def test_more_texts_than_an_arrow_column_holds(tmp_path):
+    """2.1 GiB of sources, as WMT's French has: the same text again and again, which takes no memory."""
+
+    class Short:
+        def get_vocab(self):
+            return {}
+
+        def __call__(self, text=None, text_target=None, **_):
+            return BatchEncoding({"input_ids": [[len(each), 1] for each in text or text_target]})
+
+    rows = [{"source": "a" * 2**20, "references": ["b"]}] * 2150
+    sources, targets = tokenize(rows, Short(), TaskConfig(), tmp_path)
+    assert sequences(sources) == [[2**20, 1]] * 2150 and sequences(targets) == [[1, 1]] * 2150
 
 
 # -- buckets and epochs ------------------------------------------------------------------------------------

@@ -54,21 +54,24 @@ def tokenized_table(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig
     folder = cache / _fingerprint(rows, tokenizer, task)
     if not folder.exists():
         pairs = [(row["source"], target) for row in rows for target in targets_of(row)]
-        table = datasets.Dataset.from_dict({"source": [p[0] for p in pairs], "target": [p[1] for p in pairs]})
+        table = datasets.Dataset.from_dict({"pair": range(len(pairs))})  # an Arrow column of texts ends at 2 GiB
 
-        def encode(batch: dict[str, list[str]]) -> dict[str, Any]:
-            sources, source_lengths = _cut(tokenizer, "text", batch["source"], task.max_source_length)
+        def encode(batch: dict[str, list[int]]) -> dict[str, Any]:
+            sources, targets = zip(*(pairs[i] for i in batch["pair"]), strict=True)
+            source_ids, source_lengths = _cut(tokenizer, "text", list(sources), task.max_source_length)
             # Marian and mBART write targets in another language
-            targets, target_lengths = _cut(tokenizer, "text_target", batch["target"], task.max_target_length)
+            target_ids, target_lengths = _cut(tokenizer, "text_target", list(targets), task.max_target_length)
             return {
-                "source_ids": sources,
-                "target_ids": targets,
+                "source_ids": source_ids,
+                "target_ids": target_ids,
                 "source_length": source_lengths,
                 "target_length": target_lengths,
             }
 
         datasets.disable_progress_bars()
-        table = table.map(encode, batched=True, remove_columns=["source", "target"], load_from_cache_file=False)
+        table = table.map(  # named, for otherwise all texts would be pickled to make a name
+            encode, batched=True, remove_columns=["pair"], load_from_cache_file=False, new_fingerprint=folder.name
+        )
         partial = folder.with_name(folder.name + f".partial{jax.process_index()}")
         shutil.rmtree(partial, ignore_errors=True)
         table.save_to_disk(partial)
