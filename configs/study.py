@@ -53,8 +53,9 @@ def _drop(depth, encoder, decoder):
     return {"method": "drop", "shorten": layers | {"selection": "study" if listed else "uniform"}}
 
 
-def _methods(depth, seeds):
-    """Every method at several sizes; the rows that are compared have several seeds."""
+def _methods(config, seeds):
+    """Every method at several sizes, trained alike; the rows that are compared have several seeds."""
+    depth = config.model.decoder_layers
     half, third = depth // 2, depth // 3
     compared = {
         "none": {"method": "none"},
@@ -73,9 +74,12 @@ def _methods(depth, seeds):
         **{f"cofi-{percent}": {"method": "cofi", "prune": {"sparsity": percent / 100}} for percent in (50, 70)},
     }  # fmt: skip
     rest = {f"drop-{e}-{d}": _drop(depth, e, d) for e, d in GRID}
-    return {name: cell | {"seeds": seeds} for name, cell in compared.items()} | {
+    cells = {name: cell | {"seeds": seeds} for name, cell in compared.items()} | {
         name: cell for name, cell in rest.items() if name not in compared
     }
+    # without gates, fine-tuned for as long as gates and what they leave are trained; also where flags change that
+    both = {"retrain": {"epochs": config.prune.get_ref("epochs") + config.retrain.get_ref("epochs")}}
+    return {name: cell | (both if cell["method"] in ("drop", "none") else {}) for name, cell in cells.items()}
 
 
 def _pronunciation():
@@ -83,16 +87,16 @@ def _pronunciation():
     config.task.max_eval_examples = 2000
     config.model.update(encoder_layers=6, decoder_layers=6, decoder_d_ff=256)
     config.finetune.epochs = 1.5
-    config.prune.update(epochs=0.4, sparsity_warmup_epochs=0.15, eval_every=0.04)
-    config.retrain.epochs = 0.3
-    config.cells = _methods(6, SEEDS)
+    config.prune.update(epochs=0.2, sparsity_warmup_epochs=0.08, eval_every=0.05)
+    config.retrain.epochs = 0.5
+    config.cells = _methods(config, SEEDS)
     return config
 
 
 def _local():
     config = _beside("local")
     config.model.encoder_layers = 6
-    config.cells = _methods(6, ())
+    config.cells = _methods(config, ())
     return config
 
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from nash_jax.config import Config, DistillConfig, PruneConfig, TrainConfig, default_config
 from nash_jax.config_check import expected, from_config_dict
 from nash_jax.errors import UserError
+from nash_jax.pruning.methods import METHODS
 from nash_jax.study import read_cells
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -216,3 +217,14 @@ def test_config_file(path):
     assert re.search(rf"Command: .*--config=configs/{path.stem}\.py", command)
     flags = re.findall(r"--config\.([\w.]+)=", command)
     assert all(expected(name) for name in flags)  # settings that exist
+
+
+@pytest.mark.parametrize("variant", ["pronunciation", "local"])
+def test_methods_of_a_study_are_trained_alike(variant):
+    config = load(ROOT / "configs" / "study.py").get_config(variant)
+    config.prune.epochs, config.retrain.epochs = 5.0, 3.0  # as flags would set them
+    found = {cell.config.method: cell.config for cell in read_cells(config)}
+    trained = {
+        name: own.retrain.epochs + (own.prune.epochs if METHODS[name].gates else 0) for name, own in found.items()
+    }
+    assert trained == dict.fromkeys(METHODS, 8.0)
