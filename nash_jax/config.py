@@ -142,8 +142,8 @@ class TrainConfig:
       weight_decay: of AdamW and Muon.
       beta2: of AdamW's second moment.
       clip_norm: largest global norm of the model's gradient.
-      eval_every: epochs between evaluations on the validation rows; each writes a checkpoint. The last
-        step is always evaluated.
+      eval_every: epochs between evaluations on the validation rows; the best of the checkpoints written then is taken.
+        The last step is always evaluated.
       distill: loss weights.
     """
 

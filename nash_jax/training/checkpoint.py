@@ -30,17 +30,18 @@ class Checkpointer:
             cleanup_tmp_directories=True,
         )
 
-    def save(self, step: int, state: Any, extra: dict[str, Any], metrics: dict[str, float]) -> None:
+    def save(self, step: int, state: Any, extra: dict[str, Any], selection: float | None) -> None:
         """Writes a checkpoint, blocking: the state's buffers are donated to the next step.
 
         Args:
           step: step number.
           state: the train state.
           extra: JSON values.
-          metrics: must hold `selection`, larger is better.
+          selection: larger is better; None: not known, and never the best.
         """
         if self._orbax.latest is not None and self._orbax.latest.step == step:
             return
+        metrics = {METRIC: -float("inf") if selection is None else selection}
         self._orbax.save_checkpointables(step, {"state": state, "extra": extra}, metrics=metrics)
 
     def restore(self, abstract: Any, *, best: bool = False) -> tuple[Any, dict[str, Any]] | None:

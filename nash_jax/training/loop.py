@@ -53,8 +53,8 @@ class Phase:
 def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
     """Trains from the newest checkpoint, or from the start, to the end.
 
-    Evaluates and writes a checkpoint every `eval_steps` steps and at the end. Metrics are fetched when they
-    are logged, so that logging does not hold the device up.
+    Evaluates every `eval_steps` steps and at the end. A checkpoint is written then, and after each twentieth of the
+    phase. Metrics are fetched when they are logged, so that logging does not hold the device up.
 
     Returns:
       The state of the best checkpoint, and {"steps", "seconds", "best_step"}.
@@ -78,15 +78,17 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
         state, metrics = phase.step(state, phase.teacher_params, place_batch(mesh, next(batches)))
         step += 1
         window.add(metrics)
-        values: dict[str, float] = {}
+        values, selection = dict[str, float](), None
         if step % log_steps == 0 or step == phase.num_steps:
             values = window.mean()
         if step % phase.eval_steps == 0 or step == phase.num_steps:
             values = values or window.mean()  # every loss up to here is finite before a checkpoint is written
             found = from_main(phase.evaluate(state))
             values |= {f"validation/{name}": value for name, value in found.items()}
+            selection = found[METRIC]
+        if selection is not None or step % (5 * log_steps) == 0:
             position = {"position": batches.get_state(), "seconds": time.monotonic() - begun}
-            checkpointer.save(step, state, position, {METRIC: found[METRIC]})
+            checkpointer.save(step, state, position, selection)
         if values:
             values["seconds"] = time.monotonic() - begun
             for writer in phase.writers:
