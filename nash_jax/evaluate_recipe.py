@@ -107,7 +107,7 @@ class EvaluateRecipe:
         options = output_options(self.config, self.given.generation)
         data = summarise(rows, tokenizer, task, folder, findings)
         print(*data_lines(data), sep="\n", file=sys.stderr, flush=True)
-        evaluator = Evaluator(rows["test"], tokenizer, task, options, self.config.evaluate.batch_size)
+        evaluator = Evaluator(rows["test"], tokenizer, task, options, self.config.evaluate.batch_size, folder)
         return score(evaluator, {"model": self.engine}) | {"data": data}
 
     def benchmark(self, folder: Path) -> dict[str, Any]:

@@ -177,8 +177,8 @@ class Recipe:
         return self._evaluator("validation", self.generation.replace(num_beams=1))
 
     def _evaluator(self, split: str, options: GenerationOptions) -> Evaluator:
-        batch_size = self.config.evaluate.batch_size
-        return Evaluator(self.rows[split], self.tokenizer, self.config.task, options, batch_size)
+        batch_size, cache = self.config.evaluate.batch_size, self.workdir.stage("data")
+        return Evaluator(self.rows[split], self.tokenizer, self.config.task, options, batch_size, cache)
 
     @functools.cached_property
     def generation(self) -> GenerationOptions:

@@ -34,14 +34,14 @@ def test_options_are_the_models_but_for_what_the_config_sets():
     assert output_options(config(num_beams=4, length_penalty=2.0, no_repeat_ngram_size=3), found) == found
 
 
-def test_outputs_are_those_of_the_options(quick_engine):
+def test_outputs_are_those_of_the_options(quick_engine, tmp_path):
     """Rows in order, with beams as without."""
     tokenizer = build_pronunciation_tokenizer(ROWS)
     spec = dense_spec(vocab_size=len(tokenizer), d_model=8, d_ff=8, num_heads=2, encoder_layers=1, decoder_layers=1)
     engine, task = quick_engine(spec, random_params(spec)), config().task
     for beams in (1, 3):
         options = output_options(config(num_beams=beams), GenerationOptions())
-        texts, lengths = Evaluator(ROWS, tokenizer, task, options, batch_size=2).outputs(engine)
+        texts, lengths = Evaluator(ROWS, tokenizer, task, options, batch_size=2, cache=tmp_path).outputs(engine)
         for row, text, length in zip(ROWS, texts, lengths, strict=True):
             ids = np.array([tokenizer(row["source"])["input_ids"]])
             tokens = engine.generate(ids, np.ones_like(ids), options)[0, 1:]
@@ -49,12 +49,14 @@ def test_outputs_are_those_of_the_options(quick_engine):
             assert length == (~np.isin(tokens, [spec.pad_id, spec.eos_id])).sum()
 
 
-def test_scores_with_intervals_and_the_comparison(quick_engine):
+def test_scores_with_intervals_and_the_comparison(quick_engine, tmp_path):
     """Dense and pruned, their intervals, and what `compare` says of them; one model alone has no comparison."""
     tokenizer = build_pronunciation_tokenizer(ROWS)
     spec = dense_spec(vocab_size=len(tokenizer), d_model=8, d_ff=8, num_heads=2, encoder_layers=1, decoder_layers=1)
     engine, task = quick_engine(spec, random_params(spec)), dataclasses.replace(config().task, metric="transcription")
-    evaluator = Evaluator(ROWS, tokenizer, task, output_options(config(), GenerationOptions()), batch_size=8)
+    evaluator = Evaluator(
+        ROWS, tokenizer, task, output_options(config(), GenerationOptions()), batch_size=8, cache=tmp_path
+    )
     found = score(evaluator, {"dense": engine, "pruned": engine}, num_examples=2)
     values = {"phoneme_error_rate", "word_error_rate", "word_accuracy"}
     assert json.loads(json.dumps(found)) == found and found["num_examples"] == 5 and len(found["examples"]) == 2
@@ -68,7 +70,7 @@ def test_scores_with_intervals_and_the_comparison(quick_engine):
     assert score(evaluator, {"model": engine})["paired"] == {}
 
 
-def test_scores_of_a_mixture():
+def test_scores_of_a_mixture(tmp_path):
     """All rows by the config's metric, each task's by its own, of outputs read as the rows say: WSC's nouns."""
     labels = ["False", "True"]
     rows = [
@@ -78,7 +80,9 @@ def test_scores_of_a_mixture():
     ]
     said = {"dense": ["Cat", "cat", "other"], "pruned": ["Cat", "dog", "act"]}
     task = dataclasses.replace(config().task, mixture="wsc,squad", metric="exact_match")
-    evaluator = Evaluator(rows, build_pronunciation_tokenizer(ROWS), task, GenerationOptions(), batch_size=8)
+    evaluator = Evaluator(
+        rows, build_pronunciation_tokenizer(ROWS), task, GenerationOptions(), batch_size=8, cache=tmp_path
+    )
     found = score_outputs(evaluator, {name: (texts, np.ones(3)) for name, texts in said.items()})
     assert found["metrics"]["dense"] == {
         "exact_match": pytest.approx(200 / 3), "wsc/accuracy": 100, "wsc/invalid": 0, "squad/exact_match": 100,
@@ -93,10 +97,10 @@ def test_scores_of_a_mixture():
     assert found["examples"][0]["dense"] == "Cat"  # as it was put out
 
 
-def test_baselines_have_intervals_too():
+def test_baselines_have_intervals_too(tmp_path):
     rows = [{"source": f"a b {i}. c", "references": [f"a {i} c"]} for i in range(4)]
     tokenizer = build_pronunciation_tokenizer(ROWS)
-    evaluator = Evaluator(rows, tokenizer, config().task, GenerationOptions(), batch_size=8)
+    evaluator = Evaluator(rows, tokenizer, config().task, GenerationOptions(), batch_size=8, cache=tmp_path)
     found = score(evaluator, {})
     assert found["intervals"]["baselines"].keys() == {"first_sentence", "first_3_words"}
     low, high = found["intervals"]["baselines"]["first_sentence"]["rouge1"]

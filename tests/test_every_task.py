@@ -95,7 +95,8 @@ def test_a_task(name, family, models, tmp_path, monkeypatch):
 
     engine.update(to_host(state["params"]["model"]))
     test = (rows["test"] * ROWS)[:ROWS]
-    evaluator = Evaluator(test, tokenizer, task, GenerationOptions(max_new_tokens=NEW, min_new_tokens=NEW), ROWS)
+    options = GenerationOptions(max_new_tokens=NEW, min_new_tokens=NEW)
+    evaluator = Evaluator(test, tokenizer, task, options, ROWS, tmp_path)
     found, metric = evaluator.evaluate(engine), METRICS[task.metric]
     assert np.isfinite(list(found.values())).all() and 1 <= found["generated_length"] <= NEW
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import BatchEncoding, ByT5Tokenizer, MBart50Tokenizer, MBartTokenizer
 
 from nash_jax.config import TaskConfig
-from nash_jax.data.pipeline import Batches, choose_shapes, iterate, tokenize
+from nash_jax.data.pipeline import Batches, choose_shapes, iterate, tokenize, tokenize_sources
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer, choose_tokenizer
 from nash_jax.ragged import Ragged
 from nash_jax.sharding import make_mesh, place_batch
@@ -148,6 +148,8 @@ def test_second_call_reads_the_cache(tmp_path):
     assert again.calls == 0
     for a, b in zip(first, second, strict=True):
         assert sequences(a) == sequences(b)
+    once = tokenize_sources(ROWS, again, TASK, tmp_path)  # of each row: "read" has two references
+    assert sequences(once) == [again.own(row["source"])["input_ids"] for row in ROWS] and again.calls == 0
     assert [path.name for path in tmp_path.iterdir()] == folders
 
 

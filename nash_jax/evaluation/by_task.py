@@ -1,6 +1,7 @@
 """Which rows are scored together: all of them, and those of each task of a mixture by the task's own metric."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class Part:
     numbers: Sequence[int]
     rows: Sequence[Mapping[str, Any]]
 
-    @property
+    @functools.cached_property
     def groups(self) -> np.ndarray:
         """The number of each row's group [n]."""
         return group_numbers(self.rows)

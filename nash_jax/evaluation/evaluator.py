@@ -1,12 +1,14 @@
 """Generates for every row of a split and scores the outputs; knows no writer."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nash_jax.config import Config, TaskConfig
 from nash_jax.data.outputs import read_output
+from nash_jax.data.pipeline import tokenize_sources
 from nash_jax.errors import UserError
 from nash_jax.evaluation.bootstrap import compare, draw, intervals
 from nash_jax.evaluation.by_task import find_parts, join_values
@@ -14,7 +16,6 @@ from nash_jax.evaluation.text_metrics import baseline_outputs
 from nash_jax.generation.batching import generate_many
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
-from nash_jax.ragged import Ragged
 from nash_jax.spec import ModelSpec
 
 
@@ -61,17 +62,16 @@ class Evaluator:
       task: source length and metric.
       options: how to generate, one output a row.
       batch_size: rows generated together.
+      cache: folder for tokenised splits.
     """
 
     def __init__(
-        self, rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, options: GenerationOptions, batch_size: int
-    ) -> None:
+        self, rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, options: GenerationOptions,
+        batch_size: int, cache: Path,
+    ) -> None:  # fmt: skip
         self.rows, self.tokenizer, self.task, self.options, self.batch_size = rows, tokenizer, task, options, batch_size
         self.parts = find_parts(task.metric, rows)
-        texts = [row["source"] for row in rows]
-        self.sources = Ragged.from_lists(
-            tokenizer(texts, truncation=True, max_length=task.max_source_length)["input_ids"]
-        )
+        self.sources = tokenize_sources(rows, tokenizer, task, cache)
 
     def outputs(self, engine: Engine) -> tuple[list[str], np.ndarray]:
         """Generated text and number of new tokens of every row, in the rows' order."""
