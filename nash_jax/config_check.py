@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 
 from nash_jax.config import STAGES, Config
+from nash_jax.data.forms import PROMPTS
 from nash_jax.errors import UserError
 from nash_jax.evaluation.metrics import METRICS
 from nash_jax.pruning.layer_selection import SELECTIONS
@@ -97,7 +98,7 @@ _PHASES = ("finetune", "prune", "retrain")
 _CHOICES = {
     "task.source": ("hub", "files", "pronunciation"),
     "task.form": ("auto", "text", "classification", "qa", "translation"),
-    "task.prompt": ("t5", "plain"),
+    "task.prompt": PROMPTS,
     "task.metric": tuple(METRICS),
     "model.dtype": ("float32", "bfloat16"),
     "model.family": tuple(name for name in FAMILIES if name != "custom"),

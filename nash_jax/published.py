@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from ml_collections import ConfigDict
 
 from nash_jax.config import default_config
-from nash_jax.data.tasks import find_task, task_settings
+from nash_jax.data.tasks import find_task, prompt_of, task_settings
 from nash_jax.errors import UserError
 from nash_jax.pruning.methods import METHODS
 from nash_jax.spec import preset
@@ -69,17 +69,17 @@ def task_config(tasks: str | Iterable[str], arguments: str = "") -> ConfigDict:
     """
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     found = parse_arguments(arguments, {"model": MODELS, "task": names} if len(names) > 1 else {"model": MODELS})
-    task = find_task(found.get("task", names[0]))
-    model = found.get("model", "t5-base")
+    name, model = found.get("task", names[0]), found.get("model", "t5-base")
+    task, spec = find_task(name), preset(model)
     config = default_config()
-    config.task.update(task_settings(found.get("task", names[0]), preset(model).family))
+    config.task.update(task_settings(name, spec.family))
     source, _, new_tokens = task.lengths
     config.benchmark.update(source_length=source, new_tokens=(4 if "glue" in task.recipe else min(new_tokens, 64),))
     set_recipe(config, task.recipe, model)
     set_arguments(config, found)
-    depth = len(preset(model).decoder)
-    if config.shorten.decoder_layers > depth:
-        raise _refuse(f"layers={config.shorten.decoder_layers}", f"at most {depth}, the decoder layers of {model}")
+    depth, asked = len(spec.decoder), config.shorten.decoder_layers
+    if asked > depth:
+        raise _refuse(f"layers={asked}", f"at most {depth}, the decoder layers of {model}")
     return config
 
 
@@ -93,15 +93,15 @@ def set_recipe(config: ConfigDict, recipe: str, model: str) -> None:
     """
     r, spec = RECIPES[recipe], preset(model)
     config.model.update(init=MODELS[model], dtype="bfloat16", remat=spec.d_model >= 1024)
-    config.task.prompt = "plain" if spec.family == "bart" else "t5"
+    config.task.prompt = prompt_of(spec.family)
     config.finetune.update(epochs=float(r.finetune), batch_size=r.batch_size, eval_every=r.eval_every)
     config.finetune.learning_rate = 1e-5 if spec.family == "bart" else 3e-4
     for phase in (config.finetune, config.prune, config.retrain):
         phase.update(optimizer="adamw", schedule="linear", warmup_ratio=0.0)
-    config.prune.update(gate_learning_rate=0.01, freeze_embeddings=True)
     config.shorten.decoder_layers = max(3, len(spec.decoder) // 4)
     config.prune.update(epochs=float(r.prune), batch_size=16, learning_rate=3e-5, eval_every=r.eval_every)
     config.prune.update(prepruning_epochs=float(r.prepruning), sparsity_warmup_epochs=float(r.warmup), sparsity=0.3)
+    config.prune.update(gate_learning_rate=0.01, freeze_embeddings=True)
     config.retrain.update(epochs=float(r.retrain), batch_size=8, learning_rate=3e-4, eval_every=r.eval_every)
 
 
@@ -147,13 +147,13 @@ def _check_value(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise _refuse(f"{name}={value}{did_you_mean(value, choices)}", f"one of {', '.join(choices)}")
     if name == "layers" and not (value.isdecimal() and len(value) < 5 and int(value) > 0):
         raise _refuse(f"layers={value}", "a whole number above 0")
-    if name == "sparsity" and not (_is_number(value) and 0 <= float(value) < 1):
+    if name == "sparsity" and not _is_share(value):
         raise _refuse(f"sparsity={value}", "a share from 0 up to, not including, 1")
 
 
-def _is_number(text: str) -> bool:
+def _is_share(text: str) -> bool:
     try:
-        return float(text) == float(text)
+        return 0 <= float(text) < 1
     except ValueError:
         return False
 

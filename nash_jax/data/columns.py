@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nash_jax.config import TaskConfig
-from nash_jax.data.forms import Form, find
+from nash_jax.data.forms import Form, lacks
 from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError
 
@@ -26,12 +26,7 @@ class Columns:
 
     def lacking(self, record: Mapping[str, Any]) -> str:
         """What is wrong with a record, or the `skeleton` of all, that has not all columns; else empty."""
-        for column in self.names:
-            try:
-                find(record, column)
-            except KeyError:
-                return f"has columns {sorted(map(str, record))}, not {column!r}"
-        return ""
+        return next(filter(None, (lacks(record, column) for column in self.names)), "")
 
     def error(self, found: str) -> UserError:
         """The error for what was found."""

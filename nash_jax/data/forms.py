@@ -56,6 +56,15 @@ def find(record: Any, column: str) -> Any:
     return find(record[head], rest)
 
 
+def lacks(record: Record, column: str) -> str:
+    """What to say of a record, or of anything with its keys, that has not the column; empty where it has."""
+    try:
+        find(record, column)
+    except KeyError:
+        return f"has columns {sorted(map(str, record))}, not {column!r}"
+    return ""
+
+
 def read(record: Record, column: str) -> Any:
     """`find` in a record of a data set.
 
@@ -65,8 +74,7 @@ def read(record: Record, column: str) -> Any:
     try:
         return find(record, column)
     except KeyError as error:
-        lacking = f"has columns {sorted(map(str, record))}, not {column!r}"
-        raise DamagedError(Damage("missing_column", lacking)) from error
+        raise DamagedError(Damage("missing_column", lacks(record, column))) from error
 
 
 def damaged(kind: str, column: str, value: Any, expected: str = "") -> DamagedError:

@@ -188,15 +188,20 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
+def prompt_of(family: str) -> str:
+    """The prompts that models of a family know: T5's kin were trained with task and field names."""
+    return "t5" if family in ("t5", "mt5", "umt5") else "plain"
+
+
 def task_settings(name: str, family: str = "t5") -> dict[str, Any]:
     """The fields of `config.task` for a task of the table: `config.task.update(task_settings("cola"))`.
 
     Args:
       name: of the table.
-      family: of the model, as in `config.model.family`; T5's kin get T5's prompts, the others plain ones.
+      family: of the model, as in `config.model.family`.
     """
     task = find_task(name)
-    prompt = "t5" if family in ("t5", "mt5", "umt5") else "plain"
+    prompt = prompt_of(family)
     source, target, new_tokens = task.lengths
     return {
         "name": name, "source": "hub", "form": "auto", "prompt": prompt,

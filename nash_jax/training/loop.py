@@ -53,8 +53,9 @@ class Phase:
 def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
     """Trains from the newest checkpoint, or from the start, to the end.
 
-    Evaluates every `eval_steps` steps and at the end. A checkpoint is written then, and after each twentieth of the
-    phase. Metrics are fetched when they are logged, so that logging does not hold the device up.
+    Evaluates every `eval_steps` steps and at the end. A checkpoint is written then, and with every fifth log: after
+    each twentieth of a phase, of a short one every five steps. Metrics are fetched when they are logged, so that
+    logging does not hold the device up.
 
     Returns:
       The state of the best checkpoint, and {"steps", "seconds", "best_step"}.
