@@ -7,6 +7,7 @@ A config file that names cells is a study: all of them are run, or `--cell=NAME`
 for each (docs/study.md).
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -44,8 +45,7 @@ def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
 
     cells = read_cells(line.config)
     if line.list_cells:
-        print("\n".join(cell_commands(argv, [cell.name for cell in cells])))
-        return
+        return _print_lines(cell_commands(argv, [cell.name for cell in cells]))
     _start()
     from nash_jax.report.console import places
     from nash_jax.report.study import console_summary
@@ -57,6 +57,14 @@ def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
         print(console_summary(found["records"], found["states"]), places(study.workdir.folder), sep="\n")
     if line.cell is None:  # else it is done, and the others are not this command's
         check_failures(study.workdir.folder, found["states"])
+
+
+def _print_lines(lines: Sequence[str]) -> None:
+    """Prints them for as long as somebody reads: `| head` does not to the end."""
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
 
 
 def _start() -> None:

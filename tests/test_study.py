@@ -84,6 +84,15 @@ def test_commands_are_the_command_line_with_a_cell():
         ]
 
 
+def test_cells_are_listed_to_who_stops_reading():
+    ends, stdout = os.pipe()
+    os.close(ends)
+    command = [sys.executable, "-m", "nash_jax.main", "--config=configs/study.py", "--list-cells"]
+    done = subprocess.run(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    os.close(stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_runs_share_a_teacher_if_it_would_be_the_same():
     base = Config()
 
