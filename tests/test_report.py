@@ -424,6 +424,7 @@ def test_console_lines_say_how_sure_they_are():
         (format_percent(None), "–"),
         (format_count(1_234_567_890), "1.23 B"),
         (format_count(950), "950"),
+        (format_count(591.2066756501767), "591"),
         (format_seconds(59.94), "59.9 s"),
         (format_seconds(3599.9), "1 h 0 min"),
         (format_spread(310.0, 0.3), "310.0 ± 0.3"),

@@ -88,6 +88,7 @@ def test_spread_by_hand():
     assert spread([1.0, 2.0, 6.0]) == Spread(3.0, math.sqrt((4 + 1 + 9) / 2), 3)
     assert spread([2, None, math.nan, "3", True]) == Spread(2.0, None, 1)
     assert spread([None]) is None
+    assert spread([1 - 1 / 3] * 3) == Spread(1 - 1 / 3, 0.0, 3)
 
 
 def test_pooled_is_the_deviation_of_all_runs():

@@ -29,7 +29,7 @@ _STUDY = {  # depth → the layers that "To Asymmetry and Beyond" keeps for one 
 def choose_layers(num_layers: int, keep: int, selection: str = "uniform") -> list[int]:
     """Increasing indices of the layers to keep.
 
-    `uniform` floor((L-1)/(k-1)·i), the middle layer for k = 1 being the first; `low` the first k; `high`
+    `uniform` floor((L-1)/(k-1)·i), for k = 1 the first; `low` the first k; `high`
     the last k (NASH, section 4.1); `study` the lists of "To Asymmetry and Beyond".
 
     Raises:

@@ -6,6 +6,7 @@ computed from it is then None, never an error.
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -28,10 +29,8 @@ def spread(values: Iterable[Any]) -> Spread | None:
     found = [float(value) for value in values if measured(value)]
     if not found:
         return None
-    mean = math.fsum(found) / len(found)
-    if len(found) == 1:
-        return Spread(mean, None, 1)
-    return Spread(mean, math.sqrt(math.fsum((x - mean) ** 2 for x in found) / (len(found) - 1)), len(found))
+    # `statistics` counts exactly: values that agree have the deviation 0
+    return Spread(statistics.mean(found), statistics.stdev(found) if len(found) > 1 else None, len(found))
 
 
 def pooled(rows: Iterable[Mapping[str, Any]]) -> Spread | None:

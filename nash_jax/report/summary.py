@@ -182,7 +182,7 @@ def format_count(count: Any) -> str:
     for limit, unit, places in ((1e9, "B", 2), (1e6, "M", 1), (1e3, "K", 1)):
         if abs(count) >= limit:
             return f"{count / limit:.{places}f} {unit}"
-    return f"{count:,}"
+    return f"{round(count):,}"
 
 
 def format_ms(value: Any) -> str:
