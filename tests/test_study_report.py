@@ -363,17 +363,51 @@ def test_score_at_equal_speed_by_hand():
     assert score_at([(2.0, 70.0), (1.0, 60.0)], 1.2) == 70.0  # faster and better than dense
 
 
-def test_methods_at_equal_speed():
-    def cell(method, name, score, ms):
-        rows = [{"model": m, "batch_size": 1, "source_length": 8, "new_tokens": 8, "num_beams": 1, "runs": 7,
-                 "mean_ms": t, "median_ms": t} for m, t in (("dense", 40.0), ("pruned", ms))]  # fmt: skip
-        scores = {"dense": {"error_rate": 10.0}, "pruned": {"error_rate": score}}
-        return {"cell": name, "group": name, "task": "t", "model": "m", "method": method, "metric": "error_rate",
-                "metrics": scores, "benchmark": rows}  # fmt: skip
+def at_equal_speed(method, name, score, ms, seed=1, dense=10.0):
+    """A cell whose dense model takes 40 ms and has the error rate `dense`."""
+    rows = [{"model": m, "batch_size": 1, "source_length": 8, "new_tokens": 8, "num_beams": 1, "runs": 7,
+             "mean_ms": t, "median_ms": t} for m, t in (("dense", 40.0), ("pruned", ms))]  # fmt: skip
+    scores = {"dense": {"error_rate": dense}, "pruned": {"error_rate": score}}
+    return {"cell": f"{name}-s{seed}", "group": name, "task": "t", "model": "m", "method": method, "seed": seed,
+            "metric": "error_rate", "metrics": scores, "benchmark": rows}  # fmt: skip
 
-    (subject,) = subjects([cell("drop", "d", 20.0, 10.0), cell("nash", "n", 12.0, 20.0), cell("none", "x", 9.0, 40.0)])
-    one = matched_table(subject)
-    found = {row["group"]: row for row in one.rows}
+
+def matched_rows(*cells):
+    (subject,) = subjects(cells)
+    return {row["group"]: row for row in matched_table(subject).rows}
+
+
+def test_methods_at_equal_speed():
+    cell = at_equal_speed
+    found = matched_rows(cell("drop", "d", 20.0, 10.0), cell("nash", "n", 12.0, 20.0), cell("none", "x", 9.0, 40.0))
     assert set(found) == {"d", "n"}
     assert found["n"]["speedup"].mean == 2.0 and found["n"]["at_drop"].mean == pytest.approx(10 + 10 / 3)
-    assert found["d"]["at_nash"] is None  # NASH was not run so small
+    assert found["n"]["ahead_of_drop"] == Spread(pytest.approx(4 / 3), None, 1)  # fewer errors: ahead
+    assert found["d"]["at_nash"] is None and found["d"]["ahead_of_nash"] is None  # NASH was not run so small
+
+
+def test_equal_speed_is_of_one_seed():
+    """A seed is compared with its own dense model and rivals, and the differences are averaged."""
+    cells = [
+        at_equal_speed("drop", "d", 20.0, 10.0),
+        at_equal_speed("nash", "n", 12.0, 20.0),  # at 2×: 13.33 of dropping, ahead by 4/3
+        at_equal_speed("drop", "d", 24.0, 10.0, seed=2, dense=15.0),
+        at_equal_speed(
+            "nash", "n", 19.0, 20.0, seed=2, dense=15.0
+        ),  # its dense model is of another score: 18, behind by 1
+        at_equal_speed("nash", "n", 5.0, 20.0, seed=3),  # without a rival
+    ]
+    row = matched_rows(*cells)["n"]
+    leads = [4 / 3, -1.0]
+    assert row["ahead_of_drop"] == pytest.approx((statistics.mean(leads), statistics.stdev(leads), 2))
+    assert row["at_drop"] == pytest.approx((statistics.mean([40 / 3, 18]), statistics.stdev([40 / 3, 18]), 2))
+    assert row["error_rate"] == (12.0, pytest.approx(7.0), 3)
+
+
+def test_a_lead_is_written_with_its_sign_and_seeds(tmp_path):
+    cells = [at_equal_speed("drop", "d", 20.0, 10.0), at_equal_speed("nash", "n", 12.0, 20.0)]
+    write_study(tmp_path, "s", cells, {})
+    text = (tmp_path / "tables" / "matched.md").read_text()
+    assert "| +1.33 (1) |" in text
+    (row,) = [row for row in read_csv(tmp_path / "tables" / "matched.csv") if row["group"] == "n"]
+    assert float(row["ahead_of_drop"]) == pytest.approx(4 / 3) and row["ahead_of_drop_n"] == "1"

@@ -1,14 +1,15 @@
-"""Methods at equal measured speed: what each would score as fast as the groups of the others."""
+"""Methods at equal measured speed: what each would score as fast as the groups of the others, seed by seed."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nash_jax.report.pareto import pareto_front
-from nash_jax.report.study_records import Group, Record, Spread, Subject, metrics_of
+from nash_jax.report.study_records import Record, Spread, Subject, metrics_of, speedup, spread
 from nash_jax.report.study_tables import Column, Row, Table, setup_key, write_score, write_speedup
-from nash_jax.report.summary import Setup, direction, setup_label
+from nash_jax.report.summary import MINUS, Setup, direction, format_value, measured, setup_label
 
 Point = tuple[float, float]
 
@@ -17,7 +18,7 @@ def score_at(points: Sequence[Point], speedup: float) -> float | None:
     """The score of a method at a speedup: on the line through its Pareto front; None beyond its fast end.
 
     Args:
-      points: (speedup, score) of its groups, higher is better.
+      points: (speedup, score) of its cells, higher is better.
       speedup: where.
     """
     front = [points[i] for i in pareto_front(points)]
@@ -28,48 +29,72 @@ def score_at(points: Sequence[Point], speedup: float) -> float | None:
 
 
 def matched_table(subject: Subject) -> Table | None:
-    """A row for each group and set-up: its score, and that of every other method at its speed; None without rivals."""
+    """A row for each group and set-up: its score, that of every other method at its speed, and how far it is ahead.
+
+    A cell is compared with the cells of its own seed, which share its dense model; then the seeds are averaged.
+    None without rivals.
+    """
     metric, methods = subject.metric, dict.fromkeys(group.method for group in subject.groups if group.method != "none")
     if metric is None or len(methods) < 2:
         return None
     rows = []
     for setup in subject.setups:
-        lines = {method: _points(subject, method, setup) for method in methods}
+        lines = {method: _lines(subject, method, setup) for method in methods}
         for group in subject.groups:
-            own = _point(group, metric, setup)
-            if own is None or group.method not in methods:
+            points = {record.get("seed"): point for record in group.records if (point := _point(record, metric, setup))}
+            if not points or group.method not in methods:
                 continue
             row: Row = {"group": group.name, "setup": setup_label(setup, subject.setups), "setup_key": setup_key(setup)}
-            row |= {"speedup": group.speedup(setup), metric: group.over_seeds(lambda r: _score(r, metric))}
-            rivals = {m: _at(points, own[0], metric) for m, points in lines.items() if m != group.method}
-            rows.append(row | {f"at_{method}": found for method, found in rivals.items()})
+            row["speedup"] = spread(speed for speed, _ in points.values())
+            row[metric] = spread(direction(metric) * score for _, score in points.values())
+            for rival in (method for method in methods if method != group.method):
+                pairs = list(_pairs(points, lines[rival]))
+                row[f"at_{rival}"] = spread(direction(metric) * other for _, other in pairs)
+                row[f"ahead_of_{rival}"] = spread(own - other for own, other in pairs)
+            rows.append(row)
+    if not rows:
+        return None
+    write_lead = functools.partial(_write_lead, like=rows[0][metric].mean)
     columns = [
         Column("group", "group"), Column("setup", "timed at"), Column("speedup", "speedup", write_speedup, True),
         Column(metric, metric.replace("_", " "), write_score, True),
         *(Column(f"at_{method}", f"{method} at this speed", write_score, True) for method in methods),
+        *(Column(f"ahead_of_{method}", f"ahead of {method} by (seeds)", write_lead, True) for method in methods),
     ]  # fmt: skip
-    lead = "Scores of other methods lie on the line through dense and their Pareto front; none beyond its fast end."
-    return Table(subject, columns, rows, lead) if rows else None
+    lead = (
+        "Scores of other methods lie on the line through dense and their Pareto front, each seed's through its own; "
+        "none beyond its fast end. A positive lead is the better score."
+    )
+    return Table(subject, columns, rows, lead)
 
 
-def _points(subject: Subject, method: str, setup: Setup) -> list[Point]:
-    """(speedup, signed score) of a method's groups, and of the dense model."""
+def _lines(subject: Subject, method: str, setup: Setup) -> dict[Any, list[Point]]:
+    """Seed → (speedup, signed score) of the dense model and of the method's cells."""
     metric = str(subject.metric)
-    dense = subject.dense_score(metric)
-    found = [_point(group, metric, setup) for group in subject.groups if group.method == method]
-    start = [(1.0, direction(metric) * dense.mean)] if dense else []
-    return start + [point for point in found if point is not None]
+    lines: dict[Any, list[Point]] = {}
+    for record in subject.records:
+        dense, point = metrics_of(record, "dense").get(metric), _point(record, metric, setup)
+        if record.get("method") == method and point is not None:
+            start = [(1.0, direction(metric) * dense)] if measured(dense) else []
+            lines.setdefault(record.get("seed"), start).append(point)
+    return lines
 
 
-def _point(group: Group, metric: str, setup: Setup) -> Point | None:
-    speed, score = group.speedup(setup), group.over_seeds(lambda record: _score(record, metric))
-    return (speed.mean, direction(metric) * score.mean) if speed and score else None
+def _pairs(points: Mapping[Any, Point], lines: Mapping[Any, Sequence[Point]]) -> Iterable[Point]:
+    """(own signed score, a rival's at the same speed) of each seed in which the rival is as fast."""
+    for seed, (speed, own) in points.items():
+        other = score_at(lines.get(seed, []), speed)
+        if other is not None:
+            yield own, other
 
 
-def _score(record: Record, metric: str) -> Any:
-    return metrics_of(record, "pruned").get(metric)
+def _point(record: Record, metric: str, setup: Setup) -> Point | None:
+    """(speedup, signed score) of a cell; None where one of them was not measured."""
+    speed, score = speedup(record, setup), metrics_of(record, "pruned").get(metric)
+    return (speed, direction(metric) * score) if speed is not None and measured(score) else None
 
 
-def _at(points: Sequence[Point], speedup: float, metric: str) -> Spread | None:
-    found = score_at(points, speedup)
-    return None if found is None else Spread(direction(metric) * found, None, 1)
+def _write_lead(lead: Spread, like: float) -> str:
+    """A difference of scores with its sign, decimals as of `like`, and of how many seeds: +0.42 ± 0.10 (3)."""
+    std = f" ± {format_value(lead.std, like)}" if lead.std is not None else ""
+    return f"{MINUS if lead.mean < 0 else '+'}{format_value(abs(lead.mean), like)}{std} ({lead.n})"
