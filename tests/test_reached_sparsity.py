@@ -1,4 +1,4 @@
-"""Gates and multipliers of every method end within a point of the sparsity that was asked for."""
+"""Gates and multipliers of every method go to the sparsity that was asked for, and not far beyond on the way."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from nash_jax.training.optim import make_optimizer
 from nash_jax.training.state import make_state
 from nash_jax.training.steps import Pruner, StudentLoss, make_step
 
-STEPS, WARMUP = 500, 200  # at 0.2 a step, gates go from one end to the other in 46
+STEPS, WARMUP = 250, 100  # at 0.2 a step, gates go from one end to the other in 46
 SPEC = dense_spec(
     vocab_size=23, d_model=16, d_ff=32, num_heads=4, encoder_layers=3, decoder_layers=6, dropout_rate=0.0, tied=False
 )  # fmt: skip
@@ -29,7 +29,7 @@ def steps():
 
 
 def prune(method: str, seed: int, steps: dict):
-    """Parameters, gates' expected sparsity by part, and final masks after training on one batch of random tokens."""
+    """Training on one batch of random tokens: parameters, gates' expected sparsities of every step, final masks."""
     if method not in steps:
         wanted = targets(method, 0.4, decoder_share=2 / 6)
         gates, constraints = make_gates(method, wanted, param_axes(SPEC), SPEC.axis_sizes(), units_droprate=0.5)
@@ -40,10 +40,11 @@ def prune(method: str, seed: int, steps: dict):
     trained = {"model": random_params(SPEC, seed, scale=0.2), **pruner.initial_params(jax.random.key(seed))}
     state = make_state(jax.tree.map(jnp.array, trained), tx, seed)
     batch = random_batch(SPEC, rows=16, source=8, target=6, seed=seed)
+    expected = []
     for _ in range(STEPS):
         state, _ = step(state, {}, batch)
-    gates = state["params"]["gates"]
-    return state["params"]["model"], pruner, jax.device_get(pruner.sparsities(gates)), pruner.final_masks(gates)
+        expected.append(pruner.sparsities(state["params"]["gates"]))
+    return state["params"]["model"], pruner, jax.device_get(expected), pruner.final_masks(state["params"]["gates"])
 
 
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.gates])
@@ -51,7 +52,9 @@ def prune(method: str, seed: int, steps: dict):
 def test_within_a_point_of_the_target(method, seed, steps, logits):
     params, pruner, expected, masks = prune(method, seed, steps)
     for part, constraint in pruner.constraints.items():
-        assert abs(expected[part] - constraint.target) < 0.01 + rounding(constraint, masks), part
+        coarse = rounding(constraint, masks)
+        assert abs(expected[-1][part] - constraint.target) < 0.01 + coarse, part
+        assert max(one[part] for one in expected) < constraint.target + 0.05 + coarse, part
         assert abs(closed_share(SPEC, masks, part, param_axes) - constraint.target) < 0.01, part
     batch = random_batch(SPEC, rows=4, source=8, target=6, seed=seed)
     narrow, small = compact(SPEC, params, masks, param_axes=param_axes, mask_sites=mask_sites)

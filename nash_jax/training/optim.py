@@ -9,6 +9,13 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from nash_jax.config import TrainConfig
 
+LAMBDA_2_FACTOR = 10.0
+"""Learning rate of λ2 over that of λ1 and the gates.
+
+Gates move by about their learning rate a step and so lag behind a rising target, while λ1 adds up the gap: at one rate
+for all, as in the released code, it overshoots and swings. λ2 answers the gap of the moment and holds λ1 back.
+"""
+
 
 def make_schedule(config: TrainConfig, num_steps: int) -> optax.Schedule:
     """Learning rate by step: linear warm-up, then `config.schedule`."""
@@ -62,35 +69,45 @@ def _matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(numbers, params)
 
 
+def _ascent(learning_rate: float) -> optax.GradientTransformation:
+    return optax.chain(optax.adam(learning_rate), optax.scale(-1.0))
+
+
 def make_optimizer(
     config: TrainConfig, num_steps: int, *, gate_learning_rate: float = 0.01, frozen: Collection[str] = ()
 ) -> optax.GradientTransformation:
     """The optimizer of a phase, partitioned by the top level of `params`.
 
     Model parameters, clipped by global norm, by the optimizer named in the config (frozen ones held still);
-    gates by Adam; multipliers by Adam ascent; the hidden-state projection by Adam like the model.
+    gates by Adam; multipliers by Adam ascent, λ2 faster than λ1; the hidden-state projection by Adam like the model.
 
     Args:
       config: of the phase.
       num_steps: its length, for the schedule.
-      gate_learning_rate: of gates and multipliers.
+      gate_learning_rate: of gates and λ1.
       frozen: paths of model parameters that stay as they are.
     """
 
     def labels(params: Mapping[str, Any]) -> dict[str, Any]:
         return {group: group for group in params} | {
-            "model": jax.tree_util.tree_map_with_path(_model_label, params["model"])
+            group: jax.tree_util.tree_map_with_path(label, params[group])
+            for group, label in (("model", _model_label), ("multipliers", _multiplier_label))
+            if group in params
         }
 
     def _model_label(path: tuple[Any, ...], _: Any) -> str:
         return "frozen" if "/".join(k.key for k in path) in frozen else "model"
+
+    def _multiplier_label(path: tuple[Any, ...], _: Any) -> str:
+        return str(path[-1].key)
 
     return optax.partition(
         {
             "model": _model_optimizer(config, num_steps),
             "frozen": optax.set_to_zero(),
             "gates": optax.adam(gate_learning_rate),
-            "multipliers": optax.chain(optax.adam(gate_learning_rate), optax.scale(-1.0)),
+            "lambda_1": _ascent(gate_learning_rate),
+            "lambda_2": _ascent(LAMBDA_2_FACTOR * gate_learning_rate),
             "projection": optax.adam(make_schedule(config, num_steps)),
         },
         labels,
