@@ -9,7 +9,7 @@ from optax.contrib import MuonDimensionNumbers, muon
 
 from nash_jax.config import TrainConfig
 
-LAMBDA_2_FACTOR = 10.0
+LAMBDA_2_FACTOR = 30.0
 """Learning rate of λ2 over that of λ1 and the gates.
 
 Gates move by about their learning rate a step and so lag behind a rising target, while λ1 adds up the gap: at one rate
