@@ -10,8 +10,8 @@ Hardware:  two CPU cores for pronunciation and latency; a GPU or TPU host with 2
            latency-gpu. Cells are commands of their own: launch/README.md spreads them over machines.
 Time:      pronunciation 3 hours, 2 to 4 minutes a cell on quiet cores; latency 50 minutes for small, more for base;
            flan-t5 and latency-gpu are not yet run here.
-Expected:  docs/results.md: pronunciation (three seeds) 60.2 % word accuracy dense; NASH with 2 layers and 30 % 56.8 %
-           at 2.3 to 2.6×, two layers alone 57.8 % at 2.1 to 2.4×, CoFi at 70 % 56.5 % at 1.8 to 1.9×.
+Expected:  docs/results.md: pronunciation (three seeds) 60.2 % word accuracy dense; NASH with 2 layers and 30 % 57.4 %
+           at 2.3 to 2.7×, two layers alone 57.8 % at 2.1 to 2.7×, CoFi at 70 % 56.7 % at 1.9 to 2.3×.
 """
 
 import runpy
