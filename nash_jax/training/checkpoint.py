@@ -23,6 +23,7 @@ class Checkpointer:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         newest, best = policies.LatestN(1), policies.BestN(get_metric_fn=lambda m: m.get(METRIC, -float("inf")), n=1)
+        self._folder = folder
         self._orbax = ocp.training.Checkpointer(
             os.path.abspath(folder),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -50,12 +51,22 @@ class Checkpointer:
         Args:
           abstract: shapes, dtypes and shardings of the state.
           best: the checkpoint of the highest `selection`, the latest of equals.
+
+        Raises:
+          UserError: when it holds other arrays, or is broken.
         """
         found = self._orbax.checkpoints
         if not found:
             return None
         chosen = max(found, key=lambda c: (c.metrics[METRIC], c.step)) if best else max(found, key=lambda c: c.step)
-        loaded = self._orbax.load_checkpointables(chosen.step, {"state": abstract, "extra": None})
+        try:
+            loaded = self._orbax.load_checkpointables(chosen.step, {"state": abstract, "extra": None})
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"the checkpoint of step {chosen.step} in {self._folder} does not fit this phase",
+                "one that this version of nash_jax wrote, whole",
+                "delete that folder to begin the phase again",
+            ) from error
         return loaded["state"], loaded["extra"]
 
     def close(self) -> None:
