@@ -392,9 +392,8 @@ def test_equal_speed_is_of_one_seed():
         at_equal_speed("drop", "d", 20.0, 10.0),
         at_equal_speed("nash", "n", 12.0, 20.0),  # at 2×: 13.33 of dropping, ahead by 4/3
         at_equal_speed("drop", "d", 24.0, 10.0, seed=2, dense=15.0),
-        at_equal_speed(
-            "nash", "n", 19.0, 20.0, seed=2, dense=15.0
-        ),  # its dense model is of another score: 18, behind by 1
+        # its dense model is of another score: at 2×, dropping has 18, NASH is behind by 1
+        at_equal_speed("nash", "n", 19.0, 20.0, seed=2, dense=15.0),
         at_equal_speed("nash", "n", 5.0, 20.0, seed=3),  # without a rival
     ]
     row = matched_rows(*cells)["n"]

@@ -8,8 +8,8 @@ import numpy as np
 
 from nash_jax.report.pareto import pareto_front
 from nash_jax.report.study_records import Record, Spread, Subject, metrics_of, speedup, spread
-from nash_jax.report.study_tables import Column, Row, Table, setup_key, write_score, write_speedup
-from nash_jax.report.summary import MINUS, Setup, direction, format_value, measured, setup_label
+from nash_jax.report.study_tables import Column, Row, Table, setup_key, with_std, write_score, write_speedup
+from nash_jax.report.summary import Setup, direction, format_value, measured, setup_label
 
 Point = tuple[float, float]
 
@@ -96,5 +96,5 @@ def _point(record: Record, metric: str, setup: Setup) -> Point | None:
 
 def _write_lead(lead: Spread, like: float) -> str:
     """A difference of scores with its sign, decimals as of `like`, and of how many seeds: +0.42 ± 0.10 (3)."""
-    std = f" ± {format_value(lead.std, like)}" if lead.std is not None else ""
-    return f"{MINUS if lead.mean < 0 else '+'}{format_value(abs(lead.mean), like)}{std} ({lead.n})"
+    sign = "+" if lead.mean >= 0 else ""
+    return f"{sign}{with_std(lead, lambda x: format_value(x, like))} ({lead.n})"

@@ -63,12 +63,12 @@ class Table:
 
 def write_score(score: Spread) -> str:
     """A metric, with the decimals that suit its size."""
-    return _with_std(score, lambda x: format_value(x, like=score.mean))
+    return with_std(score, lambda x: format_value(x, like=score.mean))
 
 
 def write_percent(share: Spread) -> str:
     """A fraction in percent, without the sign of percent; no deviation where the seeds agree."""
-    return _with_std(share._replace(std=share.std or None), lambda x: f"{100 * x:.1f}").replace("-", MINUS)
+    return with_std(share._replace(std=share.std or None), lambda x: f"{100 * x:.1f}").replace("-", MINUS)
 
 
 def write_change(change: Spread) -> str:
@@ -79,7 +79,7 @@ def write_change(change: Spread) -> str:
 
 def write_speedup(factor: Spread) -> str:
     """A speedup: 2.87×, 2.87 ± 0.03×."""
-    return _with_std(factor, lambda x: f"{x:.2f}") + "×"
+    return with_std(factor, lambda x: f"{x:.2f}") + "×"
 
 
 def write_ms(time: Spread) -> str:
@@ -97,7 +97,8 @@ def write_layers(kept: Spread) -> str:
     return f"{kept.mean:g}" if not kept.std else f"{kept.mean:.1f} ± {kept.std:.1f}"
 
 
-def _with_std(value: Spread, write: Callable[[float], str]) -> str:
+def with_std(value: Spread, write: Callable[[float], str]) -> str:
+    """Mean and, where there is one, the deviation: 2.87 ± 0.03."""
     return write(value.mean) + (f" ± {write(value.std)}" if value.std is not None else "")
 
 

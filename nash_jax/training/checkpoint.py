@@ -53,7 +53,7 @@ class Checkpointer:
           best: the checkpoint of the highest `selection`, the latest of equals.
 
         Raises:
-          UserError: when it holds other arrays, or is broken.
+          UserError: when it does not hold the arrays of `abstract`.
         """
         found = self._orbax.checkpoints
         if not found:

@@ -1,6 +1,7 @@
 """Optimizers: one for the model, one for gates, ascent for the multipliers, in one partition."""
 
-from collections.abc import Collection, Mapping
+import functools
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -88,18 +89,11 @@ def make_optimizer(
       frozen: paths of model parameters that stay as they are.
     """
 
-    def labels(params: Mapping[str, Any]) -> dict[str, Any]:
-        return {group: group for group in params} | {
-            group: jax.tree_util.tree_map_with_path(label, params[group])
-            for group, label in (("model", _model_label), ("multipliers", _multiplier_label))
-            if group in params
-        }
-
-    def _model_label(path: tuple[Any, ...], _: Any) -> str:
-        return "frozen" if "/".join(k.key for k in path) in frozen else "model"
-
-    def _multiplier_label(path: tuple[Any, ...], _: Any) -> str:
-        return str(path[-1].key)
+    def label(path: tuple[Any, ...], _: Any) -> str:
+        group, *rest = (key.key for key in path)
+        if group == "multipliers":
+            return str(rest[-1])
+        return "frozen" if group == "model" and "/".join(rest) in frozen else group
 
     return optax.partition(
         {
@@ -110,5 +104,5 @@ def make_optimizer(
             "lambda_2": _ascent(LAMBDA_2_FACTOR * gate_learning_rate),
             "projection": optax.adam(make_schedule(config, num_steps)),
         },
-        labels,
+        functools.partial(jax.tree_util.tree_map_with_path, label),
     )
