@@ -46,6 +46,9 @@ def parse(argv: Sequence[str]) -> CommandLine:
     file, variant = _config_file(argv)
     if file is not None and not Path(file).is_file():
         raise UserError(f"--config: no file {file!r}", "a config file such as configs/quickstart.py")
+    for arg in argv:
+        if cell := re.match(r"--?(config\.cells\b[^=]*)", arg):  # names with hyphens would not parse
+            raise UserError(f"{cell[1]}: no flag changes a cell", do="change it in a config file (docs/study.md)")
     try:
         rest = flags.FLAGS(list(argv))
         getattr(_CONFIG.value, "cells", None)  # a file that the config file could not read is told of only now
