@@ -46,9 +46,6 @@ def parse(argv: Sequence[str]) -> CommandLine:
     file, variant = _config_file(argv)
     if file is not None and not Path(file).is_file():
         raise UserError(f"--config: no file {file!r}", "a config file such as configs/quickstart.py")
-    for arg in argv:
-        if cell := re.match(r"--?(config\.cells\b[^=]*)", arg):  # names with hyphens would not parse
-            raise UserError(f"{cell[1]}: no flag changes a cell", do="change it in a config file (docs/study.md)")
     try:
         rest = flags.FLAGS(list(argv))
         getattr(_CONFIG.value, "cells", None)  # a file that the config file could not read is told of only now
@@ -91,6 +88,8 @@ def _mistake(argv: Sequence[str], file: str | None, error: Exception) -> UserErr
     if isinstance(error, UserError):
         return error
     for arg in argv:
+        if cell := re.match(r"--?(config\.cells\b[^=]*)", arg):  # ml_collections takes no name with a hyphen
+            return UserError(f"{cell[1]}: no flag changes this cell", do="change it in a config file (docs/study.md)")
         if setting := re.match(r"--?config\.([\w.]+)", arg):
             expected(setting[1])
     if wrong := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error)):

@@ -140,7 +140,7 @@ SAYS = {  # mistake → what the line says; docs/errors.md says it too
     "config file returns nothing": "error: get_config() returned None; expected the ConfigDict that default_config() m",
     "config file reads what is not there": "earlier failure to load: [Errno 2] No such file or directory: 'sizes.json'",
     "misspelt setting in a cell": "error: cell b: config.prune.sparsty is no setting (did you mean 'sparsity'?); expec",
-    "flag of a cell": "error: config.cells.drop-2.seeds: no flag changes a cell; change it in a config file (docs/",
+    "flag of a cell": "error: config.cells.drop-2.seeds: no flag changes this cell; change it in a config file (do",
     "no such cell": "error: --cell=drop-3: no such cell (did you mean 'drop-2'?); expected one of drop-2, none",
     "no study": "error: --cell, --list-cells: letters.py is no study; expected a config file that names cells",
     "misspelt setting": "error: config.prune.sparsty is no setting (did you mean 'sparsity'?); expected one of accum",
