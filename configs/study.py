@@ -2,7 +2,8 @@
 
 Command:   python -m nash_jax.main --config=configs/study.py:VARIANT [--list-cells | --cell=NAME]
              pronunciation (default)  every method on letters → phonemes, a model of 6 + 6 layers; no network
-             local                    the same cells on your own files and model, as configs/local.py takes them
+             local, local=LAYERS      the same cells on your own files and model, as configs/local.py takes them;
+                                      LAYERS of each side of the model, 6 unless named
              flan-t5                  the study's own: FLAN-T5 small, base and large on CNN/DailyMail, XSum and SAMSum
              latency                  the 16 shapes of FLAN-T5 small and base with random weights, on a CPU
              latency-gpu              small, base and large at the study's lengths
@@ -14,6 +15,7 @@ Expected:  docs/results.md: pronunciation (three seeds) 60.2 % word accuracy den
            at 2.3 to 2.7×, two layers alone 57.8 % at 2.1 to 2.7×, CoFi at 70 % 56.7 % at 1.9 to 2.3×.
 """
 
+import re
 import runpy
 from pathlib import Path
 
@@ -35,6 +37,8 @@ def get_config(variant="pronunciation"):
         "latency": _latency,
         "latency-gpu": _latency_gpu,
     }
+    if own := re.fullmatch(r"local=(\d+)", variant):
+        return _local(int(own[1]))
     if variant not in makers:
         raise UserError(
             f"--config: no variant {variant!r}{did_you_mean(variant, makers)}", f"one of {', '.join(makers)}"
@@ -48,10 +52,14 @@ def _beside(name):
 
 
 def _drop(depth, encoder, decoder):
-    """Keeps so many sixths of each side: the study's layers where it has a list, else evenly spread ones."""
+    """Keeps so many sixths of each side: the study's layers where it has a list, else evenly spread ones.
+
+    A side of six sixths is left as it is, however many layers it has.
+    """
     listed = depth in FLAN_T5.values()
     sixths = study_sixths(depth) if listed else {n: range(round(depth * n / 6)) for n in range(1, 7)}
-    layers = {"encoder_layers": len(sixths[encoder]), "decoder_layers": len(sixths[decoder])}
+    shortened = {"encoder_layers": encoder, "decoder_layers": decoder}
+    layers = {side: len(sixths[n]) if n < 6 else 0 for side, n in shortened.items()}
     return {"method": "drop", "shorten": layers | {"selection": "study" if listed else "uniform"}}
 
 
@@ -95,9 +103,11 @@ def _pronunciation():
     return config
 
 
-def _local():
+def _local(depth=6):
+    if depth < 6:
+        raise UserError(f"--config: local={depth}", "the layers of each side of the model, 6 or more: sixths are kept")
     config = _beside("local")
-    config.model.encoder_layers = 6
+    config.model.update(encoder_layers=depth, decoder_layers=depth)
     config.cells = _methods(config, ())
     return config
 

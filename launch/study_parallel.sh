@@ -5,6 +5,7 @@
 # Exit status: how many cells failed.
 set -euo pipefail
 
-"${PYTHON:-python}" -m nash_jax.main "$@" --list-cells |
+python=${PYTHON:-python}
+"$python" -m nash_jax.main "$@" --list-cells | sed "s|^python |$python |" |
   parallel --will-cite --line-buffer --tagstring '{= s/.*--cell=// =}' --jobs "${JOBS:-1}" \
     ${HOSTS:+--sshlogin "$HOSTS" --env PATH --workdir "$PWD"}

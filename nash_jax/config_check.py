@@ -166,6 +166,7 @@ def _check_ranges(config: Config) -> None:
         asked, there = getattr(config.shorten, name), getattr(config.model, name)
         if not config.model.init and not config.model.preset and asked > there:
             raise UserError(f"config.shorten.{name} is {asked}", f"no more than config.model.{name}, {there}")
+    _check_pruning(config)
     for name in ("batch_sizes", "new_tokens"):
         numbers = getattr(config.benchmark, name)
         if not numbers or min(numbers) < 1:
@@ -176,3 +177,19 @@ def _check_ranges(config: Config) -> None:
             raise UserError(
                 f"config.{name}.batch_size {phase.batch_size} is no multiple of accumulation {phase.accumulation}"
             )
+
+
+def _check_pruning(config: Config) -> None:
+    """Gates have steps to move in and steps to reach the target in; without them the final masks would say nothing."""
+    own = config.prune
+    if not METHODS[config.method].gates:
+        return
+    if config.method == "nash_auto" and own.sparsity == 0:
+        raise UserError("config.prune.sparsity is 0 with nash_auto, whose gates prune both sides", "a share above 0")
+    begun, needed = own.prepruning_epochs, own.prepruning_epochs + own.sparsity_warmup_epochs
+    if own.sparsity and own.epochs and (needed > own.epochs or begun == own.epochs):
+        raise UserError(
+            f"config.prune.epochs is {own.epochs:g}, with prepruning_epochs {begun:g} and sparsity_warmup_epochs "
+            f"{own.sparsity_warmup_epochs:g}",
+            "no less than both together, and more than prepruning_epochs, after which the gates begin to move",
+        )

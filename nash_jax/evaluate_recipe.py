@@ -25,6 +25,7 @@ from nash_jax.model import load
 from nash_jax.recipe import Recipe
 from nash_jax.report.write import write_evaluation
 from nash_jax.shape_recipe import ShapeRecipe
+from nash_jax.sharding import device_name
 from nash_jax.tree import digest
 from nash_jax.workdir import Workdir
 
@@ -115,6 +116,7 @@ class EvaluateRecipe:
         b = self.config.benchmark
         return {
             "benchmark": measure({"model": self.engine}, b),
+            "device": device_name(),
             "components": [
                 row
                 for batch_size in b.batch_sizes

@@ -12,6 +12,7 @@ import numpy as np
 
 from nash_jax.config import Config, DistillConfig, ModelConfig, TaskConfig
 from nash_jax.data.pipeline import choose_shapes, find_buckets, tokenize
+from nash_jax.errors import UserError
 from nash_jax.progress import Progress
 from nash_jax.pruning.layer_selection import Candidates, Loss, candidates, drop_least, select_layers
 from nash_jax.pruning.methods import METHODS
@@ -32,6 +33,9 @@ def find_candidates(config: Config, spec: ModelSpec) -> dict[str, Candidates]:
     """
     depths, own = {side: len(getattr(spec, side)) for side in SIDES}, config.shorten
     if not METHODS[config.method].shortens:
+        for side, depth in depths.items():  # the depth that gates are to reach
+            if (asked := getattr(own, f"{side}_layers")) > depth:
+                raise UserError(f"config.shorten.{side}_layers is {asked}", f"no more than the model's {depth}")
         return {side: Candidates(tuple(range(depth)), depth) for side, depth in depths.items()}
     return {
         side: candidates(depth, getattr(own, f"{side}_layers"), getattr(own, f"{side}_kept"), own.selection)

@@ -40,7 +40,7 @@ from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.pruning.methods import METHODS
 from nash_jax.ragged import Ragged
 from nash_jax.report.write import write_report
-from nash_jax.sharding import check_batch, make_mesh, param_shardings, place_params, to_host
+from nash_jax.sharding import check_batch, device_name, make_mesh, param_shardings, place_params, to_host
 from nash_jax.spec import SIDES, ModelSpec
 from nash_jax.training.loop import Phase, train
 from nash_jax.training.metrics import JsonlWriter, Writer, optional_writers
@@ -87,13 +87,15 @@ class Recipe:
         """
         with self.workdir.held(wait):
             folder = self.workdir.folder
-            self.writers = [JsonlWriter(folder / "metrics.jsonl"), *optional_writers(folder)] if is_main() else []
             chosen = chosen_stages(self.config)
             self._check_inputs(chosen)
-            for name in chosen:
-                self.workdir.run(name, getattr(self, name))
-            for writer in self.writers:
-                writer.close()
+            self.writers = [JsonlWriter(folder / "metrics.jsonl"), *optional_writers(folder)] if is_main() else []
+            try:
+                for name in chosen:
+                    self.workdir.run(name, getattr(self, name))
+            finally:  # a study goes on with another cell
+                for writer in self.writers:
+                    writer.close()
             stages = self.workdir.results(STAGES)
             return write_report(self, stages) if len(stages) == len(STAGES) else {"stages": stages}
 
@@ -347,7 +349,7 @@ class Recipe:
     def benchmark(self, folder: Path) -> dict[str, Any]:
         """Dense against pruned, timed in turn."""
         rows = measure(self.engines, self.config.benchmark)
-        return {"benchmark": rows, "speedup": speedups(rows)}
+        return {"benchmark": rows, "speedup": speedups(rows), "device": device_name()}
 
     def export(self, folder: Path) -> dict[str, Any]:
         """The pruned model: Orbax export, and `hf/` for transformers."""

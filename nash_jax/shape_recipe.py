@@ -13,6 +13,7 @@ from nash_jax.generation.engine import Engine
 from nash_jax.layer_importance import find_candidates
 from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.report.write import write_timing
+from nash_jax.sharding import device_name
 from nash_jax.spec import ModelSpec, preset
 from nash_jax.workdir import Workdir
 
@@ -50,7 +51,7 @@ class ShapeRecipe:
         params, dense = _dense(self.spec, dtype)
         pruned = Engine(*select_layers(self.spec, params, **self.kept), dtype)
         rows = measure({"dense": dense, "pruned": pruned}, self.config.benchmark)
-        return {"benchmark": rows, "speedup": speedups(rows)}
+        return {"benchmark": rows, "speedup": speedups(rows), "device": device_name()}
 
 
 @functools.lru_cache(maxsize=1)

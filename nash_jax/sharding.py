@@ -2,6 +2,7 @@
 
 import functools
 import os
+import platform
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +50,11 @@ def start_distributed() -> None:
             initialize(address, int(count), int(index), cluster_detection_method="deactivate")
     except (ValueError, TypeError) as error:
         raise UserError(f"the processes of this run do not find each other: {error}", expected) from error
+
+
+def device_name() -> str:
+    """The devices of the run, as reports name them: "8 × NVIDIA H100 (x86_64)"."""
+    return f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})"
 
 
 def make_mesh(model_parallel: int = 1) -> Mesh:

@@ -195,9 +195,7 @@ class Study:
     def _teacher(self, cell: Cell) -> Workdir:
         """The workdir of the cell's teacher, trained by whoever comes first; the others wait."""
         config = teacher_settings(cell.config)
-        settings = json.dumps(dataclasses.asdict(config), sort_keys=True)
-        name = f"{config.task.name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
-        teacher = Recipe(config, self.workdir.folder / "teachers" / name)
+        teacher = Recipe(config, self.workdir.folder / "teachers" / f"{config.task.name}-{_settings_hash(config)}")
         if teacher.workdir.result(TEACHER_STAGES[-1]) is None:
             teacher.run(wait=True)
         return teacher.workdir
@@ -212,8 +210,9 @@ class Study:
             return "done"
         if folder.exists() and Workdir(folder, lasting_settings(cell.config)).is_held():
             return "running"
-        failed = folder / "failed"
-        return f"failed: {failed.read_text().strip().splitlines()[-1]}" if failed.exists() else "waiting"
+        with contextlib.suppress(FileNotFoundError):  # it goes when another process has done the cell
+            return f"failed: {(folder / 'failed').read_text().strip().splitlines()[-1]}"
+        return "waiting"
 
     def gather(self) -> dict[str, Any]:
         """Writes tables, figures and page from the cells that are done; returns what study.json holds."""
@@ -227,7 +226,14 @@ class Study:
     def _record(self, cell: Cell) -> dict[str, Any]:
         report = json.loads((self._folder(cell) / "report.json").read_text())
         own = {"cell": cell.name, "group": cell.group, "method": cell.config.method, "seed": cell.config.seed}
-        return own | record(report)
+        alike = teacher_settings(dataclasses.replace(cell.config, seed=0))
+        return own | {"teacher": _settings_hash(alike)} | record(report)
+
+
+def _settings_hash(config: Config) -> str:
+    """Eight hexadecimal digits, the same for the same settings."""
+    settings = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    return hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 
 def check_failures(folder: Path, states: Mapping[str, str]) -> None:
@@ -256,7 +262,7 @@ def record(report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "task": "" if timed_only else report["task"],
         "metric": report["metric"],
-        "model": model["preset"] or Path(model["init"]).name or sizes,
+        "model": Path(model["init"]).name or model["preset"] or sizes,
         "layers": {
             side: {"dense": params[f"dense_{side}_layers"], "kept": params[f"kept_{side}_layers"]}
             for side in ("encoder", "decoder")

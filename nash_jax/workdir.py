@@ -70,7 +70,7 @@ class Workdir:
             raise UserError(
                 f"{self.folder} holds a run with {name}={then}, not {now}",
                 "the settings it was started with",
-                "name another --workdir or delete this one",
+                f"name another --workdir or delete {self.folder}",
             )
 
     def stage(self, name: str) -> Path:
@@ -104,7 +104,7 @@ class Workdir:
           HeldError: when another process works here.
           UserError: when another has done a stage with other settings.
         """
-        lock, holder = FileLock(self.folder / ".lock"), self.folder / ".holder"
+        lock, holder = _lock(self.folder), self.folder / ".holder"
         if not from_main(_acquire(lock, holder, wait) if is_main() else None):
             raise HeldError(f"{self.folder} is worked on by {_read_holder(holder)}", "one process at a time")
         try:
@@ -117,7 +117,7 @@ class Workdir:
 
     def is_held(self) -> bool:
         """Whether a process works here."""
-        lock = FileLock(self.folder / ".lock")
+        lock = _lock(self.folder)
         free = _acquire(lock, self.folder / ".holder", wait=False)
         lock.release()
         return not free
@@ -149,6 +149,11 @@ class Workdir:
         return dict(done)
 
 
+def _lock(folder: Path) -> FileLock:
+    """A lock that ends with its process; never filelock's marker file, which would outlive a killed one."""
+    return FileLock(folder / ".lock", fallback_to_soft=False)
+
+
 def _acquire(lock: FileLock, holder: Path, wait: bool) -> bool:
     """Takes the lock; whether it could be had. Who only looks whether it is held has it for a moment."""
     try:
@@ -158,6 +163,12 @@ def _acquire(lock: FileLock, holder: Path, wait: bool) -> bool:
             return False
         print(f"waiting for {_read_holder(holder)}, which works on {holder.parent} …", file=sys.stderr, flush=True)
         lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"{lock.lock_file} cannot be locked: {error.strerror}",
+            "a file system with file locks (flock)",
+            "name another --workdir, or mount this one with them: launch/README.md",
+        ) from error
     return True
 
 
@@ -172,7 +183,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is not the settings of a run, though stages of one are done there",
             "the file as it was written",
-            "name another --workdir or delete this one",
+            f"name another --workdir or delete {path.parent}",
         ) from error
 
 

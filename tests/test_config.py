@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 from nash_jax.config import Config, DistillConfig, PruneConfig, TrainConfig, default_config
 from nash_jax.config_check import expected, from_config_dict
 from nash_jax.errors import UserError
+from nash_jax.layer_importance import find_candidates
 from nash_jax.pruning.methods import METHODS
+from nash_jax.spec import SIDES, preset
 from nash_jax.study import read_cells
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -219,12 +221,65 @@ def test_config_file(path):
     assert all(expected(name) for name in flags)  # settings that exist
 
 
-@pytest.mark.parametrize("variant", ["pronunciation", "local"])
+@pytest.mark.parametrize("variant", ["pronunciation", "local", "local=12"])
 def test_methods_of_a_study_are_trained_alike(variant):
     config = load(ROOT / "configs" / "study.py").get_config(variant)
     config.prune.epochs, config.retrain.epochs = 5.0, 3.0  # as flags would set them
-    found = {cell.config.method: cell.config for cell in read_cells(config)}
-    trained = {
-        name: own.retrain.epochs + (own.prune.epochs if METHODS[name].gates else 0) for name, own in found.items()
-    }
-    assert trained == dict.fromkeys(METHODS, 8.0)
+    configs = [cell.config for cell in read_cells(config)]
+    assert {own.method for own in configs} == set(METHODS)
+    assert {own.retrain.epochs + (own.prune.epochs if METHODS[own.method].gates else 0) for own in configs} == {8.0}
+
+
+KEPT = {6: (1, 2, 3, 4, 5, 6), 7: (1, 2, 4, 5, 6, 7), 12: (2, 4, 6, 8, 10, 12)}  # depth → layers of one to six sixths
+
+
+@pytest.mark.parametrize(("variant", "depth"), [("pronunciation", 6), ("local", 6), ("local=7", 7), ("local=12", 12)])
+def test_shapes_of_a_study(variant, depth):
+    """drop-E-D keeps E and D sixths: a side of six is whole, each sixth less is a shorter one."""
+    small = preset("t5-small")
+    spec = dataclasses.replace(small, **{side: getattr(small, side)[:1] * depth for side in SIDES})
+    cells = read_cells(load(ROOT / "configs" / "study.py").get_config(variant))
+    found = {}
+    for cell in cells:
+        if name := re.fullmatch(r"drop-(\d)-(\d)", cell.group):
+            sides = find_candidates(cell.config, spec)
+            found[int(name[1]), int(name[2])] = tuple(sides[side].keep for side in SIDES)
+    assert len(set(found.values())) == len(found) == 15
+    assert found == {shape: tuple(KEPT[depth][n - 1] for n in shape) for shape in found}
+
+
+def test_a_study_of_sixths_needs_six_layers():
+    with pytest.raises(UserError, match="local=4; expected the layers of each side of the model, 6 or more"):
+        load(ROOT / "configs" / "study.py").get_config("local=4")
+
+
+PRUNED = {"method": "nash", "prune.sparsity": 0.3, "prune.epochs": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prune.prepruning_epochs": 2.0, "prune.sparsity_warmup_epochs": 0.0}, "prune.epochs is 2, with prepruning"),
+        ({"prune.prepruning_epochs": 1.0, "prune.sparsity_warmup_epochs": 1.5}, "no less than both together"),
+        ({"method": "nash_auto", "prune.sparsity": 0.0}, "prune.sparsity is 0 with nash_auto"),
+        ({"prune.prepruning_epochs": 1.0, "prune.sparsity_warmup_epochs": 1.0}, None),
+        ({"method": "drop", "prune.prepruning_epochs": 9.0}, None),
+        ({"prune.sparsity": 0.0, "prune.prepruning_epochs": 9.0}, None),
+        ({"prune.epochs": 0.0, "prune.prepruning_epochs": 9.0}, None),
+    ],
+)
+def test_gates_have_time_to_reach_their_target(settings, message):
+    config = default_config()
+    config.update_from_flattened_dict(PRUNED | settings)
+    if message is None:
+        from_config_dict(config)
+    else:
+        with pytest.raises(UserError, match=message):
+            from_config_dict(config)
+
+
+def test_gates_of_more_layers_than_there_are():
+    config = default_config()
+    config.update_from_flattened_dict({"method": "nash_auto", "model.preset": "t5-small", "shorten.decoder_layers": 7})
+    with pytest.raises(UserError, match=r"shorten\.decoder_layers is 7; expected no more than the model's 6"):
+        find_candidates(from_config_dict(config), preset("t5-small"))

@@ -1,5 +1,7 @@
 """Mistakes at the real command line: one line on stderr, exit status 2, no traceback; docs/errors.md knows each."""
 
+import errno
+import fcntl
 import gzip
 import json
 import os
@@ -33,7 +35,7 @@ def get_config():
     config.model.update(d_model=8, d_ff=8, num_heads=2, encoder_layers=1, decoder_layers=2)
     for phase in (config.finetune, config.prune, config.retrain):
         phase.update(epochs=2.0, batch_size=2)
-    config.shorten.decoder_layers = 1
+    config.prune.prepruning_epochs, config.prune.sparsity_warmup_epochs, config.shorten.decoder_layers = 0.0, 1.0, 1
     return config
 """
 STUDY = """import runpy
@@ -151,6 +153,8 @@ SAYS = {  # mistake → what the line says; docs/errors.md says it too
     "out of range": "error: config.prune.sparsity is 1.5; expected a share from 0 up to, not including, 1",
     "unknown choice": "error: config.task.metric is 'rogue' (did you mean 'rouge'?); expected one of rouge, transcri",
     "too many layers": "config.shorten.decoder_layers is 9; expected no more than config.model.decoder_layers, 2",
+    "gates without time": "error: config.prune.epochs is 1, with prepruning_epochs 4 and sparsity_warmup_epochs 10; e",
+    "gates of too many layers": "error: config.shorten.decoder_layers is 7; expected no more than the model's ",
     "misspelt stage": "config.stages names 'benchmrk' (did you mean 'benchmark'?); expected all, or some of data,fine",
     "stage before its input": "stage prune goes on from shorten, which is not done in runs/letters; expected config.st",
     "nothing to evaluate": "error: config.stages=evaluate without a model; expected config.model.init, a hub name or a",
@@ -158,6 +162,7 @@ SAYS = {  # mistake → what the line says; docs/errors.md says it too
     "uneven batch": "error: config.finetune.batch_size is 6; expected a multiple of the 4 data-parallel devices",
     "workdir is a file": "error: workdir file/run cannot be written: Not a directory; expected a folder to write to",
     "workdir not writable": "error: workdir /proc cannot be written: ",
+    "no locks": "error: runs/locked/.lock cannot be locked: Function not implemented; expected a file system with fil",
     "data file missing": "config.task.train_file: no file data/none.jsonl; expected an existing file",
     "empty row": "error: 2 of 3 train rows cannot be used: empty 1 (data/empty.jsonl:3: column 'document' holds ''), d",
     "broken row": "not_json 1 (data/broken.jsonl:3: not JSON: Expecting value at column 31)",
@@ -200,6 +205,19 @@ ARGS = {  # those that need nothing else but a command line
     "out of range": ["--config=letters.py", "--config.prune.sparsity=1.5"],
     "unknown choice": ["--config=letters.py", "--config.task.metric=rogue"],
     "too many layers": ["--config=letters.py", "--config.shorten.decoder_layers=9"],
+    "gates without time": [
+        "--config=letters.py",
+        "--config.method=nash",
+        "--config.prune.epochs=1",
+        "--config.prune.prepruning_epochs=4",
+        "--config.prune.sparsity_warmup_epochs=10",
+    ],
+    "gates of too many layers": [
+        "--config=letters.py",
+        "--config.method=nash_auto",
+        "--config.shorten.decoder_layers=7",
+        "--config.model.init=models/sound",
+    ],
     "misspelt stage": ["--config=letters.py", "--config.stages=evaluate,benchmrk"],
     "stage before its input": ["--config=letters.py", "--config.stages=prune,compact"],
     "nothing to evaluate": ["--config=letters.py", "--config.stages=evaluate"],
@@ -295,6 +313,18 @@ def test_workdir_in_a_file(place, monkeypatch):
         Workdir("file/run", {"seed": 1})
 
 
+def test_a_file_system_without_locks(place, monkeypatch):
+    """A marker file instead would outlive a killed run, which could then never go on."""
+
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(fcntl, "flock", flock)  # as Lustre answers where it is mounted without -o flock
+    with pytest.raises(UserError, match=re.escape(SAYS["no locks"].removeprefix("error: "))):
+        Workdir("runs/locked", {"seed": 1}).is_held()
+
+
 @pytest.mark.parametrize("name", ["no_weights", "other_shape", "cut", "export", "none"])
 def test_load_says_the_same(place, monkeypatch, name):
     monkeypatch.chdir(place)
@@ -306,7 +336,7 @@ def test_load_says_the_same(place, monkeypatch, name):
 
 def test_every_mistake_is_tried():
     apart = {"uneven batch", "loss not finite", "batch larger than data", "other settings"}
-    apart |= {"workdir is a file", "no such model folder"}  # within this process
+    apart |= {"workdir is a file", "no locks", "no such model folder"}  # within this process
     assert set(ARGS) | set(HUB) | apart == set(SAYS)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import time
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_what_a_killed_write_left_is_written_over(tmp_path):
-    (tmp_path / "done.partial").write_text("a long text that a killed run left")
+    (tmp_path / f"done.{socket.gethostname()}.partial").write_text("a long text that a killed run left")
     write_text(tmp_path / "done", "{}")
     assert (tmp_path / "done").read_text() == "{}"
     assert [p.name for p in tmp_path.iterdir()] == ["done"]

@@ -20,7 +20,7 @@ from nash_jax.report.matched import matched_table, score_at
 from nash_jax.report.pareto import pareto_front
 from nash_jax.report.published import FLAN_T5_LARGE, sixths
 from nash_jax.report.study import console_summary, write_study
-from nash_jax.report.study_records import Spread, pooled, spread, state_sentence, subjects, timed_seconds
+from nash_jax.report.study_records import Spread, pooled, spread, state_sentence, subject_title, subjects, timed_seconds
 from nash_jax.report.study_tables import combined_table, published_table, quality_table
 from nash_jax.report.summary import Setup
 
@@ -401,6 +401,28 @@ def test_equal_speed_is_of_one_seed():
     assert row["ahead_of_drop"] == pytest.approx((statistics.mean(leads), statistics.stdev(leads), 2))
     assert row["at_drop"] == pytest.approx((statistics.mean([40 / 3, 18]), statistics.stdev([40 / 3, 18]), 2))
     assert row["error_rate"] == (12.0, pytest.approx(7.0), 3)
+
+
+def test_a_line_is_of_the_same_groups_for_each_seed():
+    """A group that was run with one of the row's seeds alone would help the rival in that one."""
+    cells = [
+        at_equal_speed("drop", "d", 20.0, 10.0),
+        at_equal_speed("drop", "d", 20.0, 10.0, seed=2),
+        at_equal_speed("drop", "single", 11.0, 20.0),
+        at_equal_speed("nash", "n", 12.0, 20.0),
+        at_equal_speed("nash", "n", 12.0, 20.0, seed=2),
+        at_equal_speed("nash", "alone", 12.0, 20.0),
+    ]
+    found = matched_rows(*cells)
+    assert found["n"]["ahead_of_drop"] == (pytest.approx(4 / 3), pytest.approx(0.0), 2)
+    assert found["alone"]["ahead_of_drop"] == Spread(pytest.approx(-1.0), None, 1)
+
+
+def test_dense_models_of_other_settings_are_not_compared(tmp_path):
+    cells = [at_equal_speed("drop", "d", 20.0, 10.0), at_equal_speed("nash", "n", 12.0, 20.0)]
+    found = subjects([cell | {"teacher": teacher} for teacher in ("aa", "bb") for cell in cells])
+    assert [len(subject.records) for subject in found] == [2, 2]
+    assert [subject_title(subject, found).rpartition(" · ")[2] for subject in found] == ["aa", "bb"]
 
 
 def test_a_lead_is_written_with_its_sign_and_seeds(tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 
 from nash_jax.report.pareto import pareto_front
 from nash_jax.report.study_records import Record, Spread, Subject, metrics_of, speedup, spread
-from nash_jax.report.study_tables import Column, Row, Table, setup_key, with_std, write_score, write_speedup
-from nash_jax.report.summary import Setup, direction, format_value, measured, setup_label
+from nash_jax.report.study_tables import SETUP, Column, Row, Table, with_std, write_score, write_speedup
+from nash_jax.report.summary import Setup, direction, format_value, measured
 
 Point = tuple[float, float]
 
@@ -31,7 +31,8 @@ def score_at(points: Sequence[Point], speedup: float) -> float | None:
 def matched_table(subject: Subject) -> Table | None:
     """A row for each group and set-up: its score, that of every other method at its speed, and how far it is ahead.
 
-    A cell is compared with the cells of its own seed, which share its dense model; then the seeds are averaged.
+    A cell is compared with the cells of its own seed, which share its dense model; then the seeds are averaged. Where
+    a rival method has groups with all seeds of the row, these are its line, so that the line is the same for each seed.
     None without rivals.
     """
     metric, methods = subject.metric, dict.fromkeys(group.method for group in subject.groups if group.method != "none")
@@ -39,16 +40,15 @@ def matched_table(subject: Subject) -> Table | None:
         return None
     rows = []
     for setup in subject.setups:
-        lines = {method: _lines(subject, method, setup) for method in methods}
         for group in subject.groups:
             points = {record.get("seed"): point for record in group.records if (point := _point(record, metric, setup))}
             if not points or group.method not in methods:
                 continue
-            row: Row = {"group": group.name, "setup": setup_label(setup, subject.setups), "setup_key": setup_key(setup)}
+            row: Row = {"group": group.name, "method": group.method, **setup._asdict()}
             row["speedup"] = spread(speed for speed, _ in points.values())
             row[metric] = spread(direction(metric) * score for _, score in points.values())
             for rival in (method for method in methods if method != group.method):
-                pairs = list(_pairs(points, lines[rival]))
+                pairs = list(_pairs(points, _lines(subject, rival, setup, set(points))))
                 row[f"at_{rival}"] = spread(direction(metric) * other for _, other in pairs)
                 row[f"ahead_of_{rival}"] = spread(own - other for own, other in pairs)
             rows.append(row)
@@ -56,25 +56,28 @@ def matched_table(subject: Subject) -> Table | None:
         return None
     write_lead = functools.partial(_write_lead, like=rows[0][metric].mean)
     columns = [
-        Column("group", "group"), Column("setup", "timed at"), Column("speedup", "speedup", write_speedup, True),
+        Column("group", "group"), Column("method", "method"), *SETUP, Column("speedup", "speedup", write_speedup, True),
         Column(metric, metric.replace("_", " "), write_score, True),
         *(Column(f"at_{method}", f"{method} at this speed", write_score, True) for method in methods),
         *(Column(f"ahead_of_{method}", f"ahead of {method} by (seeds)", write_lead, True) for method in methods),
     ]  # fmt: skip
     lead = (
         "Scores of other methods lie on the line through dense and their Pareto front, each seed's through its own; "
-        "none beyond its fast end. A positive lead is the better score."
+        "none beyond its fast end; of a method's groups, those with all seeds of the row, if there are any. A positive "
+        "lead is the better score."
     )
     return Table(subject, columns, rows, lead)
 
 
-def _lines(subject: Subject, method: str, setup: Setup) -> dict[Any, list[Point]]:
+def _lines(subject: Subject, method: str, setup: Setup, seeds: set[Any]) -> dict[Any, list[Point]]:
     """Seed → (speedup, signed score) of the dense model and of the method's cells."""
     metric = str(subject.metric)
+    groups = [group for group in subject.groups if group.method == method]
+    complete = [group for group in groups if seeds <= {record.get("seed") for record in group.records}]
     lines: dict[Any, list[Point]] = {}
-    for record in subject.records:
+    for record in (record for group in complete or groups for record in group.records):
         dense, point = metrics_of(record, "dense").get(metric), _point(record, metric, setup)
-        if record.get("method") == method and point is not None:
+        if point is not None:
             start = [(1.0, direction(metric) * dense)] if measured(dense) else []
             lines.setdefault(record.get("seed"), start).append(point)
     return lines

@@ -127,12 +127,16 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """Cells that may be compared: one task, one dense model, one device, one dtype."""
+    """Cells that may be compared: one task, one dense model but for its seed, one device, one dtype.
+
+    `teacher` tells dense models of one name apart: the settings that made them, as a hash.
+    """
 
     task: str
     model: str
     device: str
     dtype: str
+    teacher: str
     groups: tuple[Group, ...]
 
     @cached_property
@@ -187,11 +191,12 @@ class Subject:
 
 def subjects(records: Sequence[Record]) -> list[Subject]:
     """Records sorted into subjects and groups, both in the order of their first cells."""
-    found: dict[tuple[str, str, str, str], dict[str, list[Record]]] = {}
+    found: dict[tuple[str, str, str, str, str], dict[str, list[Record]]] = {}
+    fields = ("task", "model", "device", "dtype", "teacher")
     for record in records:
-        task, model, device, dtype = (str(record.get(field) or "") for field in ("task", "model", "device", "dtype"))
+        task, model, device, dtype, teacher = (str(record.get(field) or "") for field in fields)
         group = str(record.get("group") or record.get("cell") or "unnamed")
-        found.setdefault((task, model, device, dtype), {}).setdefault(group, []).append(record)
+        found.setdefault((task, model, device, dtype, teacher), {}).setdefault(group, []).append(record)
     return [
         Subject(*key, tuple(Group(name, tuple(cells)) for name, cells in groups.items()))
         for key, groups in found.items()
@@ -199,9 +204,9 @@ def subjects(records: Sequence[Record]) -> list[Subject]:
 
 
 def subject_title(subject: Subject, among: Sequence[Subject]) -> str:
-    """A subject's name: task and model, and the device and dtype where others differ by nothing else."""
+    """A subject's name: task and model, and device, dtype and teacher where others differ by nothing else."""
     parts = [subject.task or "latency only", subject.model or "unnamed model"]
-    for field in ("device", "dtype"):
+    for field in ("device", "dtype", "teacher"):
         same = [other for other in among if (other.task, other.model) == (subject.task, subject.model)]
         if len({getattr(other, field) for other in same}) > 1:
             parts.append(getattr(subject, field) or f"unnamed {field}")

@@ -184,7 +184,7 @@ def _impact(group: Group, metric: str | None) -> Row:
     return {"impact": group.over_seeds(lambda record: impact(record, metric)) if metric else None}
 
 
-_SETUP = [
+SETUP = [
     Column("batch_size", "batch"),
     Column("source_length", "source length"),
     Column("new_tokens", "new tokens"),
@@ -211,7 +211,7 @@ def latency_table(subject: Subject) -> Table | None:
         "Milliseconds: mean ± standard deviation over all runs of all seeds. Speedup: median of dense over median of "
         "pruned in the same process, mean ± sample standard deviation over seeds."
     )
-    return Table(subject, [*_NAMED, *_LAYERS, *_SETUP, _SEEDS, *numbers], rows, lead)
+    return Table(subject, [*_NAMED, *_LAYERS, *SETUP, _SEEDS, *numbers], rows, lead)
 
 
 def setup_key(setup: Setup) -> str:
@@ -261,7 +261,7 @@ def published_table(subject: Subject) -> Table | None:
         both = [theirs[0], *(column for pair in zip(theirs[1:], ours, strict=True) for column in pair)]
     named = [*_NAMED, Column("sixths", "sixths kept, encoder-decoder")]
     compared = [Column("compared_metric", "metric of ours")] if metric else []
-    return Table(subject, [*named, *_SETUP[1:], *compared, *both, *_SPARSITY], rows, published_lead(subject))
+    return Table(subject, [*named, *SETUP[1:], *compared, *both, *_SPARSITY], rows, published_lead(subject))
 
 
 def published_lead(subject: Subject) -> str:
@@ -294,7 +294,7 @@ def cell_rows(records: Sequence[Record], states: Mapping[str, str]) -> list[Row]
 
 
 def _cell_row(record: Record, states: Mapping[str, str]) -> Row:
-    fields = ("cell", "group", "task", "metric", "model", "method", "seed", "device", "dtype", "seconds")
+    fields = ("cell", "group", "task", "metric", "model", "method", "seed", "device", "dtype", "teacher", "seconds")
     row: Row = {field: record.get(field) for field in fields}
     row["state"] = states.get(str(record.get("cell")))
     for side in SIDES:

@@ -12,7 +12,7 @@ from nash_jax.report.study_tables import Column, Row, Table
 from nash_jax.report.summary import DASH, columns
 from nash_jax.report.tables import right
 
-_SUBJECT = ("task", "model", "device", "dtype", "metric")
+_SUBJECT = ("task", "model", "device", "dtype", "teacher", "metric")
 
 
 def rows_csv(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:

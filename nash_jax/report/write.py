@@ -8,8 +8,6 @@ import resource
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from nash_jax.config import Config
 from nash_jax.evaluation.metrics import METRICS
 from nash_jax.evaluation.sizes import component_sizes
@@ -18,6 +16,7 @@ from nash_jax.models import param_axes
 from nash_jax.pruning.compact import removed_share
 from nash_jax.report.html import render
 from nash_jax.report.remains import count_layers, dense_masks
+from nash_jax.sharding import device_name
 from nash_jax.spec import SIDES, ModelSpec
 from nash_jax.training.metrics import read_rows, write_text
 from nash_jax.tree import count
@@ -137,7 +136,7 @@ def _common(config: Config, stages: dict[str, dict[str, Any]]) -> dict[str, Any]
         "task": config.task.name,
         "metric": METRICS[config.task.metric].selection,
         "config": dataclasses.asdict(config),
-        "device": _device(),
+        "device": timed.get("device") or device_name(),  # where it was timed: the page may be written elsewhere
         "dtype": config.model.dtype,
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
         **{part: evaluated.get(part, {}) for part in ("metrics", "intervals", "paired")},
@@ -148,12 +147,7 @@ def _common(config: Config, stages: dict[str, dict[str, Any]]) -> dict[str, Any]
     }
 
 
-def _device() -> str:
-    device = jax.devices()[0]
-    return f"{jax.device_count()} × {device.device_kind} ({platform.machine()})"
-
-
 def _write(folder: Path, report: dict[str, Any], page: dict[str, Any]) -> None:
-    """report.json, and report.html with what the page shows beyond it."""
-    write_text(folder / "report.json", json.dumps(report, indent=1))
+    """report.html with what the page shows beyond report.json; then that, which says that the run is done."""
     write_text(folder / "report.html", render(report, **page, components=report["components"]["parameters"]))
+    write_text(folder / "report.json", json.dumps(report, indent=1))

@@ -1,8 +1,10 @@
 """Where numbers of a run go: metrics.jsonl, TensorBoard or Weights & Biases if installed."""
 
 import contextlib
+import hashlib
 import json
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,7 +67,8 @@ class WandbWriter:
             raise UserError(
                 "WANDB_PROJECT is set, but wandb is not installed", "both or neither", "pip install 'nash_jax[wandb]'"
             ) from error
-        self._run = wandb.init(dir=str(folder), resume="allow", id=folder.name)
+        run_id = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]  # folders of a name are many
+        self._run = wandb.init(dir=str(folder), resume="allow", id=run_id, name=folder.name)
 
     def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         self._run.log({f"{phase}/{name}": value for name, value in values.items()} | {f"{phase}/step": step})
@@ -96,7 +99,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file beside and renames it."""
-    partial = path.with_name(path.name + ".partial")
+    """Writes a file beside and renames it; beside means apart from other hosts too, which may not see our locks."""
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}.partial")
     partial.write_text(text)
     partial.replace(path)
