@@ -1,7 +1,7 @@
 """CNN/DailyMail 3.0.0 (news → highlights) with NASH's published recipe, by default for T5-base.
 
 Command:   python -m nash_jax.main --config=configs/cnn_dailymail.py
-           configs/cnn_dailymail.py:model=bart-base,method=cofi,layers=4,sparsity=0.3 …: docs/tasks.md
+           configs/cnn_dailymail.py:model=bart-base,method=nash_auto,layers=4,sparsity=0.3 …: docs/tasks.md
 Hardware:  one GPU or TPU host with 24 GiB for a base model, 80 GiB for a large one; the hub (or its cache).
 Time:      not yet run here; 3 + 3 + 3 epochs over 287,113 articles.
 Expected:  not yet run here; 4 beams, length penalty 0.6. Published for dense models (ROUGE-1/2/L): T5-base 42.05 /

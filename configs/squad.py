@@ -1,7 +1,7 @@
 """SQuAD 1.1 (question and passage → answer) with NASH's published recipe, by default for T5-base.
 
 Command:   python -m nash_jax.main --config=configs/squad.py
-           configs/squad.py:model=bart-base,method=cofi,layers=4,sparsity=0.3 …: docs/tasks.md
+           configs/squad.py:model=bart-base,method=nash_auto,layers=4,sparsity=0.3 …: docs/tasks.md
 Hardware:  one GPU or TPU host with 24 GiB for a base model; the hub (or its cache) for model and data.
 Time:      not yet run here; 3 + 3 + 3 epochs over 85,599 questions.
 Expected:  not yet run here. Published for dense models (exact match / F1): T5-base 85.4 / 92.1 (T5's paper), BART-large

@@ -96,7 +96,7 @@ def _pronunciation():
     config = _beside("quickstart")
     config.task.max_eval_examples = 2000
     config.model.update(encoder_layers=6, decoder_layers=6, decoder_d_ff=256)
-    config.finetune.epochs = 1.5
+    config.finetune.update(epochs=1.5, learning_rate=2e-3)
     config.prune.update(epochs=0.2, sparsity_warmup_epochs=0.08, eval_every=0.05)
     config.retrain.epochs = 0.5
     config.cells = _methods(config, SEEDS)

@@ -1,7 +1,7 @@
 """SuperGLUE, a task at a time, with NASH's published recipes, by default CB and T5-base.
 
 Command:   python -m nash_jax.main --config=configs/superglue.py:task=boolq
-           configs/superglue.py:task=boolq,model=bart-base,method=cofi,layers=4,sparsity=0.3 …: docs/tasks.md
+           configs/superglue.py:task=boolq,model=bart-base,method=nash_auto,layers=4,sparsity=0.3 …: docs/tasks.md
 Hardware:  one GPU or TPU host with 24 GiB for a base model; the hub (or its cache) for model and data.
 Time:      not yet run here; epochs of finetune + prune + retrain: 20 + 200 + 20 for CB (250 rows), COPA (400), WSC
            (554); 20 + 20 + 20 for BoolQ (9,427), WiC (5,428), MultiRC (27,243), ReCoRD (100,730).

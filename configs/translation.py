@@ -1,7 +1,7 @@
 """Translation of WMT's pairs, both ways, scored by sacreBLEU; by default Romanian → English and T5-base.
 
 Command:   python -m nash_jax.main --config=configs/translation.py:task=wmt16_ro_en
-           configs/translation.py:task=wmt16_ro_en,model=bart-base,method=cofi,layers=4 …: docs/tasks.md
+           configs/translation.py:task=wmt16_ro_en,model=bart-base,method=nash_auto,layers=4 …: docs/tasks.md
 Hardware:  one GPU or TPU host with 24 GiB for a base model; the hub (or its cache) for model and data.
 Time:      not yet run here; 1 + 1 + 1 epochs (610,320 pairs of Romanian; German 4.5 million, French 41 million, all in
            memory).

@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from nash_jax.config import STAGES, Config
+from nash_jax.config import STAGES, Config, DistillConfig
 from nash_jax.data.forms import PROMPTS
 from nash_jax.errors import UserError
 from nash_jax.evaluation.metrics import METRICS
@@ -166,6 +166,7 @@ def _check_ranges(config: Config) -> None:
         asked, there = getattr(config.shorten, name), getattr(config.model, name)
         if not config.model.init and not config.model.preset and asked > there:
             raise UserError(f"config.shorten.{name} is {asked}", f"no more than config.model.{name}, {there}")
+    _check_distill(config)
     _check_pruning(config)
     for name in ("batch_sizes", "new_tokens"):
         numbers = getattr(config.benchmark, name)
@@ -179,13 +180,30 @@ def _check_ranges(config: Config) -> None:
             )
 
 
+def _check_distill(config: Config) -> None:
+    """The teacher has no teacher, and there is a loss in each phase that is trained."""
+    if config.finetune.distill != DistillConfig():
+        raise UserError(
+            "config.finetune.distill is changed: it makes the teacher", "its defaults; prune and retrain distill"
+        )
+    for name in ("prune", "retrain"):
+        phase = getattr(config, name)
+        if phase.epochs and not (phase.distill.task or phase.distill.logits or phase.distill.hidden):
+            raise UserError(
+                f"config.{name}.distill: task, logits and hidden are 0", "one of them above 0: there is no loss"
+            )
+
+
 def _check_pruning(config: Config) -> None:
     """Gates have steps to move in and steps to reach the target in; without them the final masks would say nothing."""
     own = config.prune
     if not METHODS[config.method].gates:
         return
-    if config.method == "nash_auto" and own.sparsity == 0:
-        raise UserError("config.prune.sparsity is 0 with nash_auto, whose gates prune both sides", "a share above 0")
+    for field in ("sparsity", "epochs"):
+        if not METHODS[config.method].shortens and getattr(own, field) == 0:
+            raise UserError(
+                f"config.prune.{field} is 0 with {config.method}, which prunes by gates alone", "more than 0"
+            )
     begun, needed = own.prepruning_epochs, own.prepruning_epochs + own.sparsity_warmup_epochs
     if own.sparsity and own.epochs and (needed > own.epochs or begun == own.epochs):
         raise UserError(

@@ -32,10 +32,12 @@ def find_candidates(config: Config, spec: ModelSpec) -> dict[str, Candidates]:
       UserError: for layers that the model does not have.
     """
     depths, own = {side: len(getattr(spec, side)) for side in SIDES}, config.shorten
-    if not METHODS[config.method].shortens:
-        for side, depth in depths.items():  # the depth that gates are to reach
-            if (asked := getattr(own, f"{side}_layers")) > depth:
-                raise UserError(f"config.shorten.{side}_layers is {asked}", f"no more than the model's {depth}")
+    if not (method := METHODS[config.method]).shortens:
+        if method.counts_layers and own.decoder_layers > depths["decoder"]:  # what gates are to reach
+            raise UserError(
+                f"config.shorten.decoder_layers is {own.decoder_layers}",
+                f"no more than the model's {depths['decoder']}",
+            )
         return {side: Candidates(tuple(range(depth)), depth) for side, depth in depths.items()}
     return {
         side: candidates(depth, getattr(own, f"{side}_layers"), getattr(own, f"{side}_kept"), own.selection)

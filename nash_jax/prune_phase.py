@@ -64,6 +64,19 @@ class PrunePhase:
             metrics["selection"] = -1000.0 - gap
         return found | metrics
 
+    def missed(self, state: Any) -> str:
+        """Which targets the state has not reached, for a reader; empty if it has reached all."""
+        masks = self.pruner.final_masks(to_host(state["params"]["gates"]))
+        found, gap = self._sparsities(state, masks)
+        if gap <= SPARSITY_TOLERANCE:
+            return ""
+        gone = {part: found[metric("counted_sparsity", part)] for part in self.pruner.constraints}
+        asked = ", ".join(
+            f"{gone[part]:.1%} of {part or 'the model'} gone, {constraint.target:.1%} asked"
+            for part, constraint in self.pruner.constraints.items()
+        )
+        return f"{asked}: more prune.epochs, or a higher prune.gate_learning_rate (docs/pruning.md)"
+
     def result(self, state: Any) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Final masks, and the expected sparsity of each side that has gates."""
         masks = self.pruner.final_masks(to_host(state["params"]["gates"]))

@@ -111,8 +111,14 @@ def set_arguments(config: ConfigDict, found: Mapping[str, str]) -> None:
     Args:
       config: to be changed.
       found: from `parse_arguments`.
+
+    Raises:
+      UserError: for a number of layers with a method that has no use for it.
     """
     config.method = found.get("method", config.method)
+    if "layers" in found and not METHODS[config.method].counts_layers:
+        counting = ", ".join(name for name, method in METHODS.items() if method.counts_layers)
+        raise _refuse(f"layers={found['layers']} with method={config.method}", f"one of the methods {counting}")
     config.prune.sparsity = float(found.get("sparsity", config.prune.sparsity))
     config.shorten.decoder_layers = int(found.get("layers", config.shorten.decoder_layers))
 

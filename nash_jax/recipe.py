@@ -260,6 +260,7 @@ class Recipe:
         tx = make_optimizer(
             config, num_steps,
             gate_learning_rate=joint.gate_learning_rate if joint else 0.0,
+            pruning_starts=pruner.start_step if pruner else 0,
             frozen=frozen_params(spec, embeddings=bool(joint and joint.freeze_embeddings)),
         )  # fmt: skip
         if config.distill.hidden and name != "finetune":
@@ -317,6 +318,8 @@ class Recipe:
             "prune", folder, config, trained, batches, phase.num_steps, phase.evaluate, phase.pruner, student
         )
         masks, expected = phase.result(best)
+        if is_main() and (missed := phase.missed(best)):
+            print(f"note: {missed}", file=sys.stderr, flush=True)
         self.save(folder, spec, to_host(best["params"]["model"]))
         if is_main():
             save_file(masks, folder / "masks.safetensors")

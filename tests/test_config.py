@@ -113,13 +113,14 @@ def test_changes_arrive():
     config.update(seed=1)
     config.task.update(name="mine", source="files")
     config.finetune.update(epochs=0.5, accumulation=2)
-    config.finetune.distill.logits = 1.0
+    config.retrain.distill.logits = 1.0
     config.benchmark.batch_sizes = (4,)
     parsed = from_config_dict(config)
     assert (parsed.seed, parsed.task.name, parsed.task.source) == (1, "mine", "files")
-    assert parsed.finetune == TrainConfig(epochs=0.5, accumulation=2, distill=DistillConfig(logits=1.0))
+    assert parsed.finetune == TrainConfig(epochs=0.5, accumulation=2)
+    assert parsed.retrain == dataclasses.replace(Config().retrain, distill=DistillConfig(logits=1.0))
     assert parsed.benchmark.batch_sizes == (4,)
-    assert parsed.retrain == Config().retrain
+    assert parsed.prune == Config().prune
 
 
 def test_whole_numbers_pass_for_numbers():
@@ -262,13 +263,25 @@ PRUNED = {"method": "nash", "prune.sparsity": 0.3, "prune.epochs": 2.0}
         ({"prune.prepruning_epochs": 2.0, "prune.sparsity_warmup_epochs": 0.0}, "prune.epochs is 2, with prepruning"),
         ({"prune.prepruning_epochs": 1.0, "prune.sparsity_warmup_epochs": 1.5}, "no less than both together"),
         ({"method": "nash_auto", "prune.sparsity": 0.0}, "prune.sparsity is 0 with nash_auto"),
+        ({"method": "cofi", "prune.epochs": 0.0}, "prune.epochs is 0 with cofi"),
+        ({"finetune.distill.logits": 0.5}, "finetune.distill is changed"),
+        ({"retrain.distill.task": 0.0}, "retrain.distill: task, logits and hidden are 0"),
+        (
+            {
+                "prune.distill.task": 0.0,
+                "prune.distill.logits": 1.0,
+                "prune.prepruning_epochs": 0.0,
+                "prune.sparsity_warmup_epochs": 1.0,
+            },
+            None,
+        ),
         ({"prune.prepruning_epochs": 1.0, "prune.sparsity_warmup_epochs": 1.0}, None),
         ({"method": "drop", "prune.prepruning_epochs": 9.0}, None),
         ({"prune.sparsity": 0.0, "prune.prepruning_epochs": 9.0}, None),
         ({"prune.epochs": 0.0, "prune.prepruning_epochs": 9.0}, None),
     ],
 )
-def test_gates_have_time_to_reach_their_target(settings, message):
+def test_settings_that_would_train_nothing(settings, message):
     config = default_config()
     config.update_from_flattened_dict(PRUNED | settings)
     if message is None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from nash_jax.models import mask_sites, param_axes
 from nash_jax.pruning import hard_concrete as hc
 from nash_jax.pruning.compact import closed_share, compact
-from nash_jax.pruning.final_masks import balanced_zeros, final_masks
+from nash_jax.pruning.final_masks import balanced_zeros, final_masks, shifted
 from nash_jax.pruning.gates import gate_groups
 from nash_jax.pruning.lagrangian import prunable_size, size_terms
 from nash_jax.pruning.methods import METHODS, make_gates, targets
@@ -126,7 +126,37 @@ def test_balanced_zeros_close_as_many_parameters_as_expected(seed):
     assert abs(closed - expected) <= min(costs.values()) / 2 + 1e-9
 
 
-def test_what_is_left_over_from_elsewhere():
-    """60 parameters more: half a head more than 1.4, and what that rounds away to the units."""
-    probs, costs = {"a.heads": np.full(4, 0.65), "a.units": np.full(7, 0.4)}, {"a.heads": 100.0, "a.units": 10.0}
-    assert balanced_zeros(probs, costs, left=60.0) == {"a.heads": 2, "a.units": 4}
+@given(seed=seeds, share=st.floats(-0.9, 0.9))
+def test_what_is_left_over_is_closed_elsewhere(seed, share):
+    """So many parameters more (or less) are expected to be closed, and all log-odds have moved alike."""
+    rng = np.random.default_rng(seed)
+    probs = {f"{i}.{kind}": rng.uniform(0.02, 0.98, 6) for i in range(3) for kind in ("heads", "units")}
+    costs = {name: 64.0 if name.endswith("heads") else 5.0 for name in probs}
+    closed = sum(costs[name] * np.sum(1 - p) for name, p in probs.items())
+    open_ = sum(costs[name] * np.sum(p) for name, p in probs.items())
+    left = share * (open_ if share > 0 else closed)
+    moved = shifted(probs, costs, left)
+    assert sum(costs[name] * np.sum(1 - p) for name, p in moved.items()) == pytest.approx(closed + left)
+    shifts = [np.log(moved[n] / (1 - moved[n])) - np.log(p / (1 - p)) for n, p in probs.items()]
+    np.testing.assert_allclose(shifts, shifts[0][0], atol=1e-9)
+
+
+def test_more_left_over_than_there_is():
+    probs, costs = {"a.heads": np.full(4, 0.65)}, {"a.heads": 100.0}
+    for left, zeros in ((1e6, 4), (-1e6, 0), (0.0, 1)):
+        assert balanced_zeros(shifted(probs, costs, left), costs) == {"a.heads": zeros}
+    assert balanced_zeros(shifted({}, {}, 60.0), {}) == {}
+
+
+def test_undecided_gates_make_up_for_sublayers():
+    """Two sub-layers near the middle leave heads' worth of parameters: heads that are surely open stay."""
+    groups = gate_groups(param_axes(SPEC), SPEC.axis_sizes(), METHODS["cofi"].gates)
+    rows = {g.name: np.full(g.size, 9.0, np.float32) for g in groups}
+    rows = {n: row if n == "embed" or n.endswith(("heads", "units")) else row[0] for n, row in rows.items()}
+    rows["encoder.1.attention"], rows["decoder.3.ffn"] = np.float32(-0.5), np.float32(-0.5)  # open with P = 0.75
+    undecided = ("encoder.2.ffn.units", "decoder.2.ffn.units")
+    for name in undecided:
+        rows[name][:] = -1.6  # open with P = 0.5
+    masks = final_masks(rows, list(constraints_of(SPEC, "cofi").values()))
+    for name, mask in masks.items():
+        assert np.sum(mask == 0) > 40 if name in undecided else np.all(mask != 0)

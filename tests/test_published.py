@@ -55,9 +55,11 @@ def test_every_task_of_the_table_has_a_config():
 def test_every_task_model_and_method_is_a_whole_config(name, model):
     for task in tasks_of(name):
         for method in METHODS:
-            arguments = f"model={model},method={method},layers=2,sparsity=0.45" + (f",task={task}" if task else "")
+            layers = ",layers=2" if METHODS[method].counts_layers else ""
+            arguments = f"model={model},method={method},sparsity=0.45{layers}" + (f",task={task}" if task else "")
             config = from_config_dict(get_config(name, arguments))
-            assert (config.method, config.shorten.decoder_layers, config.prune.sparsity) == (method, 2, 0.45)
+            assert (config.method, config.prune.sparsity) == (method, 0.45)
+            assert not layers or config.shorten.decoder_layers == 2
             assert config.model.init == MODELS[model] and config.model.dtype == "bfloat16"
             assert config.task.prompt == ("plain" if "bart" in model else "t5")
             assert config.task.name == (task or name) and config.task.metric == TASKS[task or name].metric
@@ -129,8 +131,10 @@ def test_own_files_take_a_published_recipe_on_demand():
 
 
 def test_the_quickstart_takes_a_method_and_a_size():
-    config = from_config_dict(get_config("quickstart", "method=cofi,layers=3,sparsity=0.5"))
-    assert (config.method, config.shorten.decoder_layers, config.prune.sparsity) == ("cofi", 3, 0.5)
+    config = from_config_dict(get_config("quickstart", "method=nash_auto,layers=3,sparsity=0.5"))
+    assert (config.method, config.shorten.decoder_layers, config.prune.sparsity) == ("nash_auto", 3, 0.5)
+    with pytest.raises(UserError, match="layers=3 with method=cofi; expected one of the methods nash, nash_auto, drop"):
+        get_config("quickstart", "method=cofi,layers=3")
     with pytest.raises(UserError, match=r"config.shorten.decoder_layers is 7; expected no more than"):
         from_config_dict(get_config("quickstart", "layers=7"))
     with pytest.raises(UserError, match=r"'model' is no argument.*; expected method=… layers=… sparsity=…"):

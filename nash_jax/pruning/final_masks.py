@@ -4,24 +4,29 @@ Rounding each row of gates on its own, as CoFi does, is off by up to half a gate
 sub-layer, may be whole points of sparsity. Here what rounding leaves over is carried on to cheaper gates.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import expit, logit
 
 from nash_jax.pruning import hard_concrete
 from nash_jax.pruning.lagrangian import Constraint, SizeTerm, expected_size, gate_costs, prunable_size
 
 Rows = Mapping[str, Any]  # arrays, NumPy's
+_LARGEST_SHIFT = 20.0  # of log-odds
 
 
 def final_masks(log_alpha: Rows, constraints: Sequence[Constraint]) -> dict[str, np.ndarray]:
     """Deterministic masks: 0 where closed, soft scores elsewhere.
 
     d_model is decided first, then whole sub-layers, then heads and units from the dearest to the cheapest, so that the
-    part of the model under each constraint loses what it is expected to lose. A part that has gates of whole sub-layers
-    alone, as NASH-auto's decoder, loses as many as come nearest to its target.
+    part of the model under each constraint loses what it is expected to lose: what the first two leave over is spread
+    over all heads and units. A part that has gates of whole sub-layers alone, as NASH-auto's decoder, loses as many as
+    come nearest to its target.
 
     Args:
       log_alpha: of each gate group: [n] of an axis, a scalar of a sub-layer.
@@ -43,7 +48,30 @@ def gated_axes(names: Collection[str], constraint: Constraint) -> set[str]:
     return {axis for term in constraint.terms for axis in term.axes if "." in axis and axis in names}
 
 
-def balanced_zeros(probs: Rows, costs: Mapping[str, float], left: float = 0.0) -> dict[str, int]:
+def shifted(probs: Rows, costs: Mapping[str, float], left: float) -> Rows:
+    """The same rows after one shift of all log-odds, so that `left` more parameters are expected to be closed.
+
+    Gates that are undecided move, wherever they are; those that are nearly open or closed hardly do.
+
+    Args:
+      probs: P(gate ≠ 0) of each row, [n].
+      costs: parameters one gate of the row carries; of rows that count.
+      left: parameters, which may be negative; more than there are closes, or opens, nearly all.
+    """
+    odds = {name: logit(np.asarray(probs[name], np.float64)) for name in costs}
+
+    def kept(shift: float) -> float:
+        return math.fsum(costs[name] * np.sum(expit(row + shift)) for name, row in odds.items())
+
+    if left == 0 or not costs:
+        return probs
+    low, high = -_LARGEST_SHIFT, _LARGEST_SHIFT
+    wanted = float(np.clip(kept(0.0) - left, kept(low), kept(high)))
+    shift = brentq(lambda s: kept(s) - wanted, low, high)
+    return {name: expit(row + shift) for name, row in odds.items()}
+
+
+def balanced_zeros(probs: Rows, costs: Mapping[str, float]) -> dict[str, int]:
     """How many gates of each row to close, so that closed parameters add up to what is expected.
 
     Each row's remainder, in parameters, goes to the next cheaper row, and the sum is off by half the cheapest gate.
@@ -51,9 +79,8 @@ def balanced_zeros(probs: Rows, costs: Mapping[str, float], left: float = 0.0) -
     Args:
       probs: P(gate ≠ 0) of each row, [n].
       costs: parameters one gate of the row carries; of rows that count.
-      left: parameters to close beyond what the rows are expected to.
     """
-    zeros = {}
+    zeros, left = {}, 0.0
     for name in sorted(costs, key=lambda n: (-costs[n], n)):
         wanted = float(np.sum(1 - probs[name].astype(np.float64))) + left / costs[name]
         zeros[name] = int(np.clip(np.round(wanted), 0, len(probs[name])))
@@ -75,7 +102,7 @@ def _zeros(probs: Rows, constraint: Constraint) -> dict[str, int]:
     still = [term for term in terms if term.sublayer not in closed]
     left = float(expected_size(still, narrow, inner)) - wanted
     costs = {axis: cost for axis, cost in gate_costs(still, narrow).items() if axis in rows}
-    return zeros | balanced_zeros(inner, costs, left)
+    return zeros | balanced_zeros(shifted(inner, costs, left), costs)
 
 
 def _sublayers(

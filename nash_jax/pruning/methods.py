@@ -23,19 +23,21 @@ class Method:
 
     Attributes:
       shortens: layers are dropped before anything is trained.
+      counts_layers: `config.shorten.decoder_layers` says how many decoder layers are wanted.
       gates: patterns of the axes and sub-layers that have gates; empty: no gates are trained.
     """
 
     shortens: bool
+    counts_layers: bool
     gates: tuple[str, ...] = ()
 
 
 METHODS = {
-    "nash": Method(shortens=True, gates=ENCODER_GATES),
-    "nash_auto": Method(shortens=False, gates=(*ENCODER_GATES, _DECODER_SUBLAYERS)),
-    "cofi": Method(shortens=False, gates=_EVERYTHING),
-    "drop": Method(shortens=True),
-    "none": Method(shortens=False),
+    "nash": Method(shortens=True, counts_layers=True, gates=ENCODER_GATES),
+    "nash_auto": Method(shortens=False, counts_layers=True, gates=(*ENCODER_GATES, _DECODER_SUBLAYERS)),
+    "cofi": Method(shortens=False, counts_layers=False, gates=_EVERYTHING),
+    "drop": Method(shortens=True, counts_layers=True),
+    "none": Method(shortens=False, counts_layers=False),
 }
 
 

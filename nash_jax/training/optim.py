@@ -37,7 +37,8 @@ def _model_optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTrans
     """Clipping by global norm, then the optimizer named in the config."""
     schedule = make_schedule(config, num_steps)
     if config.optimizer == "adafactor":
-        tx = optax.adafactor(schedule, weight_decay_rate=config.weight_decay or None)
+        rateless = optax.adafactor(None, weight_decay_rate=config.weight_decay or None)  # it decays after its own rate
+        tx = optax.chain(rateless, optax.scale_by_schedule(schedule))
     elif config.optimizer == "muon":
         tx = muon(
             schedule,
@@ -75,7 +76,12 @@ def _ascent(learning_rate: float) -> optax.GradientTransformation:
 
 
 def make_optimizer(
-    config: TrainConfig, num_steps: int, *, gate_learning_rate: float = 0.01, frozen: Collection[str] = ()
+    config: TrainConfig,
+    num_steps: int,
+    *,
+    gate_learning_rate: float = 0.01,
+    pruning_starts: int = 0,
+    frozen: Collection[str] = (),
 ) -> optax.GradientTransformation:
     """The optimizer of a phase, partitioned by the top level of `params`.
 
@@ -86,6 +92,8 @@ def make_optimizer(
       config: of the phase.
       num_steps: its length, for the schedule.
       gate_learning_rate: of gates and λ1.
+      pruning_starts: step from which gates and multipliers are trained. Their Adam begins there: one that had counted
+        steps without gradients would think its averages complete, and make its first steps several times too long.
       frozen: paths of model parameters that stay as they are.
     """
 
@@ -95,13 +103,16 @@ def make_optimizer(
             return str(rest[-1])
         return "frozen" if group == "model" and "/".join(rest) in frozen else group
 
+    def later(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+        return optax.conditionally_mask(tx, lambda step: step >= pruning_starts) if pruning_starts else tx
+
     return optax.partition(
         {
             "model": _model_optimizer(config, num_steps),
             "frozen": optax.set_to_zero(),
-            "gates": optax.adam(gate_learning_rate),
-            "lambda_1": _ascent(gate_learning_rate),
-            "lambda_2": _ascent(LAMBDA_2_FACTOR * gate_learning_rate),
+            "gates": later(optax.adam(gate_learning_rate)),
+            "lambda_1": later(_ascent(gate_learning_rate)),
+            "lambda_2": later(_ascent(LAMBDA_2_FACTOR * gate_learning_rate)),
             "projection": optax.adam(make_schedule(config, num_steps)),
         },
         functools.partial(jax.tree_util.tree_map_with_path, label),

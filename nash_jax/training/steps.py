@@ -21,6 +21,7 @@ from nash_jax.pruning.final_masks import final_masks
 from nash_jax.pruning.gates import HardConcreteGates
 from nash_jax.pruning.hard_concrete import clamp
 from nash_jax.pruning.lagrangian import Constraint, initial_multipliers, lagrangian, target_at
+from nash_jax.spec import ModelSpec
 
 WHOLE = "model"  # the part that is both sides, where it needs a name
 
@@ -180,7 +181,7 @@ class StudentLoss:
             error = jnp.zeros(())
             for side, tokens in (("encoder", "source"), ("decoder", "target")):
                 if side == "encoder" or len(student[side]) == len(teacher[side]):
-                    alive = alive_layers(masks, side, len(student[side]))
+                    alive = alive_layers(self.model.spec, masks, side)
                     error += distill.hidden_loss(
                         student[side], teacher[side], params["projection"], counted[tokens], totals[tokens], alive
                     )
@@ -188,10 +189,12 @@ class StudentLoss:
         return loss, metrics
 
 
-def alive_layers(masks: Mapping[str, Any], side: str, num_layers: int) -> jax.Array:
-    """Layers of a side that a teacher's can be matched with, [L]: 0 where self-attention is closed (CoFi)."""
+def alive_layers(spec: ModelSpec, masks: Mapping[str, Any], side: str) -> jax.Array:
+    """Layers of a side that a teacher's can be matched with, [L]: 0 where self-attention is closed (CoFi) or gone."""
     part = "attention" if side == "encoder" else "self_attention"
-    return jnp.stack([jnp.asarray(masks.get(f"{side}.{i}.{part}", 1.0), jnp.float32) for i in range(num_layers)])
+    names = [f"{side}.{i}.{part}" for i in range(len(getattr(spec, side)))]
+    sizes = spec.axis_sizes()
+    return jnp.stack([jnp.float32(sizes.get(f"{name}.heads", 0) > 0) * masks.get(name, 1.0) for name in names])
 
 
 def make_step(
