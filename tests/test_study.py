@@ -39,13 +39,13 @@ def study(cells, **settings):
 
 def test_cells_change_settings_and_seeds_make_one_each():
     two = {"method": "drop", "shorten": {"decoder_layers": 2}}
-    config = study({"a": two | {"seeds": (1, 2)}, "b": {}, "c": {"seed": 9}}, prune={"epochs": 2.5})
+    config = study({"a": two | {"seeds": (1, 2)}, "b": {}, "c": {"seed": 9}}, prune={"epochs": 14.5})
     cells = read_cells(config)
     assert [(c.name, c.group, c.config.seed) for c in cells] == [
         ("a-s1", "a", 1), ("a-s2", "a", 2), ("b", "b", 57), ("c", "c", 9)
     ]  # fmt: skip
     assert [c.config.shorten.decoder_layers for c in cells] == [2, 2, 3, 3]
-    assert {c.config.prune.epochs for c in cells} == {2.5}  # as --config.prune.epochs sets it: for all of them
+    assert {c.config.prune.epochs for c in cells} == {14.5}  # as --config.prune.epochs sets it: for all of them
     assert read_cells(config) == cells  # which reading leaves as it is
 
 
