@@ -9,10 +9,10 @@ Command:   python -m nash_jax.main --config=configs/study.py:VARIANT [--list-cel
              latency-gpu              small, base and large at the study's lengths
 Hardware:  two CPU cores for pronunciation and latency; a GPU or TPU host with 24 GiB or more for flan-t5 and
            latency-gpu. Cells are commands of their own: launch/README.md spreads them over machines.
-Time:      pronunciation 3 hours, 2 to 4 minutes a cell on quiet cores; latency 50 minutes for small, 30 for base;
-           flan-t5 and latency-gpu are not yet run here.
-Expected:  docs/results.md: pronunciation (three seeds) 60.2 % word accuracy dense; NASH with 2 layers and 30 % 57.4 %
-           at 2.3 to 2.7×, two layers alone 57.8 % at 2.1 to 2.7×, CoFi at 70 % 56.7 % at 1.9 to 2.3×.
+Time:      pronunciation 3 to 6 hours, 3 to 8 minutes a cell by how busy the cores are; latency 50 minutes for small,
+           30 for base; flan-t5 and latency-gpu are not yet run here.
+Expected:  docs/results.md: pronunciation (three seeds) 64.3 % word accuracy dense; NASH with 2 layers and 30 % 61.2 %
+           at 2.4 to 2.7×, two layers alone 62.1 % at 2.2 to 2.6×, CoFi at 70 % 59.0 % at 2.1 to 2.3×.
 """
 
 import re
