@@ -64,9 +64,8 @@ class PrunePhase:
             metrics["selection"] = -1000.0 - gap
         return found | metrics
 
-    def missed(self, state: Any) -> str:
-        """Which targets the state has not reached, for a reader; empty if it has reached all."""
-        masks = self.pruner.final_masks(to_host(state["params"]["gates"]))
+    def missed(self, state: Any, masks: dict[str, np.ndarray]) -> str:
+        """Which targets a state with these final masks has not reached, for a reader; empty if it has reached all."""
         found, gap = self._sparsities(state, masks)
         if gap <= SPARSITY_TOLERANCE:
             return ""

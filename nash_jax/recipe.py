@@ -318,7 +318,8 @@ class Recipe:
             "prune", folder, config, trained, batches, phase.num_steps, phase.evaluate, phase.pruner, student
         )
         masks, expected = phase.result(best)
-        if is_main() and (missed := phase.missed(best)):
+        missed = phase.missed(best, masks)  # on every process: it gathers the gates
+        if missed and is_main():
             print(f"note: {missed}", file=sys.stderr, flush=True)
         self.save(folder, spec, to_host(best["params"]["model"]))
         if is_main():

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nash_jax.config import DistillConfig, PruneConfig
+from nash_jax.config import Config, DistillConfig, PruneConfig, ShortenConfig
 from nash_jax.models import build, mask_sites, param_axes
-from nash_jax.prune_phase import rounding
+from nash_jax.prune_phase import PrunePhase, rounding
 from nash_jax.pruning.compact import closed_share, compact
 from nash_jax.pruning.methods import METHODS, make_gates, targets
 from nash_jax.spec import dense_spec
@@ -63,3 +63,17 @@ def test_within_a_point_of_the_target(method, seed, steps, logits):
     if method == "nash_auto":  # whole decoder sub-layers are gone, and no part of another
         sizes = [size for name, (_, size) in narrow.sublayers().items() if name.startswith("decoder")]
         assert sizes.count(0) == 12 and set(sizes) <= {0, 4, 32}
+
+
+def test_a_target_that_was_missed_is_said():
+    """Gates as they begin have closed next to nothing; gates at their ends, as many as asked, miss nothing."""
+    settings = Config(method="nash", prune=PruneConfig(sparsity=0.5), shorten=ShortenConfig(decoder_layers=6))
+    phase = PrunePhase(settings, SPEC, random_params(SPEC), 10, None, dict)
+    gates = phase.pruner.initial_params(jax.random.key(0))["gates"]
+    assert "of encoder gone, 50.0% asked: more prune.epochs" in said(phase, gates)
+    half = {"log_alpha": jnp.where(jnp.arange(gates["log_alpha"].size) % 2 == 0, -20.0, 20.0)}
+    assert said(phase, half) == ""
+
+
+def said(phase, gates):
+    return phase.missed({"params": {"gates": gates}}, phase.pruner.final_masks(gates))

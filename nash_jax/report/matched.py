@@ -70,7 +70,7 @@ def matched_table(subject: Subject) -> Table | None:
 
 
 def _lines(subject: Subject, method: str, setup: Setup, seeds: set[Any]) -> dict[Any, list[Point]]:
-    """Seed → (speedup, signed score) of the dense model and of the method's cells."""
+    """Seed → (speedup, signed score) of the dense model and of the method's groups: those with all `seeds`, if any."""
     metric = str(subject.metric)
     groups = [group for group in subject.groups if group.method == method]
     complete = [group for group in groups if seeds <= {record.get("seed") for record in group.records}]
