@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import LIMIT
 
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
@@ -116,7 +117,7 @@ def command(place):
         }
         return subprocess.run(
             [sys.executable, "-m", "nash_jax.main", *args],
-            cwd=place, env=environment | more, capture_output=True, text=True, timeout=120, check=False,
+            cwd=place, env=environment | more, capture_output=True, text=True, timeout=LIMIT, check=False,
         )  # fmt: skip
 
     return run

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import LIMIT
 
 from nash_jax.benchmark import components
 from nash_jax.benchmark.components import component_times, contributions, part_of, parts_in
@@ -79,7 +80,7 @@ def run(place):
     def run(*more: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "nash_jax.main", f"--config={ROOT}/configs/local.py", *flags, *more],
-            cwd=place, env=environment, capture_output=True, text=True, timeout=120, check=False,
+            cwd=place, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -201,7 +201,7 @@ def kill(process: subprocess.Popen, partial: Path) -> None:
     while process.poll() is None and (not partial.exists() or partial.read_bytes().count(b"\n") < 50):
         time.sleep(0.01)
     process.kill()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate()
     assert process.returncode == -signal.SIGKILL, err
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import finish
 from html_page import Page
 from safetensors.numpy import load_file
-from test_recipe import finish, start
+from test_recipe import start
 
 import nash_jax
 from nash_jax.spec import SIDES

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import LIMIT
 
 import nash_jax
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
@@ -91,7 +92,7 @@ def start(command: list[str], processes: int, devices: int) -> list[subprocess.P
 def finish(started: list[subprocess.Popen[str]]) -> list[str]:
     """What each process printed; all must end well."""
     try:
-        printed = [process.communicate(timeout=300)[0] for process in started]
+        printed = [process.communicate(timeout=LIMIT)[0] for process in started]
     finally:
         for process in started:
             process.kill()

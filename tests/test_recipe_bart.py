@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import LIMIT
 from families import TORCH_WARNINGS, torch_logits
 
 import nash_jax
@@ -93,7 +94,7 @@ def run(place):
         command = [sys.executable, "-m", "nash_jax.main", f"--config={ROOT}/configs/local.py", *flags]
         done = subprocess.run(
             [*command, f"--workdir={place / name}"],
-            cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False,
+            cwd=place, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False,
         )  # fmt: skip
         return place / name, done.stdout if done.returncode == 0 else done.stderr
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_recipe import kill_when
+from commands import LIMIT, finish, kill_when
 
 from nash_jax.command_line import cell_commands
 from nash_jax.config import Config, default_config, teacher_settings
@@ -220,7 +220,7 @@ def test_two_come_to_a_folder_again_and_again(tmp_path):
         process.stdout.readline()  # ready
     for process in pair:
         process.stdin.close()  # go
-    assert [process.wait(60) for process in pair] == [0, 0]
+    assert [process.wait(LIMIT) for process in pair] == [0, 0]
     for process in pair:
         process.stdout.close()
     (file,) = tmp_path.iterdir()
@@ -274,7 +274,7 @@ def test_who_gathers_last_has_seen_all(tmp_path):
             assert process.poll() is None
         (tmp_path / "cells" / "a").mkdir(parents=True)
         write_text(tmp_path / "cells" / "a" / "failed", "no")
-    output, _ = process.communicate(timeout=60)
+    output = finish(process)
     assert output.splitlines()[-1] == "{'a': 'failed: no'}"
 
 
@@ -336,12 +336,6 @@ def command(tmp_path_factory):
 
 def start(command: dict) -> subprocess.Popen[str]:
     return subprocess.Popen(**command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def finish(process: subprocess.Popen[str], status: int) -> str:
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == status, output
-    return output
 
 
 def worker(processes: list[subprocess.Popen[str]], folder: Path) -> subprocess.Popen[str]:
@@ -423,7 +417,7 @@ def test_two_processes_killed_and_started_again(command, tmp_path):
     assert before.items() <= after.items() and after[teacher / "finetune" / "done"] == taught
     check_grid(workdir)
 
-    finish(start(command(workdir, "--cell=one")), 0)  # done, whatever the others are
+    finish(start(command(workdir, "--cell=one")))  # done, whatever the others are
     assert markers(workdir) == after
 
 
@@ -433,7 +427,7 @@ def test_gnu_parallel_runs_each_cell_once(command, tmp_path):
     if shutil.which("parallel") is None:
         pytest.skip("GNU parallel is not installed: apt-get install parallel")
     workdir = tmp_path / "study"
-    finish(start(command(workdir, "--config.stages=data,finetune")), 0)
+    finish(start(command(workdir, "--config.stages=data,finetune")))
     before = markers(workdir)
     assert {path.parent.name for path in before} == {"data", "finetune"}
 

@@ -1,0 +1,28 @@
+"""Commands started as a user starts them, waited for and killed."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+LIMIT = 1200  # s, after which a command counts as hanging: a busy machine takes several times as long as a quiet one
+
+
+def finish(process: subprocess.Popen[str], status: int = 0) -> str:
+    """What it printed on stdout; it must end with the status."""
+    try:
+        output, _ = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()  # one that hangs leaves nothing behind
+    assert process.returncode == status, f"status {process.returncode}\n{output}"
+    return output
+
+
+def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """SIGKILL as soon as the condition holds; the process must not have ended before."""
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
