@@ -12,7 +12,7 @@ Hardware:  two CPU cores for pronunciation and latency; a GPU or TPU host with 2
 Time:      pronunciation 3 to 6 hours, 3 to 8 minutes a cell by how busy the cores are; latency 50 minutes for small,
            30 for base; flan-t5 and latency-gpu are not yet run here.
 Expected:  docs/results.md: pronunciation (three seeds) 64.3 % word accuracy dense; NASH with 2 layers and 30 % 61.2 %
-           at 2.4 to 2.7×, two layers alone 62.1 % at 2.2 to 2.6×, CoFi at 70 % 59.0 % at 2.1 to 2.3×.
+           at 2.3 to 2.9×, two layers alone 62.2 % at 2.2 to 2.7×, CoFi at 70 % 59.5 % at 2.0 to 2.5×.
 """
 
 import re

@@ -12,10 +12,12 @@ import statistics
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from nash_jax.pruning.layer_selection import study_sixths
 from nash_jax.report import study_figures
-from nash_jax.report.labels import spread_out
+from nash_jax.report.labels import Label, place_labels, spread_out
 from nash_jax.report.matched import matched_table, score_at
 from nash_jax.report.pareto import pareto_front
 from nash_jax.report.published import FLAN_T5_LARGE, sixths
@@ -286,6 +288,21 @@ def test_names_at_line_ends_are_apart_and_in_order(places, gap):
     allowed = min(gap, 300 / max(1, len(places) - 1))
     assert all(found[b] - found[a] >= allowed - 1e-6 for a, b in itertools.pairwise(order))
     assert all(-150 - 1e-6 <= place <= 150 + 1e-6 for place in found)
+
+
+def test_names_hide_no_error_bars():
+    """Also where a bar of another point runs where the name would stand."""
+    figure = Figure(figsize=(4, 3))
+    axes = figure.subplots()
+    axes.set(xlim=(0, 10), ylim=(0, 10))
+    labels = [Label(3, 5, "one", 2.0, 3.0), Label(7, 5, "other", 1.0, 0.0)]
+    place_labels(figure, axes, labels)
+    ends = [[(1, 5), (5, 5)], [(3, 2), (3, 8)], [(6, 5), (8, 5)]]
+    bars = [Bbox(axes.transData.transform(end)).padded(1) for end in ends]
+    names = [text.get_window_extent() for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == ["one", "other"]
+    assert not any(name.overlaps(bar) for name in names for bar in bars)
+    assert not names[0].overlaps(names[1])
 
 
 def test_figures_of_cells_without_numbers_are_empty(records):

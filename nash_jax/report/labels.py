@@ -1,4 +1,4 @@
-"""Names beside the points of a chart, placed so that they hide neither points nor each other."""
+"""Names beside the points of a chart, placed so that they hide neither points, their error bars, nor each other."""
 
 import itertools
 import math
@@ -17,11 +17,13 @@ _DIRECTIONS = tuple(math.radians(degrees) for degrees in (0, 180, 90, 270, 30, 3
 
 
 class Label(NamedTuple):
-    """A text and the point it names, in the data's coordinates."""
+    """A text, the point it names and half its error bars, in the data's coordinates."""
 
     x: float
     y: float
     text: str
+    x_error: float = 0.0
+    y_error: float = 0.0
 
 
 def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
@@ -33,6 +35,7 @@ def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
     scale = figure.dpi / 72
     points = [tuple(axes.transData.transform((label.x, label.y))) for label in labels]
     taken = [Bbox.from_bounds(x - 3.5 * scale, y - 3.5 * scale, 7 * scale, 7 * scale) for x, y in points]
+    taken += [bar for label in labels for bar in _error_bars(axes, label, 1.8 * scale)]
     frame = axes.get_window_extent()
     for label, (x, y) in zip(labels, points, strict=True):
         width, height = (side * scale for side in _measure(figure, label.text))
@@ -51,6 +54,16 @@ def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
             arrowprops=arrow if distance > _DISTANCES[0] else None,
             in_layout=False,
         )
+
+
+def _error_bars(axes: Axes, label: Label, half: float) -> list[Bbox]:
+    """The boxes, `half` a width to each side of the line, that a point's error bars take on the canvas."""
+    bars = []
+    for x, y in ((label.x_error, 0.0), (0.0, label.y_error)):
+        if x or y:
+            ends = axes.transData.transform([(label.x - x, label.y - y), (label.x + x, label.y + y)])
+            bars.append(Bbox([ends[0] - half, ends[1] + half]))
+    return bars
 
 
 def _measure(figure: Figure, text: str) -> tuple[float, float]:

@@ -99,10 +99,14 @@ def quality_against_speed(subject: Subject, name: str) -> str:
             _plot_front(axes, found, subject.dense_score(metric), direction(metric))
         _legend_of_methods(figure, [point.group for _, found in panels for point in found])
         for axes, (_, found) in zip(grid, panels, strict=False):
-            place_labels(figure, axes, [Label(p.x.mean, p.y.mean, p.group.label) for p in found])
+            place_labels(figure, axes, [_name_of(p) for p in found])
 
     label = f"{metric} against speedup over dense, one point a group"
     return draw(paint, name=name, label=label, height=26 + 250 * down, layout="constrained")
+
+
+def _name_of(point: Point) -> Label:
+    return Label(point.x.mean, point.y.mean, point.group.label, point.x.std or 0.0, point.y.std or 0.0)
 
 
 def _plot_points(axes: Axes, found: Sequence[Point], x_label: str) -> None:
@@ -342,7 +346,7 @@ def length_against_size(subject: Subject, name: str) -> str:
         axes.set_ylabel("generated length")
         axes.set_title("Length of the outputs by size of the model")
         _legend_of_methods(figure, [point.group for point in found], front=False)
-        place_labels(figure, axes, [Label(p.x.mean, p.y.mean, p.group.label) for p in found])
+        place_labels(figure, axes, [_name_of(p) for p in found])
 
     label = "Generated length against parameters of the pruned models"
     return draw(paint, name=name, label=label, height=260, layout="constrained")
