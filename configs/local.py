@@ -12,8 +12,8 @@ Expected:  the recipe is a start for a fresh model. configs/local.py:model=t5-ba
            class of task. A fine-tuned model of that kind: --config.model.init=FOLDER --config.finetune.epochs=0.
 """
 
-from nash_jax.config import default_config
-from nash_jax.published import MODELS, RECIPES, parse_arguments, set_arguments, set_recipe
+from nash_jax.config.presets import MODELS, RECIPES, parse_arguments, set_arguments, set_recipe
+from nash_jax.config.schema import default_config
 
 
 def get_config(arguments=""):

@@ -19,10 +19,9 @@ import re
 import runpy
 from pathlib import Path
 
-from nash_jax.config import default_config
-from nash_jax.errors import UserError
+from nash_jax.config.schema import default_config
+from nash_jax.errors import UserError, did_you_mean
 from nash_jax.pruning.layer_selection import study_sixths
-from nash_jax.tree import did_you_mean
 
 GRID = [(6, d) for d in (5, 4, 3, 2, 1)] + [(e, 6) for e in (5, 4, 3, 2, 1)] + [(n, n) for n in (5, 4, 3, 2, 1)]
 SEEDS = (57, 58, 59)

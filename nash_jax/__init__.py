@@ -10,12 +10,12 @@ __version__ = "0.1.0"
 __all__ = ["Seq2Seq", "__version__", "load"]
 
 if TYPE_CHECKING:
-    from nash_jax.model import Seq2Seq, load
+    from nash_jax.seq2seq import Seq2Seq, load
 
 
 def __getattr__(name: str) -> Any:
     if name in ("Seq2Seq", "load"):
-        from nash_jax import model
+        from nash_jax import seq2seq as model
 
         return getattr(model, name)
     raise AttributeError(f"module 'nash_jax' has no attribute {name!r}")

@@ -26,13 +26,13 @@ from typing import Any
 
 from absl import flags
 
-from nash_jax.cli import run_command
-from nash_jax.data.resumable import ResumableFile
-from nash_jax.data.text_files import OTHER_KINDS, open_texts
+from nash_jax.batch_generate.generator import OUTPUT_COLUMN, FileGenerator, FileJob, Tally
+from nash_jax.batch_generate.resumable import ResumableFile
+from nash_jax.batch_generate.text_files import OTHER_KINDS, open_texts
 from nash_jax.errors import UserError
-from nash_jax.file_job import OUTPUT_COLUMN, FileGenerator, FileJob, Tally
 from nash_jax.generation.options import UNSUPPORTED, GenerationOptions
-from nash_jax.progress import Progress
+from nash_jax.runtime.command import run_command
+from nash_jax.runtime.progress import Progress
 
 
 def parse(argv: Sequence[str]) -> FileJob:
@@ -136,8 +136,8 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _load(job: FileJob) -> FileGenerator:
-    from nash_jax.compilation import enable_cache
-    from nash_jax.model import load
+    from nash_jax.runtime.compilation import enable_cache
+    from nash_jax.seq2seq import load
 
     enable_cache()
     return FileGenerator(load(job.model, dtype=job.dtype), job)

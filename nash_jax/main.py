@@ -1,6 +1,6 @@
 """`python -m nash_jax.main --config=FILE [--workdir=DIR] [--config.a.b=value]`: prunes a T5 or BART, all stages.
 
-The settings that `--config.a.b=value` may change are the fields in nash_jax/config.py; workdir is
+The settings that `--config.a.b=value` may change are the fields in nash_jax/config/schema.py; workdir is
 runs/<name of the config file>, with its variant, when left out. Started again, the same command goes on where it was.
 With `--config.stages=evaluate,benchmark --config.model.init=FOLDER` it looks at that model (docs/evaluation.md).
 A config file that names cells is a study: all of them are run, or `--cell=NAME` alone; `--list-cells` prints a command
@@ -12,48 +12,49 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nash_jax.cli import run_command
+from nash_jax.runtime.command import run_command
 
 if TYPE_CHECKING:
-    from nash_jax.command_line import CommandLine
+    from nash_jax.config.command_line import CommandLine
 
 
 def run(argv: Sequence[str]) -> None:
     """Parses, checks, runs the recipe or the study, says what came of it and where it is."""
-    from nash_jax.command_line import parse
-    from nash_jax.config_check import from_config_dict
+    from nash_jax.config.command_line import parse
+    from nash_jax.config.parsing import parse_config
 
     line = parse(argv)
     if "cells" in line.config:
         return _run_study(argv, line)
-    config = from_config_dict(line.config)
+    config = parse_config(line.config)
     _start()
-    from nash_jax.evaluate_recipe import make_recipe
+    from nash_jax.recipe.modes import make_run
     from nash_jax.report.console import places, summary
-    from nash_jax.workdir import is_main
+    from nash_jax.runtime.multihost import is_host0
 
-    recipe = make_recipe(config, line.workdir, line.name)
-    report = recipe.run()
-    if is_main():
-        print(summary(report), places(recipe.workdir.folder), sep="\n")
+    run = make_run(config, line.workdir, line.name)
+    report = run.run()
+    if is_host0():
+        print(summary(report), places(run.workdir.folder), sep="\n")
 
 
 def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
     """Lists the cells of a grid, or runs them, or one of them."""
-    from nash_jax.command_line import cell_commands
-    from nash_jax.study import Study, check_failures, read_cells
+    from nash_jax.config.command_line import cell_commands
+    from nash_jax.study.grid import read_cells
+    from nash_jax.study.runner import Study, check_failures
 
     cells = read_cells(line.config)
     if line.list_cells:
         return _print_lines(cell_commands(argv, [cell.name for cell in cells]))
     _start()
     from nash_jax.report.console import places
-    from nash_jax.report.study import console_summary
-    from nash_jax.workdir import is_main
+    from nash_jax.runtime.multihost import is_host0
+    from nash_jax.study.report import console_summary
 
     study = Study(cells, line.workdir or f"runs/{line.name}")
     found = study.run(line.cell)
-    if is_main():
+    if is_host0():
         print(console_summary(found["records"], found["states"]), places(study.workdir.folder), sep="\n")
     if line.cell is None:  # else it is done, and the others are not this command's
         check_failures(study.workdir.folder, found["states"])
@@ -68,8 +69,8 @@ def _print_lines(lines: Sequence[str]) -> None:
 
 
 def _start() -> None:
-    from nash_jax.compilation import enable_cache
-    from nash_jax.sharding import start_distributed
+    from nash_jax.runtime.compilation import enable_cache
+    from nash_jax.runtime.multihost import start_distributed
 
     enable_cache()
     start_distributed()

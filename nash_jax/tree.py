@@ -1,6 +1,5 @@
 """Parameters by path: `encoder/layers_3/ffn/wo`."""
 
-import difflib
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from nash_jax.errors import UserError
+from nash_jax.errors import UserError, did_you_mean
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,12 +40,6 @@ def matching(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
             raise UserError(f"no parameter matches {pattern!r}{did_you_mean(pattern, paths)}")
         found.update(hits)
     return [p for p in paths if p in found]
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing when no known word is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def check_shapes(params: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], source: str) -> None:

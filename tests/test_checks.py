@@ -17,15 +17,15 @@ import pyarrow.parquet
 import pytest
 from transformers import ByT5Tokenizer
 
-from nash_jax.config import TaskConfig
-from nash_jax.data.checks import KINDS, Damage, Findings, check_rows, drops, find_break, find_damage
+from nash_jax.config.schema import TaskConfig
+from nash_jax.data.checks import KINDS, Findings, RowIssue, check_rows, drops, find_break, find_damage
 from nash_jax.data.pipeline import tokenize, tokenized_table
 from nash_jax.data.sources import load_rows
 from nash_jax.data.summary import data_lines, summarise
 from nash_jax.data.tasks import TASKS
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.training.metrics import read_rows
+from nash_jax.training.writers import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 HELD_OUT = [(f"held out {i}", f"kept {i}") for i in range(8)]
@@ -264,7 +264,7 @@ def test_scores_are_of_all_rows_given():
 def test_limit(dropped, share, refused):
     findings = Findings()
     entries = [(f"a:{i}", {"source": str(i), "references": ["b"]}) for i in range(10 - dropped)]
-    entries += [("a:99", Damage("not_json", "what"))] * dropped
+    entries += [("a:99", RowIssue("not_json", "what"))] * dropped
     assert len(list(check_rows(entries, lambda row: [row], "test", findings, {}))) == 10 - dropped
     if refused:
         with pytest.raises(

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nash_jax.models import mask_sites, param_axes
+from nash_jax.axes import param_axes
 from nash_jax.models.layers import RMSNorm
 from nash_jax.pruning import hard_concrete as hc
-from nash_jax.pruning.compact import compact, kept_positions, removed_share
+from nash_jax.pruning.compact import compact, kept_positions, removed_fraction
 from nash_jax.pruning.final_masks import final_masks
 from nash_jax.pruning.gates import HardConcreteGates, gate_groups
 from nash_jax.pruning.lagrangian import Constraint, expected_size, prunable_size, size_terms
@@ -19,7 +19,6 @@ from nash_jax.testing import random_batch, random_masks, random_params, random_s
 from nash_jax.tree import count, flatten
 
 seeds = st.integers(0, 2**32 - 1)
-TABLES = {"param_axes": param_axes, "mask_sites": mask_sites}
 KINDS = ["heads", "units", "sublayers", "embed", "heads units sublayers embed"]
 KERNELS = ("/q", "/kv", "/qkv", "/out", "/wi", "/wo")
 
@@ -36,14 +35,14 @@ def assert_same_function(logits, spec, params, masks, seed=0):
     """Masked and compacted models differ by ≤ 1e-5 of the largest logit; returns what compaction gave."""
     batch = random_batch(spec, seed)
     masked = logits(spec, params, batch, masks)
-    narrow, small = compact(spec, params, masks, **TABLES)
+    narrow, small = compact(spec, params, masks)
     compacted = logits(narrow, small, batch)
     assert np.abs(masked).max() > 1e-2
     assert np.abs(compacted - masked).max() <= 1e-5 * np.abs(masked).max()
     return narrow, small
 
 
-def closed_share(masks):
+def masked_fraction(masks):
     values = np.concatenate([np.ravel(m) for m in masks.values()])
     return np.mean(values == 0)
 
@@ -65,7 +64,7 @@ def test_masked_equals_compacted(logits, kind, tied):
         decoder=(DecoderLayer((0, 2, 3), (1, 2), 8),),
     )
     masks = random_masks(spec, len(kind), kind)
-    assert 0 < closed_share(masks) < 1
+    assert 0 < masked_fraction(masks) < 1
     assert any(np.any((m > 0) & (m < 1)) for m in masks.values())
     # all other masks are 1, so that the masked model compiles once for all kinds
     narrow, _ = assert_same_function(logits, spec, random_params(spec), all_ones(spec) | masks)
@@ -115,7 +114,7 @@ def test_final_gates_equal_their_compacted_model(logits):
     rows = HardConcreteGates(groups).apply({"params": {"log_alpha": log_alpha}}, method="rows")
     axes, sizes = param_axes(spec), spec.axis_sizes()
     masks = final_masks(rows, [Constraint(size_terms(axes, sizes), sizes, 0.5)])
-    assert 0 < closed_share(masks) < 1
+    assert 0 < masked_fraction(masks) < 1
     assert_same_function(logits, spec, random_params(spec), masks)
 
 
@@ -179,7 +178,7 @@ def test_everything_kept_is_the_identity(seed):
     spec = random_spec(seed, ragged=True)
     params = random_params(spec, seed)
     for masks in ({}, all_ones(spec)):
-        same, kept = compact(spec, params, masks, **TABLES)
+        same, kept = compact(spec, params, masks)
         assert same == spec
         assert_same_bits(kept, params)
 
@@ -187,8 +186,8 @@ def test_everything_kept_is_the_identity(seed):
 @given(seed=seeds)
 def test_twice_is_once(seed):
     spec = random_spec(seed, ragged=seed % 2 == 0)
-    once = compact(spec, random_params(spec, seed), random_masks(spec, seed), **TABLES)
-    twice = compact(*once, all_ones(once[0]), **TABLES)
+    once = compact(spec, random_params(spec, seed), random_masks(spec, seed))
+    twice = compact(*once, all_ones(once[0]))
     assert twice[0] == once[0]
     assert_same_bits(twice[1], once[1])
 
@@ -199,8 +198,8 @@ def test_compaction_in_stages_is_compaction_at_once(seed):
     spec = random_spec(seed)
     params = random_params(spec, seed)
     heads, units = random_masks(spec, seed, "heads"), random_masks(spec, seed + 1, "units")
-    staged = compact(*compact(spec, params, heads, **TABLES), units, **TABLES)
-    at_once = compact(spec, params, heads | units, **TABLES)
+    staged = compact(*compact(spec, params, heads), units)
+    at_once = compact(spec, params, heads | units)
     assert staged[0] == at_once[0]
     assert_same_bits(staged[1], at_once[1])
 
@@ -209,7 +208,7 @@ def test_compaction_in_stages_is_compaction_at_once(seed):
 def test_inputs_are_left_alone(seed):
     spec = random_spec(seed)
     params = random_params(spec, seed)
-    compact(spec, params, random_masks(spec, seed), **TABLES)
+    compact(spec, params, random_masks(spec, seed))
     assert_same_bits(params, random_params(spec, seed))
 
 
@@ -218,7 +217,7 @@ def test_dtypes_are_kept():
     params = random_params(spec)
     params["shared"]["embedding"] = params["shared"]["embedding"].astype(ml_dtypes.bfloat16)
     params["encoder"]["layers_0"]["ffn"]["wo"] = params["encoder"]["layers_0"]["ffn"]["wo"].astype(np.float16)
-    _, small = compact(spec, params, random_masks(spec, 0, "heads embed"), **TABLES)
+    _, small = compact(spec, params, random_masks(spec, 0, "heads embed"))
     assert small["shared"]["embedding"].shape[1] < spec.d_model
     assert small["shared"]["embedding"].dtype == ml_dtypes.bfloat16
     assert small["encoder"]["layers_0"]["ffn"]["wo"].dtype == np.float16
@@ -230,7 +229,7 @@ def test_expected_size_at_saturated_gates_is_the_size_after_compaction(seed, sof
     spec = random_spec(seed, ragged=seed % 2 == 0)
     masks = random_masks(spec, seed, soft=soft)
     probs = {name: jnp.asarray(mask > 0, jnp.float32) for name, mask in masks.items()}
-    narrow, small = compact(spec, random_params(spec, seed), masks, **TABLES)
+    narrow, small = compact(spec, random_params(spec, seed), masks)
     for side in ("encoder", "decoder", ""):
         counted = sum(leaf.size for p, leaf in flatten(small).items() if p.startswith(side) and p.endswith(KERNELS))
         terms = size_terms(param_axes(spec), spec.axis_sizes(), side)
@@ -238,7 +237,7 @@ def test_expected_size_at_saturated_gates_is_the_size_after_compaction(seed, sof
         assert prunable_size(size_terms(param_axes(narrow), narrow.axis_sizes(), side), narrow.axis_sizes()) == counted
         whole = prunable_size(terms, spec.axis_sizes())
         if whole:
-            assert removed_share(spec, narrow, side, param_axes) == 1 - counted / whole
+            assert removed_fraction(spec, narrow, side) == 1 - counted / whole
     sizes = narrow.axis_sizes()
     assert count(small) == sum(int(np.prod([sizes[a] for a in axes])) for axes in param_axes(narrow).values())
 

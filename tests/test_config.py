@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from nash_jax.config import Config, DistillConfig, PruneConfig, TrainConfig, default_config
-from nash_jax.config_check import expected, from_config_dict
+from nash_jax.config.parsing import expected, parse_config
+from nash_jax.config.schema import Config, DistillConfig, PruneConfig, TrainConfig, default_config
 from nash_jax.errors import UserError
-from nash_jax.layer_importance import find_candidates
 from nash_jax.pruning.methods import METHODS
+from nash_jax.recipe.layer_importance import find_candidates
 from nash_jax.spec import SIDES, preset
-from nash_jax.study import read_cells
+from nash_jax.study.grid import read_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -98,12 +98,12 @@ def with_value(place, value, name=None):
 
 
 def test_defaults_round_trip():
-    assert from_config_dict(default_config()) == Config()
+    assert parse_config(default_config()) == Config()
     assert len(SETTINGS) > 70  # the tests below walk over all of them
 
 
 def test_left_out_fields_have_their_defaults():
-    assert from_config_dict(ConfigDict({"seed": 3, "prune": {"sparsity": 0.5}})) == Config(
+    assert parse_config(ConfigDict({"seed": 3, "prune": {"sparsity": 0.5}})) == Config(
         seed=3, prune=PruneConfig(sparsity=0.5)
     )
 
@@ -115,7 +115,7 @@ def test_changes_arrive():
     config.finetune.update(epochs=0.5, accumulation=2)
     config.retrain.distill.logits = 1.0
     config.benchmark.batch_sizes = (4,)
-    parsed = from_config_dict(config)
+    parsed = parse_config(config)
     assert (parsed.seed, parsed.task.name, parsed.task.source) == (1, "mine", "files")
     assert parsed.finetune == TrainConfig(epochs=0.5, accumulation=2)
     assert parsed.retrain == dataclasses.replace(Config().retrain, distill=DistillConfig(logits=1.0))
@@ -124,9 +124,9 @@ def test_changes_arrive():
 
 
 def test_whole_numbers_pass_for_numbers():
-    parsed = from_config_dict(with_value("finetune.epochs", 3))
+    parsed = parse_config(with_value("finetune.epochs", 3))
     assert parsed.finetune.epochs == 3.0 and isinstance(parsed.finetune.epochs, float)
-    parsed = from_config_dict(ConfigDict({"finetune": {"epochs": 3}, "benchmark": {"batch_sizes": [1, 2]}}))
+    parsed = parse_config(ConfigDict({"finetune": {"epochs": 3}, "benchmark": {"batch_sizes": [1, 2]}}))
     assert isinstance(parsed.finetune.epochs, float) and parsed.benchmark.batch_sizes == (1, 2)
 
 
@@ -136,7 +136,7 @@ def test_misspelt_name(place):
     misspelt = last + last[-1]
     where = ".".join(["config", *groups, misspelt])
     for found in (
-        lambda: from_config_dict(with_value(place, SETTINGS[place], misspelt)),
+        lambda: parse_config(with_value(place, SETTINGS[place], misspelt)),
         lambda: expected(".".join([*groups, misspelt])),
     ):
         with pytest.raises(UserError) as error:
@@ -152,14 +152,14 @@ def test_wrong_type(place):
     assert expected(place) == words
     for value in values:
         with pytest.raises(UserError, match=re.escape(f"config.{place} is {value!r}; expected {words}")):
-            from_config_dict(with_value(place, value))
+            parse_config(with_value(place, value))
 
 
 @pytest.mark.parametrize("place", OUT_OF_RANGE)
 def test_out_of_range(place):
     for value in OUT_OF_RANGE[place]:
         with pytest.raises(UserError, match="config") as error:
-            from_config_dict(with_value(place, value))
+            parse_config(with_value(place, value))
         found, _, wanted = str(error.value).partition("; expected ")
         assert place in found or place.rpartition(".")[2] in found or place in wanted
         assert str(value) in found + wanted
@@ -167,7 +167,7 @@ def test_out_of_range(place):
 
 def test_a_near_choice_is_named():
     with pytest.raises(UserError, match=r"config.task.metric is 'rogue' \(did you mean 'rouge'\?\); expected one of"):
-        from_config_dict(with_value("task.metric", "rogue"))
+        parse_config(with_value("task.metric", "rogue"))
 
 
 def test_ranges_end_where_they_should():
@@ -179,19 +179,19 @@ def test_ranges_end_where_they_should():
         ("shorten.decoder_layers", 0),
         ("shorten.decoder_layers", 6),
     ):
-        from_config_dict(with_value(place, value))
+        parse_config(with_value(place, value))
 
 
 def test_a_given_model_has_layers_of_its_own():
     config = with_value("shorten.decoder_layers", 12)
     config.model.init = "some/model"
-    assert from_config_dict(config).shorten.decoder_layers == 12
+    assert parse_config(config).shorten.decoder_layers == 12
 
 
 @pytest.mark.parametrize("returned", [None, 3, {"seed": 1}])
 def test_what_get_config_must_return(returned):
     with pytest.raises(UserError, match=r"get_config\(\) returned .*; expected the ConfigDict"):
-        from_config_dict(returned)
+        parse_config(returned)
 
 
 def load(path):
@@ -215,7 +215,7 @@ def test_config_file(path):
     if "cells" in config:
         assert all(isinstance(cell.config, Config) for cell in read_cells(config))
     else:
-        assert isinstance(from_config_dict(config), Config)
+        assert isinstance(parse_config(config), Config)
     command = " ".join(module.__doc__.split())
     assert re.search(rf"Command: .*--config=configs/{path.stem}\.py", command)
     flags = re.findall(r"--config\.([\w.]+)=", command)
@@ -285,14 +285,14 @@ def test_settings_that_would_train_nothing(settings, message):
     config = default_config()
     config.update_from_flattened_dict(PRUNED | settings)
     if message is None:
-        from_config_dict(config)
+        parse_config(config)
     else:
         with pytest.raises(UserError, match=message):
-            from_config_dict(config)
+            parse_config(config)
 
 
 def test_gates_of_more_layers_than_there_are():
     config = default_config()
     config.update_from_flattened_dict({"method": "nash_auto", "model.preset": "t5-small", "shorten.decoder_layers": 7})
     with pytest.raises(UserError, match=r"shorten\.decoder_layers is 7; expected no more than the model's 6"):
-        find_candidates(from_config_dict(config), preset("t5-small"))
+        find_candidates(parse_config(config), preset("t5-small"))

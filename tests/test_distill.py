@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from nash_jax.config import DistillConfig
+from nash_jax.config.schema import DistillConfig
 from nash_jax.models import build
 from nash_jax.pruning.distill import hidden_loss, logits_loss, match_layers, teacher_layers
 from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_batch, random_params
-from nash_jax.training.steps import StudentLoss, alive_layers
+from nash_jax.training.losses import StudentLoss, alive_layers
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -17,16 +17,16 @@ from commands import LIMIT
 
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.model import Seq2Seq, load
+from nash_jax.recipe.workdir import Workdir
+from nash_jax.seq2seq import Seq2Seq, load
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
-from nash_jax.training.metrics import read_rows
-from nash_jax.workdir import Workdir
+from nash_jax.training.writers import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ["cat", "act", "tac", "bat", "tab", "cab"]  # of one length: one shape of batches
 LETTERS = """
-from nash_jax.config import default_config
+from nash_jax.config.schema import default_config
 
 def get_config():
     config = default_config()
@@ -297,7 +297,7 @@ def test_a_folder_is_taken_once_a_stage_is_done(tmp_path):
     """A mistake that is found before may be put right in the same workdir."""
     Workdir(tmp_path, {"seed": 1, "task": {"name": "a"}})
     begun = Workdir(tmp_path, {"seed": 2, "task": {"name": "a"}})
-    with begun.held():
+    with begun.locked():
         begun.run("data", lambda folder: {"rows": 3})
     again = Workdir(tmp_path, {"seed": 2, "task": {"name": "a"}})
     assert again.run("data", lambda folder: {"rows": 4})["rows"] == 3
@@ -323,7 +323,7 @@ def test_a_file_system_without_locks(place, monkeypatch):
     monkeypatch.chdir(place)
     monkeypatch.setattr(fcntl, "flock", flock)  # as Lustre answers where it is mounted without -o flock
     with pytest.raises(UserError, match=re.escape(SAYS["no locks"].removeprefix("error: "))):
-        Workdir("runs/locked", {"seed": 1}).is_held()
+        Workdir("runs/locked", {"seed": 1}).is_locked()
 
 
 @pytest.mark.parametrize("name", ["no_weights", "other_shape", "cut", "export", "none"])

@@ -13,16 +13,17 @@ from commands import LIMIT
 
 from nash_jax.benchmark import components
 from nash_jax.benchmark.components import component_times, contributions, part_of, parts_in
-from nash_jax.config import STAGES, chosen_stages, default_config
-from nash_jax.config_check import from_config_dict
+from nash_jax.config.parsing import parse_config
+from nash_jax.config.schema import STAGES, chosen_stages, default_config
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.evaluate_recipe import EvaluateRecipe, make_recipe
 from nash_jax.evaluation.sizes import component_sizes, sparsities
 from nash_jax.generation.engine import Engine
-from nash_jax.model import Seq2Seq
-from nash_jax.recipe import Recipe
+from nash_jax.recipe.evaluate_model import EvaluationRun
+from nash_jax.recipe.modes import make_run
+from nash_jax.recipe.run import PruningRun
 from nash_jax.report.console import summary
+from nash_jax.seq2seq import Seq2Seq
 from nash_jax.spec import DecoderLayer, EncoderLayer, ModelSpec, dense_spec
 from nash_jax.testing import random_params, random_spec
 from nash_jax.tree import count
@@ -64,7 +65,7 @@ def make_config(place: Path, **settings: object):
         for part in groups:
             group = group[part]
         group[last] = str(place / value) if last in ("init", "reference") or last.endswith("_file") else value
-    return from_config_dict(config)
+    return parse_config(config)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,7 @@ def test_it_is_printed_and_on_the_page(place, report, printed):
 def test_another_model_wants_another_workdir(place, printed):
     config = make_config(place, **{"model.init": "dense", "stages": "benchmark"})
     with pytest.raises(UserError, match="local-evaluate holds a run with config"):
-        EvaluateRecipe(config, place / "runs" / "local-evaluate")
+        EvaluationRun(config, place / "runs" / "local-evaluate")
 
 
 def test_both_layouts_of_a_model_score_alike(place, tmp_path):
@@ -175,7 +176,7 @@ def test_both_layouts_of_a_model_score_alike(place, tmp_path):
     found = {}
     for name in ("dense", "hub"):
         config = make_config(place, **{"model.init": name, "stages": "evaluate"})
-        found[name] = EvaluateRecipe(config, tmp_path / name).run()
+        found[name] = EvaluationRun(config, tmp_path / name).run()
     assert found["dense"]["metrics"] == found["hub"]["metrics"]
     assert found["dense"]["components"]["parameters"] == found["hub"]["components"]["parameters"]
     assert (
@@ -189,9 +190,9 @@ def test_both_layouts_of_a_model_score_alike(place, tmp_path):
         config = make_config(tmp_path, **{"model.init": "copy", "stages": "benchmark"})
         if seed:
             with pytest.raises(UserError, match=r"holds a run with config\.weights="):
-                EvaluateRecipe(config, tmp_path / "run")
+                EvaluationRun(config, tmp_path / "run")
         else:
-            recipe = EvaluateRecipe(config, tmp_path / "run")
+            recipe = EvaluationRun(config, tmp_path / "run")
             recipe.workdir.run("benchmark", lambda folder: {"benchmark": [], "components": []})
 
 
@@ -202,7 +203,7 @@ def test_a_model_without_tokenizer(place, tmp_path):
     with pytest.raises(
         UserError, match=r"bare' has no tokenizer; expected its files beside the weights, or config\.task"
     ):
-        EvaluateRecipe(config, tmp_path / "run").run()
+        EvaluationRun(config, tmp_path / "run").run()
 
 
 @pytest.mark.parametrize(
@@ -230,8 +231,8 @@ def test_some_stages_of_a_run(place, tmp_path):
     settings |= {f"task.{split}_file": "test.jsonl" for split in ("train", "validation")}
     settings |= {"finetune.batch_size": 4, "retrain.batch_size": 4}  # a multiple of the fake devices
 
-    def recipe(stages: str) -> Recipe | EvaluateRecipe:
-        return make_recipe(make_config(place, **settings, stages=stages), str(tmp_path / "run"), "letters")
+    def recipe(stages: str) -> PruningRun | EvaluationRun:
+        return make_run(make_config(place, **settings, stages=stages), str(tmp_path / "run"), "letters")
 
     with pytest.raises(UserError, match="stage shorten goes on from finetune, which is not done in"):
         recipe("data,shorten").run()
@@ -244,12 +245,12 @@ def test_some_stages_of_a_run(place, tmp_path):
         recipe("evaluate").run()
     report = recipe("retrain,compact,prune,shorten").run()
     assert list(report["stages"]) == list(STAGES[:6])
-    assert isinstance(recipe("evaluate"), Recipe)
+    assert isinstance(recipe("evaluate"), PruningRun)
 
 
 def test_no_model_to_evaluate(place, tmp_path):
     with pytest.raises(UserError, match=r"config\.stages=evaluate without a model; expected config\.model\.init"):
-        make_recipe(make_config(place, stages="evaluate"), str(tmp_path), "letters")
+        make_run(make_config(place, stages="evaluate"), str(tmp_path), "letters")
 
 
 # -- sizes --------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from nash_jax.config import Config, default_config
-from nash_jax.config_check import from_config_dict
+from nash_jax.config.parsing import parse_config
+from nash_jax.config.schema import Config, default_config
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer, check_vocabulary
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score, score_outputs
@@ -22,7 +22,7 @@ def config(**evaluate) -> Config:
     own = default_config()
     own.task.update(name="pronunciation", max_source_length=8, max_target_length=6, max_new_tokens=6)
     own.evaluate.update(evaluate)
-    return from_config_dict(own)
+    return parse_config(own)
 
 
 def test_options_are_the_models_but_for_what_the_config_sets():
@@ -116,12 +116,12 @@ def test_no_more_tokens_than_positions(field):
     own = default_config()
     own.task.update(max_source_length=8, max_target_length=8, max_new_tokens=8)
     own.benchmark.update(source_length=8, new_tokens=(8,))
-    check_positions(spec, from_config_dict(own))
+    check_positions(spec, parse_config(own))
     group, name = field.split(".")
     own[group][name] = (9,) if field == "benchmark.new_tokens" else 9
     with pytest.raises(UserError, match=rf"config\.{field} is 9; expected no more than the model's 8 positions"):
-        check_positions(spec, from_config_dict(own))
-    check_positions(dense_spec(vocab_size=9, **sizes), from_config_dict(own))  # T5 has no table
+        check_positions(spec, parse_config(own))
+    check_positions(dense_spec(vocab_size=9, **sizes), parse_config(own))  # T5 has no table
 
 
 def test_both_vocabularies_hold_all_tokens():

@@ -14,7 +14,7 @@ from task_fixtures import use_repository, write_files
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import ByT5Tokenizer
 
-from nash_jax.config import DistillConfig, ModelConfig, TaskConfig, TrainConfig
+from nash_jax.config.schema import DistillConfig, ModelConfig, TaskConfig, TrainConfig
 from nash_jax.data.checks import Findings
 from nash_jax.data.pipeline import Batches, tokenize
 from nash_jax.data.sources import load_rows
@@ -24,12 +24,13 @@ from nash_jax.evaluation.by_task import check_parts
 from nash_jax.evaluation.evaluator import Evaluator
 from nash_jax.evaluation.metrics import METRICS
 from nash_jax.generation.options import GenerationOptions
-from nash_jax.sharding import to_host
+from nash_jax.runtime.sharding import to_host
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
+from nash_jax.training.losses import StudentLoss
 from nash_jax.training.optim import make_optimizer
 from nash_jax.training.state import make_state
-from nash_jax.training.steps import StudentLoss, build_student, make_step
+from nash_jax.training.steps import build_student, make_step
 
 SOURCE, TARGET, NEW, ROWS = 24, 12, 6, 8  # tokens, bytes here, of which every input has as many
 LENGTHS = {"max_source_length": SOURCE, "max_target_length": TARGET, "max_new_tokens": NEW}

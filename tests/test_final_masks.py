@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nash_jax.models import mask_sites, param_axes
+from nash_jax.axes import param_axes
 from nash_jax.pruning import hard_concrete as hc
-from nash_jax.pruning.compact import closed_share, compact
-from nash_jax.pruning.final_masks import balanced_zeros, final_masks, shifted
+from nash_jax.pruning.compact import compact, masked_fraction
+from nash_jax.pruning.final_masks import allocate_zeros, final_masks, shifted
 from nash_jax.pruning.gates import gate_groups
 from nash_jax.pruning.lagrangian import prunable_size, size_terms
-from nash_jax.pruning.methods import METHODS, make_gates, targets
+from nash_jax.pruning.methods import METHODS, make_constraints, target_sparsities
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
 from nash_jax.tree import count
@@ -30,8 +30,7 @@ def random_rows(spec, method, seed, mean=0.0, spread=2.0):
 
 
 def constraints_of(spec, method):
-    axes, sizes = param_axes(spec), spec.axis_sizes()
-    return make_gates(method, targets(method, 0.4, 0.5), axes, sizes, 0.5)[1]
+    return make_constraints(spec, target_sparsities(method, 0.4, 0.5))
 
 
 def expected_share(spec, rows, part):
@@ -57,16 +56,16 @@ def test_as_many_parameters_as_expected(method, seed):
     units = [n for n, row in rows.items() if n.endswith(".units") and masks.get(n.rpartition(".")[0], 1) != 0]
     room = all(0 < np.sum(masks[n] == 0) < masks[n].size for n in units)
     if units and room:
-        assert closed_share(SPEC, masks, part, param_axes) == pytest.approx(expected_share(SPEC, rows, part), abs=0.002)
+        assert masked_fraction(SPEC, masks, part) == pytest.approx(expected_share(SPEC, rows, part), abs=0.002)
 
 
 @given(seed=seeds)
 def test_sublayers_alone_come_as_near_to_the_target_as_they_can(seed):
     rows = random_rows(SPEC, "nash_auto", seed)
     masks = final_masks(rows, list(constraints_of(SPEC, "nash_auto").values()))
-    wanted = targets("nash_auto", 0.4, 0.5)["decoder"]
+    wanted = target_sparsities("nash_auto", 0.4, 0.5)["decoder"]
     largest = 4 * SPEC.d_model**2 / (4 * (8 * SPEC.d_model**2 + 2 * SPEC.d_model * 64))
-    assert abs(closed_share(SPEC, masks, "decoder", param_axes) - wanted) <= largest / 2 + 1e-6
+    assert abs(masked_fraction(SPEC, masks, "decoder") - wanted) <= largest / 2 + 1e-6
     lone = {n: float(row) for n, row in rows.items() if n.startswith("decoder")}
     closed = [a for n, a in lone.items() if masks[n] == 0]
     kept = [a for n, a in lone.items() if masks[n] != 0]
@@ -92,9 +91,9 @@ def test_open_gates_stay_and_scores_stay_soft(method, seed):
 def test_counted_share_is_that_of_the_compacted_model(method):
     rows = random_rows(SPEC, method, 5)
     masks = final_masks(rows, list(constraints_of(SPEC, method).values()))
-    spec, params = compact(SPEC, random_params(SPEC), masks, param_axes=param_axes, mask_sites=mask_sites)
+    spec, params = compact(SPEC, random_params(SPEC), masks)
     sizes = [prunable_size(size_terms(param_axes(s), s.axis_sizes()), s.axis_sizes()) for s in (SPEC, spec)]
-    assert closed_share(SPEC, masks, "", param_axes) == pytest.approx(1 - sizes[1] / sizes[0])
+    assert masked_fraction(SPEC, masks, "") == pytest.approx(1 - sizes[1] / sizes[0])
     assert count(params) < count(random_params(SPEC))
 
 
@@ -109,8 +108,8 @@ def test_balanced_zeros_by_hand():
     """1.4 heads expected: 1 closed, 0.4 left over; then 1.8: 2, -0.2 left, which is two units fewer than 4.2."""
     probs = {"a.heads": np.full(4, 0.65), "b.heads": np.full(4, 0.65), "a.units": np.full(7, 0.4)}
     costs = {"a.units": 10.0, "b.heads": 100.0, "a.heads": 100.0}
-    assert balanced_zeros(probs, costs) == {"a.heads": 1, "b.heads": 2, "a.units": 2}
-    assert balanced_zeros({}, {}) == {}
+    assert allocate_zeros(probs, costs) == {"a.heads": 1, "b.heads": 2, "a.units": 2}
+    assert allocate_zeros({}, {}) == {}
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -119,7 +118,7 @@ def test_balanced_zeros_close_as_many_parameters_as_expected(seed):
     probs = {f"{i}.heads": rng.uniform(0.05, 0.95, rng.integers(1, 5)) for i in range(rng.integers(0, 5))}
     probs |= {f"{i}.units": rng.uniform(0.3, 0.7, 60) for i in range(rng.integers(1, 4))}  # enough to take up the rest
     costs = {name: 64.0 if name.endswith("heads") else float(rng.integers(2, 9)) for name in probs}
-    zeros = balanced_zeros(probs, costs)
+    zeros = allocate_zeros(probs, costs)
     assert all(0 <= zeros[name] <= len(p) for name, p in probs.items())
     expected = sum(costs[name] * np.sum(1 - p) for name, p in probs.items())
     closed = sum(costs[name] * zeros[name] for name in probs)
@@ -144,8 +143,8 @@ def test_what_is_left_over_is_closed_elsewhere(seed, share):
 def test_more_left_over_than_there_is():
     probs, costs = {"a.heads": np.full(4, 0.65)}, {"a.heads": 100.0}
     for left, zeros in ((1e6, 4), (-1e6, 0), (0.0, 1)):
-        assert balanced_zeros(shifted(probs, costs, left), costs) == {"a.heads": zeros}
-    assert balanced_zeros(shifted({}, {}, 60.0), {}) == {}
+        assert allocate_zeros(shifted(probs, costs, left), costs) == {"a.heads": zeros}
+    assert allocate_zeros(shifted({}, {}, 60.0), {}) == {}
 
 
 def test_undecided_gates_make_up_for_sublayers():

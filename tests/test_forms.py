@@ -5,7 +5,7 @@ import json
 import pytest
 from tokenizers.pre_tokenizers import ByteLevel
 
-from nash_jax.data.checks import DamagedError
+from nash_jax.data.checks import RowIssueError
 from nash_jax.data.forms import SEPARATOR, find, question_answering, space_punctuation, translation
 from nash_jax.data.outputs import names_noun, read_output
 from nash_jax.data.superglue_forms import mark_pronoun
@@ -205,7 +205,7 @@ def test_pronouns_are_found(content, pronoun, index, marked):
 
 
 def test_a_pronoun_that_is_not_there():
-    with pytest.raises(DamagedError, match="column 'span2_index' holds 1"):
+    with pytest.raises(RowIssueError, match="column 'span2_index' holds 1"):
         mark_pronoun("Bob sat down", "he", 1)
 
 
@@ -243,7 +243,7 @@ def test_dolly():
     for empty in ("", "  ", None):
         (row,) = make(record | {"context": empty}, "t5", True)
         assert row["source"] == "### Instruction:\nSum it up.\n\n### Response:"
-    with pytest.raises(DamagedError, match="column 'context' holds 3"):
+    with pytest.raises(RowIssueError, match="column 'context' holds 3"):
         make(record | {"context": 3}, "t5", True)
 
 
@@ -284,7 +284,7 @@ def test_scores_in_fifths(score, said):
     ],
 )
 def test_damaged_records(name, column, value, kind):
-    with pytest.raises(DamagedError, match=f"^column '{column}' holds ") as error:
+    with pytest.raises(RowIssueError, match=f"^column '{column}' holds ") as error:
         TASKS[name].form.make(CASES[name][0] | {column: value}, "t5", True)
     assert error.value.damage.kind == kind
 
@@ -297,7 +297,7 @@ def test_a_record_without_a_column(name):
         if not any(read == column or read.startswith(f"{column}.") for read in form.columns):
             continue
         for other in ({k: v for k, v in record.items() if k != column}, record | {column: None}):
-            with pytest.raises(DamagedError):
+            with pytest.raises(RowIssueError):
                 form.make(other, "t5", True)
 
 

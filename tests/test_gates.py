@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nash_jax.axes import param_axes
 from nash_jax.errors import UserError
-from nash_jax.models import param_axes
 from nash_jax.pruning import hard_concrete as hc
 from nash_jax.pruning.gates import GateGroup, HardConcreteGates, gate_groups
 from nash_jax.spec import DecoderLayer, EncoderLayer, ModelSpec

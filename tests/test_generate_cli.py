@@ -20,11 +20,11 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-import nash_jax.model
+import nash_jax.seq2seq
 from nash_jax.data.tokenizers import EOS, PAD, UNKNOWN
 from nash_jax.generate import main
 from nash_jax.generation.options import UNSUPPORTED, GenerationOptions
-from nash_jax.model import Seq2Seq
+from nash_jax.seq2seq import Seq2Seq
 from nash_jax.testing import lively_model, random_params, random_spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,11 +71,11 @@ def compile_quickly(place, quick_engine):
         model._engine = quick_engine(model.spec, model.params, dtype)
         return model
 
-    original, seconds = nash_jax.model.load, jax.config.jax_persistent_cache_min_compile_time_secs
+    original, seconds = nash_jax.seq2seq.load, jax.config.jax_persistent_cache_min_compile_time_secs
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(place / "compiled"))
-        patch.setattr("nash_jax.model.load", lambda name, *, dtype="float32": load(str(name), dtype))
+        patch.setattr("nash_jax.seq2seq.load", lambda name, *, dtype="float32": load(str(name), dtype))
         yield
     jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
 
@@ -103,7 +103,7 @@ def one_line(text: str) -> str:
 
 def generated(texts, model: str = "model", **options) -> list[str]:
     """What Python gives for the same texts."""
-    return nash_jax.model.load(model).generate(texts, batch_size=4, progress=False, **options)
+    return nash_jax.seq2seq.load(model).generate(texts, batch_size=4, progress=False, **options)
 
 
 # -- files ----------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_text_to_text(tmp_path, command):
     assert lines == [*map(one_line, expected), ""] and len(set(expected)) > 8
     assert err.splitlines() == [f"{tmp_path}/rows.txt: 24 rows, 6 of them empty", "generating: row 24/24, 0 s left"]
 
-    model = nash_jax.model.load("model")
+    model = nash_jax.seq2seq.load("model")
     ids = model.generate_ids(**model.tokenizer(TEXTS, padding=True, return_tensors="np"))[:, 1:].tolist()
     lengths = [own.index(1) + 1 if 1 in own else NEW_TOKENS for own in ids]
     unended, joined = sum(1 not in own for own in ids), sum(one_line(text) != text for text in expected)
@@ -154,7 +154,7 @@ def test_chunks_change_nothing(tmp_path, command, monkeypatch):
     """Rows are read and put in batches by chunks, here of 4 rows; what is drawn for a row hangs on its number."""
     write_lines(tmp_path / "rows.txt", TEXTS)
     assert command(*SAMPLED, output="whole.jsonl")[0] == 0
-    monkeypatch.setattr("nash_jax.file_job.BATCHES_OF_CHUNK", 1)
+    monkeypatch.setattr("nash_jax.batch_generate.generator.BATCHES_OF_CHUNK", 1)
     assert command(*SAMPLED, output="chunks.jsonl")[0] == 0
     assert (tmp_path / "whole.jsonl").read_bytes() == (tmp_path / "chunks.jsonl").read_bytes()
 
@@ -176,7 +176,7 @@ def test_a_text_without_any_tokens(tmp_path, command):
     write_lines(tmp_path / "rows.txt", ["", "cat", ""])
     assert command(model="no_eos", output="out.jsonl")[0] == 0
     found = [json.loads(line)["output"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    model = nash_jax.model.load("no_eos")
+    model = nash_jax.seq2seq.load("no_eos")
     alone = model.generate_ids(np.array([[0]]), np.array([[1]]))
     assert found == [*(empty := model.tokenizer.batch_decode(alone, skip_special_tokens=True)), found[1], *empty]
     assert found == generated(["", "cat", ""], "no_eos") and generated([""], "no_eos") == empty
@@ -223,7 +223,7 @@ def test_killed_midway(tmp_path, command):
 def stopped(tmp_path, command, monkeypatch):
     """8 of 24 rows, in batches of 4, then Ctrl-C; the bytes that are there."""
     write_lines(tmp_path / "rows.txt", TEXTS)
-    add = nash_jax.data.resumable.Results.add
+    add = nash_jax.batch_generate.resumable.Results.add
 
     def add_two(self, results) -> None:
         add(self, results)
@@ -232,7 +232,7 @@ def stopped(tmp_path, command, monkeypatch):
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell is started without
     with monkeypatch.context() as patch:
-        patch.setattr("nash_jax.data.resumable.Results.add", add_two)
+        patch.setattr("nash_jax.batch_generate.resumable.Results.add", add_two)
         status, out, err = command(*SAMPLED)
     signal.signal(signal.SIGINT, before)
     assert (status, out) == (130, "") and not (tmp_path / "out.txt").exists()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nash_jax.models import param_axes
+from nash_jax.axes import param_axes
 from nash_jax.pruning import hard_concrete as hc
 from nash_jax.pruning.compact import kept_positions
 from nash_jax.pruning.lagrangian import (

@@ -11,8 +11,8 @@ import jax
 import pytest
 import yaml
 
-from nash_jax import sharding
-from nash_jax.config import default_config
+from nash_jax.config.schema import default_config
+from nash_jax.runtime import sharding
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 import nash_jax
-from nash_jax.config import ModelConfig, TaskConfig, default_config
-from nash_jax.config_check import from_config_dict
+from nash_jax.config.parsing import parse_config
+from nash_jax.config.schema import ModelConfig, TaskConfig, default_config
 from nash_jax.data.pipeline import tokenize
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
-from nash_jax.layer_importance import (
+from nash_jax.pruning.layer_selection import Candidates, select_layers
+from nash_jax.ragged import Ragged
+from nash_jax.recipe.layer_importance import (
     BATCH_SIZE,
     NUM_ROWS,
     ShortenedLoss,
@@ -20,9 +22,7 @@ from nash_jax.layer_importance import (
     sum_losses,
     tokenize_first,
 )
-from nash_jax.pruning.layer_selection import Candidates, select_layers
-from nash_jax.ragged import Ragged
-from nash_jax.recipe import Recipe
+from nash_jax.recipe.run import PruningRun
 from nash_jax.testing import lively_model
 from nash_jax.tree import flatten, unflatten
 
@@ -160,7 +160,7 @@ def test_a_run_keeps_what_matters(tmp_path):
     config.shorten.update(selection="importance", encoder_kept=(1,), decoder_layers=1)
     for phase in (config.finetune, config.prune, config.retrain):
         phase.update(epochs=0.0, batch_size=4)
-    found = Recipe(from_config_dict(config), tmp_path / "run").run()["stages"]["shorten"]
+    found = PruningRun(parse_config(config), tmp_path / "run").run()["stages"]["shorten"]
     (step,) = found["importance"]
     losses = {f"{step['side']}.{step['layer']}": step["loss"], **step["others"]}
     assert set(losses) == {"decoder.0", "decoder.1"}

@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nash_jax.config import ShortenConfig, default_config
-from nash_jax.config_check import from_config_dict
+from nash_jax.axes import param_axes
+from nash_jax.config.parsing import parse_config
+from nash_jax.config.schema import ShortenConfig, default_config
 from nash_jax.errors import UserError
-from nash_jax.models import param_axes
 from nash_jax.pruning.layer_selection import (
-    BY_NUMBER,
+    FIXED_SELECTIONS,
     SELECTIONS,
     Candidates,
     candidates,
     choose_layers,
-    drop_least,
+    drop_least_important,
     kept_layers,
     select_layers,
     study_sixths,
@@ -64,7 +64,7 @@ def test_uniform_is_the_formula(num_layers, data):
         assert (layers[0], layers[-1]) == (0, num_layers - 1)
 
 
-@pytest.mark.parametrize("selection", BY_NUMBER)
+@pytest.mark.parametrize("selection", FIXED_SELECTIONS)
 def test_keeping_all_keeps_all(selection):
     assert choose_layers(7, 7, selection) == list(range(7))
 
@@ -73,7 +73,7 @@ def test_keeping_all_keeps_all(selection):
 def test_configs_take_every_selection(selection):
     config = default_config()
     config.shorten.selection = selection
-    assert from_config_dict(config).shorten == ShortenConfig(selection=selection)
+    assert parse_config(config).shorten == ShortenConfig(selection=selection)
     assert candidates(7, 0, (), selection) == Candidates(tuple(range(7)), 7)
 
 
@@ -125,7 +125,9 @@ def additive(encoder_costs, decoder_costs):
 def test_greedy_is_the_best_of_all_where_losses_add_up(encoder_costs, decoder_costs, data):
     costs, loss = {"encoder": encoder_costs, "decoder": decoder_costs}, additive(encoder_costs, decoder_costs)
     keep = {side: data.draw(st.integers(1, len(own))) for side, own in costs.items()}
-    kept, steps = drop_least({side: candidates(len(costs[side]), keep[side], (), "importance") for side in costs}, loss)
+    kept, steps = drop_least_important(
+        {side: candidates(len(costs[side]), keep[side], (), "importance") for side in costs}, loss
+    )
     every = [itertools.combinations(range(len(costs[side])), keep[side]) for side in costs]
     assert loss(kept["encoder"], kept["decoder"]) == min(loss(*choice) for choice in itertools.product(*every))
     for side, own in costs.items():  # of equals the first goes
@@ -137,7 +139,7 @@ def test_greedy_is_the_best_of_all_where_losses_add_up(encoder_costs, decoder_co
 def test_steps_tell_what_was_measured():
     """Both sides compete until one is short enough; of equals the encoder's goes first."""
     sides = {"encoder": Candidates((0, 1, 2), 2), "decoder": Candidates((0, 2, 3), 1)}
-    assert drop_least(sides, additive([5, 2, 2], [1, 7, 4, 2])) == (
+    assert drop_least_important(sides, additive([5, 2, 2], [1, 7, 4, 2])) == (
         {"encoder": [0, 2], "decoder": [2]},
         [
             {"side": "decoder", "layer": 0, "loss": 8.0, "others": {
@@ -155,21 +157,21 @@ def test_losses_are_measured_anew_after_each_drop():
     def loss(encoder, decoder):
         return (1.0 if 2 not in decoder else 0.0) + (5.0 if not {0, 1} & set(decoder) else 0.0)
 
-    kept, steps = drop_least({"encoder": Candidates((0,), 1), "decoder": Candidates((0, 1, 2), 1)}, loss)
+    kept, steps = drop_least_important({"encoder": Candidates((0,), 1), "decoder": Candidates((0, 1, 2), 1)}, loss)
     assert kept == {"encoder": [0], "decoder": [1]}
     assert [(step["layer"], step["loss"]) for step in steps] == [(0, 0.0), (2, 1.0)]
 
 
 def test_nothing_to_drop_measures_nothing():
     sides = {"encoder": Candidates((0, 1), 2), "decoder": Candidates((2,), 1)}
-    assert drop_least(sides, lambda *_: pytest.fail("measured")) == ({"encoder": [0, 1], "decoder": [2]}, [])
+    assert drop_least_important(sides, lambda *_: pytest.fail("measured")) == ({"encoder": [0, 1], "decoder": [2]}, [])
 
 
 @pytest.mark.parametrize("value", [nan, inf])
 def test_broken_losses_decide_nothing(value):
     sides = {"encoder": Candidates((0,), 1), "decoder": Candidates((0, 1, 2), 2)}
     with pytest.raises(UserError, match=f"the loss without decoder layer 1 is {value}; expected a finite one"):
-        drop_least(sides, lambda encoder, decoder: value if decoder == [0, 2] else 1.0)
+        drop_least_important(sides, lambda encoder, decoder: value if decoder == [0, 2] else 1.0)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from test_recipe import start
 import nash_jax
 from nash_jax.spec import SIDES
 from nash_jax.testing import random_batch
-from nash_jax.training.metrics import read_rows
+from nash_jax.training.writers import read_rows
 from nash_jax.tree import count
 
 COMMON = {  # what compiles fast, for that is nearly all of the time, and lets gates go far in few steps

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from nash_jax.progress import Progress
-from nash_jax.training.metrics import JsonlWriter, optional_writers, read_rows, write_text
+from nash_jax.runtime.files import write_text
+from nash_jax.runtime.progress import Progress
+from nash_jax.training.writers import JsonlWriter, optional_writers, read_rows
 
 
 @pytest.fixture

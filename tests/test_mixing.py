@@ -9,8 +9,8 @@ import pytest
 from task_fixtures import write_files
 from transformers import ByT5Tokenizer
 
-from nash_jax.config import TaskConfig, default_config
-from nash_jax.config_check import from_config_dict
+from nash_jax.config.parsing import parse_config
+from nash_jax.config.schema import TaskConfig, default_config
 from nash_jax.data.checks import Findings
 from nash_jax.data.mixing import Mixture, interleave, mix, mixing_rates
 from nash_jax.data.pipeline import Batches
@@ -19,7 +19,7 @@ from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError
 from nash_jax.evaluation.by_task import check_parts, find_parts, join_values
 from nash_jax.ragged import Ragged
-from nash_jax.recipe import Recipe
+from nash_jax.recipe.run import PruningRun
 
 GLUE = {"cola": 8551, "rte": 2490, "mnli": 392702}
 
@@ -182,7 +182,7 @@ def test_the_data_stage_of_a_mixture(tmp_path, capsys):
     settings.stages = "data"
     for phase in ("finetune", "prune", "retrain"):
         settings[phase].batch_size = 4
-    recipe = Recipe(from_config_dict(settings), tmp_path / "run")
+    recipe = PruningRun(parse_config(settings), tmp_path / "run")
     found = recipe.run()["stages"]["data"]
     assert found["summary"]["train"] | {"rows": 36, "rows_read": 37, "rows_dropped": 1} == found["summary"]["train"]
     assert [row["kind"] for row in found["findings"] if row.get("task") == "wsc"] == ["not_json"]

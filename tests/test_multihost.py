@@ -14,7 +14,7 @@ from commands import LIMIT
 import nash_jax
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.sharding import start_distributed
+from nash_jax.runtime.multihost import start_distributed
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
 
@@ -135,10 +135,13 @@ SPREAD = """
 import sys
 from pathlib import Path
 import jax, numpy as np
-from nash_jax.sharding import make_mesh, param_shardings, place_batch, place_params, start_distributed, to_host
-from nash_jax.training.checkpoint import Checkpointer, load_tree, save_tree
+from nash_jax.runtime.multihost import start_distributed
+from nash_jax.runtime.sharding import make_mesh, param_shardings, place_batch, place_params, to_host
+from nash_jax.convert.orbax import load_tree, save_tree
+from nash_jax.training.checkpoint import Checkpointer
 from nash_jax.training.state import abstract_state
-from nash_jax.workdir import barrier, clear, from_main, is_main
+from nash_jax.runtime.files import clear_folder
+from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 start_distributed()
 folder, index = Path(sys.argv[1]), jax.process_index()
 mesh = make_mesh(2)
@@ -161,9 +164,9 @@ assert extra == {"seconds": 1.5} and restored["wi"].sharding == placed["wi"].sha
 np.testing.assert_array_equal(to_host(restored)["wi"], params["wi"])
 save_tree(folder / "tree", to_host(restored))
 np.testing.assert_array_equal(load_tree(folder / "tree")["wi"], params["wi"])
-assert from_main({"who": index, "exact": 0.1 + index}) == {"who": 0, "exact": 0.1}
-assert from_main(None) is None
-if is_main():
+assert broadcast_from_host0({"who": index, "exact": 0.1 + index}) == {"who": 0, "exact": 0.1}
+assert broadcast_from_host0(None) is None
+if is_host0():
     (folder / "full").mkdir()
     (folder / "full" / "file").touch()
 assert not list(clear(folder / "full").iterdir())

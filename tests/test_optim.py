@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from nash_jax.config import TrainConfig
-from nash_jax.training.optim import LAMBDA_2_FACTOR, make_optimizer, make_schedule
+from nash_jax.config.schema import TrainConfig
+from nash_jax.pruning.optimizer import LAMBDA_2_FACTOR
+from nash_jax.training.optim import make_optimizer, make_schedule
 
 
 def params(value=1.0):

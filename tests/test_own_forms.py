@@ -5,7 +5,7 @@ import pyarrow.parquet
 import pytest
 from task_fixtures import write_jsonl
 
-from nash_jax.config import TaskConfig
+from nash_jax.config.schema import TaskConfig
 from nash_jax.data.checks import Findings
 from nash_jax.data.sources import load_rows
 from nash_jax.errors import UserError

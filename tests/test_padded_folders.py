@@ -7,7 +7,6 @@ import pytest
 from families import FAMILIES, T5_LIKE, TORCH_WARNINGS, torch_logits
 
 from nash_jax import Seq2Seq
-from nash_jax.models import mask_sites, param_axes
 from nash_jax.pruning.compact import compact
 from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.spec import ModelSpec
@@ -45,7 +44,7 @@ def pruned(family: str, seed: int):
     masks = random_masks(spec, seed, "heads units sublayers" + " embed" * (family in T5_LIKE))
     emptied = list(spec.sublayers())[seed::SEEDS] + [f"decoder.{len(spec.decoder) - 1}.cross_attention"]
     masks |= dict.fromkeys(emptied, np.float32(0))
-    spec, params = compact(spec, random_params(spec, seed, 0.4), masks, param_axes=param_axes, mask_sites=mask_sites)
+    spec, params = compact(spec, random_params(spec, seed, 0.4), masks)
     kept = {side: range(seed % 2, len(getattr(spec, side))) for side in ("encoder", "decoder")}
     return select_layers(spec, params, **kept)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nash_jax.benchmark.padding_cost import compare, prune, uneven_masks
-from nash_jax.config import BenchmarkConfig
+from nash_jax.config.schema import BenchmarkConfig
 from nash_jax.convert.rectangle import rectangular
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params

@@ -12,7 +12,6 @@ from nash_jax import Seq2Seq
 from nash_jax.convert.hf import hf_config, load_hf, spec_from_config, to_hf_state
 from nash_jax.convert.rectangle import rectangular
 from nash_jax.errors import UserError
-from nash_jax.models import mask_sites, param_axes
 from nash_jax.models.positions import relative_position_bucket
 from nash_jax.pruning.compact import compact
 from nash_jax.pruning.layer_selection import select_layers
@@ -198,7 +197,7 @@ def test_compacted_models_load_in_transformers(torch, logits, tmp_path, capsys, 
         "decoder.1.ffn": np.float32(0),
         "decoder.2.self_attention": np.float32(0.5),
     }
-    spec, params = compact(spec, params, masks, param_axes=param_axes, mask_sites=mask_sites)
+    spec, params = compact(spec, params, masks)
     spec, params = select_layers(spec, params, decoder=[1, 2])
     save_hf(tmp_path / "export", spec, params)
     assert "padded with zeros for transformers, " in capsys.readouterr().out

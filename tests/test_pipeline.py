@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BatchEncoding, ByT5Tokenizer, MBart50Tokenizer, MBartTokenizer
 
-from nash_jax.config import TaskConfig
+from nash_jax.config.schema import TaskConfig
 from nash_jax.data.pipeline import Batches, choose_shapes, iterate, tokenize, tokenize_sources
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer, choose_tokenizer
 from nash_jax.ragged import Ragged
-from nash_jax.sharding import make_mesh, place_batch
+from nash_jax.runtime.sharding import make_mesh, place_batch
 
 PAD = 0
 

@@ -7,16 +7,19 @@ import pytest
 from families import TORCH_WARNINGS, torch_logits
 
 import nash_jax
-from nash_jax.config import DistillConfig, PruneConfig
-from nash_jax.models import build, frozen_params, mask_sites, param_axes
+from nash_jax.axes import frozen_params
+from nash_jax.config.schema import DistillConfig, PruneConfig
+from nash_jax.models import build
 from nash_jax.pruning.compact import compact
 from nash_jax.pruning.layer_selection import select_layers
-from nash_jax.pruning.methods import make_gates
+from nash_jax.pruning.methods import make_constraints, make_gates
+from nash_jax.pruning.objective import PruningObjective
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_batch, random_params
+from nash_jax.training.losses import StudentLoss
 from nash_jax.training.optim import make_optimizer
 from nash_jax.training.state import make_state
-from nash_jax.training.steps import Pruner, StudentLoss, make_step
+from nash_jax.training.steps import make_step
 from nash_jax.tree import flatten
 
 STEPS = 100
@@ -36,9 +39,7 @@ def quick_programs():
 
 def train(spec, params, teacher_spec, teacher, batch):
     """`STEPS` pruning steps on one batch: final state, final masks, and what each step reported."""
-    axes, sizes = param_axes(spec), spec.axis_sizes()
-    gates, constraints = make_gates("nash", {"encoder": 0.4}, axes, sizes, units_droprate=0.5)
-    pruner = Pruner(gates, constraints, 0, STEPS // 4)
+    pruner = PruningObjective(make_gates(spec), make_constraints(spec, {"encoder": 0.4}), 0, STEPS // 4)
     config = PruneConfig(learning_rate=1e-2, schedule="constant")
     frozen = frozen_params(spec, embeddings=False)
     tx = make_optimizer(config, STEPS, gate_learning_rate=0.3, frozen=frozen)
@@ -77,7 +78,7 @@ def test_pruning_and_export(logits, tmp_path, family):
     held = {path for path in before if np.array_equal(before[path], after[path])}
     assert held == frozen_params(spec, embeddings=False)  # all else is trained: biases and norms too
 
-    narrow, small = compact(spec, trained, masks, param_axes=param_axes, mask_sites=mask_sites)
+    narrow, small = compact(spec, trained, masks)
     masked, found = logits(spec, trained, batch, masks), logits(narrow, small, batch)
     np.testing.assert_allclose(found, masked, atol=1e-5 * np.abs(masked).max())
 

@@ -9,20 +9,21 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from nash_jax.config_check import from_config_dict
+from nash_jax.config.parsing import parse_config
+from nash_jax.config.presets import MODELS, RECIPES, parse_arguments
 from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions
-from nash_jax.fresh_model import param_shapes
-from nash_jax.layer_importance import find_candidates
-from nash_jax.models import param_axes
+from nash_jax.models.fresh import param_shapes
 from nash_jax.pruning.layer_selection import select_layers
-from nash_jax.pruning.methods import METHODS, make_gates, targets
-from nash_jax.published import MODELS, RECIPES, parse_arguments
+from nash_jax.pruning.methods import METHODS, make_constraints, make_gates, target_sparsities
+from nash_jax.pruning.objective import PruningObjective
+from nash_jax.recipe.layer_importance import find_candidates
 from nash_jax.spec import preset
+from nash_jax.training.losses import StudentLoss
 from nash_jax.training.optim import make_optimizer
 from nash_jax.training.state import make_state
-from nash_jax.training.steps import Pruner, StudentLoss, build_student, make_step
+from nash_jax.training.steps import build_student, make_step
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FILES = {path.stem: path for path in sorted(CONFIGS.glob("*.py")) if "task_config" in path.read_text()}
@@ -57,7 +58,7 @@ def test_every_task_model_and_method_is_a_whole_config(name, model):
         for method in METHODS:
             layers = ",layers=2" if METHODS[method].counts_layers else ""
             arguments = f"model={model},method={method},sparsity=0.45{layers}" + (f",task={task}" if task else "")
-            config = from_config_dict(get_config(name, arguments))
+            config = parse_config(get_config(name, arguments))
             assert (config.method, config.prune.sparsity) == (method, 0.45)
             assert not layers or config.shorten.decoder_layers == 2
             assert config.model.init == MODELS[model] and config.model.dtype == "bfloat16"
@@ -77,7 +78,7 @@ def test_a_docstring_says_what_was_not_run(name):
         assert re.search(rf"^{field}: +not yet run here", text, re.M)
     for file, arguments in re.findall(r"configs/(\w+)\.py:(\S+)", text):
         assert file == name
-        from_config_dict(get_config(name, arguments))
+        parse_config(get_config(name, arguments))
 
 
 # -- the published numbers (NASH's released scripts) ----------------------------------------------------------
@@ -127,16 +128,16 @@ def test_own_files_take_a_published_recipe_on_demand():
     assert given.task.source == fresh.task.source == "files"
     assert get_config("local", "recipe=long_generation").model.init == "google-t5/t5-base"
     for recipe in RECIPES:
-        from_config_dict(get_config("local", f"recipe={recipe}"))
+        parse_config(get_config("local", f"recipe={recipe}"))
 
 
 def test_the_quickstart_takes_a_method_and_a_size():
-    config = from_config_dict(get_config("quickstart", "method=nash_auto,layers=3,sparsity=0.5"))
+    config = parse_config(get_config("quickstart", "method=nash_auto,layers=3,sparsity=0.5"))
     assert (config.method, config.shorten.decoder_layers, config.prune.sparsity) == ("nash_auto", 3, 0.5)
     with pytest.raises(UserError, match="layers=3 with method=cofi; expected one of the methods nash, nash_auto, drop"):
         get_config("quickstart", "method=cofi,layers=3")
     with pytest.raises(UserError, match=r"config.shorten.decoder_layers is 7; expected no more than"):
-        from_config_dict(get_config("quickstart", "layers=7"))
+        parse_config(get_config("quickstart", "layers=7"))
     with pytest.raises(UserError, match=r"'model' is no argument.*; expected method=… layers=… sparsity=…"):
         get_config("quickstart", "model=t5-base")
 
@@ -195,8 +196,8 @@ def test_any_text_is_read_or_refused_with_what_there_is():
 
 @pytest.mark.parametrize("model", MODELS)
 def test_full_size_models_are_trained_and_pruned_in_shape(model):
-    config = from_config_dict(get_config("cnn_dailymail", f"model={model}"))
-    dense, axes = preset(model), param_axes
+    config = parse_config(get_config("cnn_dailymail", f"model={model}"))
+    dense = preset(model)
     ids = {"input_ids": config.task.max_source_length, "labels": config.task.max_target_length}
 
     def shapes_after_a_step(spec, phase, pruner, params):
@@ -215,6 +216,6 @@ def test_full_size_models_are_trained_and_pruned_in_shape(model):
     spec = jax.eval_shape(lambda own: select_layers(dense, own, **kept)[1], params)
     short = select_layers(dense, params, **kept)[0]
     assert len(short.decoder) == config.shorten.decoder_layers and spec.keys() == param_shapes(short).keys()
-    wanted = targets(config.method, config.prune.sparsity, 1.0)
-    gates, constraints = make_gates(config.method, wanted, axes(short), short.axis_sizes(), config.prune.units_droprate)
-    shapes_after_a_step(short, config.prune, Pruner(gates, constraints, 0, 10), param_shapes(short))
+    constraints = make_constraints(short, target_sparsities(config.method, config.prune.sparsity))
+    gates = make_gates(short, config.method, config.prune.units_droprate)
+    shapes_after_a_step(short, config.prune, PruningObjective(gates, constraints, 0, 10), param_shapes(short))

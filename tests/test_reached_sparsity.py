@@ -5,16 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nash_jax.config import Config, DistillConfig, PruneConfig, ShortenConfig
-from nash_jax.models import build, mask_sites, param_axes
-from nash_jax.prune_phase import PrunePhase, rounding
-from nash_jax.pruning.compact import closed_share, compact
-from nash_jax.pruning.methods import METHODS, make_gates, targets
+from nash_jax.config.schema import Config, DistillConfig, PruneConfig, ShortenConfig
+from nash_jax.models import build
+from nash_jax.pruning.compact import compact, masked_fraction
+from nash_jax.pruning.methods import METHODS, make_constraints, make_gates, target_sparsities
+from nash_jax.pruning.objective import PruningObjective
+from nash_jax.recipe.prune_phase import PrunePhase, rounding
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_batch, random_params
+from nash_jax.training.losses import StudentLoss
 from nash_jax.training.optim import make_optimizer
 from nash_jax.training.state import make_state
-from nash_jax.training.steps import Pruner, StudentLoss, make_step
+from nash_jax.training.steps import make_step
 
 STEPS, WARMUP = 250, 100  # at 0.2 a step, gates go from one end to the other in 46
 SPEC = dense_spec(
@@ -31,9 +33,8 @@ def steps():
 def prune(method: str, seed: int, steps: dict):
     """Training on one batch of random tokens: parameters, gates' expected sparsities of every step, final masks."""
     if method not in steps:
-        wanted = targets(method, 0.4, decoder_share=2 / 6)
-        gates, constraints = make_gates(method, wanted, param_axes(SPEC), SPEC.axis_sizes(), units_droprate=0.5)
-        pruner = Pruner(gates, constraints, 0, WARMUP)
+        constraints = make_constraints(SPEC, target_sparsities(method, 0.4, decoder_share=2 / 6))
+        pruner = PruningObjective(make_gates(SPEC, method), constraints, 0, WARMUP)
         tx = make_optimizer(PruneConfig(learning_rate=3e-3), STEPS, gate_learning_rate=0.2)
         steps[method] = pruner, tx, make_step(StudentLoss(build(SPEC), DistillConfig(), None, pruner), tx)
     pruner, tx, step = steps[method]
@@ -55,9 +56,9 @@ def test_within_a_point_of_the_target(method, seed, steps, logits):
         coarse = rounding(constraint, masks)
         assert abs(expected[-1][part] - constraint.target) < 0.01 + coarse, part
         assert max(one[part] for one in expected) < constraint.target + 0.05 + coarse, part
-        assert abs(closed_share(SPEC, masks, part, param_axes) - constraint.target) < 0.01, part
+        assert abs(masked_fraction(SPEC, masks, part) - constraint.target) < 0.01, part
     batch = random_batch(SPEC, rows=4, source=8, target=6, seed=seed)
-    narrow, small = compact(SPEC, params, masks, param_axes=param_axes, mask_sites=mask_sites)
+    narrow, small = compact(SPEC, params, masks)
     masked = logits(SPEC, params, batch, masks)
     np.testing.assert_allclose(logits(narrow, small, batch), masked, atol=1e-5 * np.abs(masked).max())
     if method == "nash_auto":  # whole decoder sub-layers are gone, and no part of another

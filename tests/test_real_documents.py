@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from nash_jax.data.tokenizers import load_tokenizer
-from nash_jax.fresh_model import fresh_params
 from nash_jax.generation.batching import generate_many
 from nash_jax.generation.inputs import bucket
 from nash_jax.generation.options import GenerationOptions
+from nash_jax.models.fresh import fresh_params
 from nash_jax.spec import dense_spec
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

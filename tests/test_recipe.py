@@ -12,7 +12,7 @@ import pytest
 from commands import finish, kill_when
 
 import nash_jax
-from nash_jax.training.metrics import read_rows
+from nash_jax.training.writers import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 24

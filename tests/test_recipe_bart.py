@@ -12,16 +12,16 @@ from commands import LIMIT
 from families import TORCH_WARNINGS, torch_logits
 
 import nash_jax
-from nash_jax.config import STAGES, TaskConfig, default_config
-from nash_jax.config_check import from_config_dict
+from nash_jax.config.parsing import parse_config
+from nash_jax.config.schema import STAGES, TaskConfig, default_config
 from nash_jax.convert.hf import load_hf
 from nash_jax.data.sources import SPLITS, load_rows
 from nash_jax.data.tokenizers import load_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.recipe import Recipe
+from nash_jax.recipe.run import PruningRun
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
-from nash_jax.training.metrics import read_rows
+from nash_jax.training.writers import read_rows
 from nash_jax.tree import count, flatten
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -190,7 +190,7 @@ def test_lengths_beyond_the_positions_are_refused_before_training(place):
     with pytest.raises(
         UserError, match=r"config\.benchmark\.source_length is 17; expected no more than the model's 16"
     ):
-        Recipe(from_config_dict(config), place / "long").run()
+        PruningRun(parse_config(config), place / "long").run()
     assert not (place / "long" / "data" / "done").exists()
 
 
@@ -207,7 +207,7 @@ def test_a_family_that_transformers_lacks_is_exported_all_the_same(place, tmp_pa
     config.stages = "data,finetune,shorten,prune,compact,retrain,export"
     for phase in (config.finetune, config.prune, config.retrain):
         phase.epochs = 0.0
-    Recipe(from_config_dict(config), tmp_path / "run").run()
+    PruningRun(parse_config(config), tmp_path / "run").run()
     note = (
         f"note: no {tmp_path / 'run' / 'export' / 'hf'}: no class of transformers for family 'custom'; expected one of"
     )

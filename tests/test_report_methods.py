@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from html_page import Page
 
-from nash_jax.models import mask_sites, param_axes
-from nash_jax.pruning.compact import compact, removed_share
+from nash_jax.pruning.compact import compact, removed_fraction
 from nash_jax.pruning.final_masks import final_masks
 from nash_jax.pruning.layer_selection import select_layers
-from nash_jax.pruning.methods import METHODS, make_gates, targets
+from nash_jax.pruning.methods import METHODS, make_constraints, make_gates, target_sparsities
 from nash_jax.report import render
 from nash_jax.report.console import summary
 from nash_jax.report.figures import sparsity_curves
@@ -39,12 +38,12 @@ def pruned(method, family, seed=0):
     spec, params = select_layers(dense, random_params(dense), **kept)
     masks = {}
     if METHODS[method].gates:
-        axes, sizes = param_axes(spec), spec.axis_sizes()
-        gates, constraints = make_gates(method, targets(method, 0.5, 0.5), axes, sizes, 0.5)
+        gates = make_gates(spec, method)
+        constraints = make_constraints(spec, target_sparsities(method, 0.5, 0.5))
         log_alpha = np.random.default_rng(seed).normal(1.0, 2.0, sum(g.size for g in gates.groups))
         rows = gates.apply({"params": {"log_alpha": log_alpha.astype(np.float32)}}, method="rows")
         masks = final_masks(rows, list(constraints.values()))
-    small, _ = compact(spec, params, masks, param_axes=param_axes, mask_sites=mask_sites)
+    small, _ = compact(spec, params, masks)
     return dense, kept, masks, small
 
 
@@ -154,7 +153,7 @@ def test_the_picture_of_a_deep_model_fits_a_screen(method):
 def test_words_for_what_went(method):
     dense, kept, masks, small = pruned(method, "t5")
     values = dense_masks(dense, kept, masks)
-    sparsity = {f"{side}_sparsity": removed_share(dense, small, side, param_axes) for side in SIDES}
+    sparsity = {f"{side}_sparsity": removed_fraction(dense, small, side) for side in SIDES}
     params = {"dense": 10, "pruned": 5, **sparsity, **count_layers(dense, values), "expected_encoder_sparsity": 0.0}
     params |= {"expected_encoder_sparsity": 0.25} if masks else {}
     report = {"method": method, "params": params, "metrics": {"dense": {}, "pruned": {}}, "benchmark": []}

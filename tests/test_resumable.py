@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import nash_jax
-from nash_jax.data.resumable import ResumableFile
+from nash_jax.batch_generate.resumable import ResumableFile
 from nash_jax.errors import UserError
 
 SETTINGS = {"model": "ab12", "num_beams": 4, "prefix": "sum: ", "eos_token_id": (1, 2)}

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nash_jax.axes import mask_sites, param_axes
 from nash_jax.errors import UserError
-from nash_jax.models import build, mask_sites, param_axes
+from nash_jax.models import build
 from nash_jax.spec import DecoderLayer, EncoderLayer, ModelSpec, dense_spec, preset
 from nash_jax.testing import random_batch, random_spec
 from nash_jax.tree import flatten

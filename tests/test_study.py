@@ -16,13 +16,16 @@ from pathlib import Path
 import pytest
 from commands import LIMIT, finish, kill_when
 
-from nash_jax.command_line import cell_commands
-from nash_jax.config import Config, default_config, teacher_settings
+from nash_jax.config.command_line import cell_commands
+from nash_jax.config.schema import Config, default_config, teacher_settings
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.study import Study, check_failures, read_cells
-from nash_jax.training.metrics import read_rows, write_text
-from nash_jax.workdir import HeldError, Workdir
+from nash_jax.recipe.workdir import Workdir
+from nash_jax.runtime.files import write_text
+from nash_jax.runtime.locks import LockedError
+from nash_jax.study.grid import read_cells
+from nash_jax.study.runner import Study, check_failures
+from nash_jax.training.writers import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -118,9 +121,9 @@ def test_failures_are_said():
 
 HOLD = """
 import sys, time
-from nash_jax.workdir import Workdir
+from nash_jax.recipe.workdir import Workdir
 
-with Workdir(sys.argv[1], {"seed": 1}).held():
+with Workdir(sys.argv[1], {"seed": 1}).locked():
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -146,18 +149,18 @@ def hold():
 
 def test_a_folder_is_one_process_s_until_it_dies(hold, tmp_path, capsys):
     workdir = Workdir(tmp_path, {"seed": 1})
-    assert not workdir.is_held()
-    with workdir.held():
+    assert not workdir.is_locked()
+    with workdir.locked():
         assert not (tmp_path / "data").exists()
     other = hold(tmp_path)
-    assert workdir.is_held()
+    assert workdir.is_locked()
     said = rf"{tmp_path} is worked on by process {other.pid} on .+; expected one process at a time"
-    with pytest.raises(HeldError, match=said), workdir.held():
+    with pytest.raises(LockedError, match=said), workdir.locked():
         pytest.fail("the folder is held")
     other.send_signal(signal.SIGKILL)
     other.wait()
-    assert not workdir.is_held()
-    with workdir.held():
+    assert not workdir.is_locked()
+    with workdir.locked():
         pass
     assert capsys.readouterr().err == ""
 
@@ -172,21 +175,21 @@ def test_who_waits_comes_next(hold, tmp_path, capfd):
     assert waiting.poll() is None
     other.communicate("go\n")
     assert waiting.stdout.readline() == "held\n"
-    with pytest.raises(HeldError, match=f"process {waiting.pid} "), Workdir(tmp_path, {"seed": 1}).held():
+    with pytest.raises(LockedError, match=f"process {waiting.pid} "), Workdir(tmp_path, {"seed": 1}).locked():
         pytest.fail("the folder is held")
     waiting.communicate("go\n")
 
 
 def test_looking_whether_it_is_held_keeps_nobody_out(tmp_path):
     """A look takes the lock for a moment, and one comes with every cell that ends elsewhere."""
-    look = "import sys\nfrom nash_jax.workdir import Workdir\nwhile True: Workdir(sys.argv[1], {}).is_held()"
+    look = "import sys\nfrom nash_jax.recipe.workdir import Workdir\nwhile True: Workdir(sys.argv[1], {}).is_locked()"
     looking = subprocess.Popen([sys.executable, "-c", look, str(tmp_path)], cwd=ROOT)
     try:
         workdir = Workdir(tmp_path, {})
         while not (tmp_path / ".lock").exists():
             time.sleep(0.01)
         for _ in range(300):
-            with workdir.held():
+            with workdir.locked():
                 pass
     finally:
         looking.kill()
@@ -197,22 +200,22 @@ def test_settings_of_a_folder_are_those_of_who_works_in_it(hold, tmp_path):
     """One who comes with other settings before a stage is done is refused, and does not change them."""
     hold(tmp_path)
     late = Workdir(tmp_path, {"seed": 2})
-    with pytest.raises(HeldError), late.held():
+    with pytest.raises(LockedError), late.locked():
         pytest.fail("the folder is held")
     assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 1}
 
 
 def test_settings_are_looked_at_again_once_it_is_free(tmp_path):
     first, late = Workdir(tmp_path, {"seed": 1}), Workdir(tmp_path, {"seed": 2})
-    with first.held():
+    with first.locked():
         first.run("data", lambda folder: {})
-    with pytest.raises(UserError, match=r"holds a run with config\.seed=1, not 2"), late.held():
+    with pytest.raises(UserError, match=r"holds a run with config\.seed=1, not 2"), late.locked():
         pytest.fail("the folder is another run's")
-    assert not first.is_held()
+    assert not first.is_locked()
 
 
 def test_two_come_to_a_folder_again_and_again(tmp_path):
-    come = "import sys\nfrom nash_jax.workdir import Workdir\nprint(flush=True)\nsys.stdin.readline()\n"
+    come = "import sys\nfrom nash_jax.recipe.workdir import Workdir\nprint(flush=True)\nsys.stdin.readline()\n"
     come += "for i in range(1000): Workdir(sys.argv[1], {'seed': 1})"
     command = [sys.executable, "-c", come, str(tmp_path)]
     pair = [subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
@@ -265,7 +268,7 @@ def test_who_gathers_last_has_seen_all(tmp_path):
         "import sys\nfrom test_study import *\nprint('begun', flush=True)\n"
         "print(Study(read_cells(study({'a': {}})), sys.argv[1]).gather()['states'])"
     )
-    with grid.workdir.held():
+    with grid.workdir.locked():
         process = subprocess.Popen(
             [sys.executable, "-c", gather, str(tmp_path)], cwd=ROOT / "tests", text=True,
             env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -284,7 +287,7 @@ WORDS = ("cat", "act", "tac", "bat", "tab", "cab")  # of one length: one shape o
 STEPS = 81  # of the teacher, with 9 checkpoints
 GRID = """
 from pathlib import Path
-from nash_jax.config import default_config
+from nash_jax.config.schema import default_config
 
 def get_config():
     here = Path(__file__).parent
@@ -447,7 +450,7 @@ def test_a_shape_is_timed(command, tmp_path):
     """The smallest shape there is, cut in two ways, at tiny lengths."""
     path = tmp_path / "shapes.py"
     path.write_text(
-        "from nash_jax.config import default_config\n\n"
+        "from nash_jax.config.schema import default_config\n\n"
         "def get_config():\n"
         "    config = default_config()\n"
         "    config.stages, config.method, config.model.preset = 'benchmark', 'drop', 't5-small'\n"

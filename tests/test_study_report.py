@@ -16,15 +16,15 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from nash_jax.pruning.layer_selection import study_sixths
-from nash_jax.report import study_figures
 from nash_jax.report.labels import Label, place_labels, spread_out
-from nash_jax.report.matched import matched_table, score_at
-from nash_jax.report.pareto import pareto_front
-from nash_jax.report.published import FLAN_T5_LARGE, sixths
-from nash_jax.report.study import console_summary, write_study
-from nash_jax.report.study_records import Spread, pooled, spread, state_sentence, subject_title, subjects, timed_seconds
-from nash_jax.report.study_tables import combined_table, published_table, quality_table
 from nash_jax.report.summary import Setup
+from nash_jax.study import figures as study_figures
+from nash_jax.study.matched import matched_table, score_at
+from nash_jax.study.pareto import pareto_front
+from nash_jax.study.published_results import FLAN_T5_LARGE, sixths
+from nash_jax.study.records import Spread, pooled, spread, state_sentence, subject_title, subjects, timed_seconds
+from nash_jax.study.report import console_summary, write_study
+from nash_jax.study.tables import combined_table, published_table, quality_table
 
 EVIL = '<script>alert("x")</script>|*a*'
 SETUPS = (Setup(1, 512, 64, 1), Setup(8, 512, 64, 1))

@@ -19,7 +19,7 @@ from task_fixtures import (
     write_repository,
 )
 
-from nash_jax.config import TaskConfig
+from nash_jax.config.schema import TaskConfig
 from nash_jax.data.checks import Findings
 from nash_jax.data.forms import classification
 from nash_jax.data.sources import SPLITS, load_rows

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from nash_jax.data.text_files import TextRow, open_texts
+from nash_jax.batch_generate.text_files import TextRow, open_texts
 from nash_jax.errors import UserError
 
 

@@ -23,10 +23,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from nash_jax.axes import param_axes
 from nash_jax.benchmark.latency import Call, encoding, generation, in_turn, random_ids, spread
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import pad_inputs
-from nash_jax.models import param_axes
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
 

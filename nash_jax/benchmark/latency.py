@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nash_jax.config import BenchmarkConfig
+from nash_jax.config.schema import BenchmarkConfig
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 

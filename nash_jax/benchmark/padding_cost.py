@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from nash_jax.axes import param_axes
 from nash_jax.benchmark.latency import encoding, generation, in_turn, random_ids
-from nash_jax.cli import run_command
-from nash_jax.config import BenchmarkConfig
-from nash_jax.model import Seq2Seq, load
-from nash_jax.models import mask_sites, param_axes
-from nash_jax.pruning.compact import compact, removed_share
+from nash_jax.config.schema import BenchmarkConfig
+from nash_jax.pruning.compact import compact, removed_fraction
 from nash_jax.pruning.lagrangian import gate_costs, size_terms
 from nash_jax.pruning.layer_selection import choose_layers, select_layers
+from nash_jax.runtime.command import run_command
+from nash_jax.seq2seq import Seq2Seq, load
 from nash_jax.spec import ModelSpec, preset
 from nash_jax.testing import random_params
 from nash_jax.tree import count
@@ -56,8 +56,8 @@ def prune(dense: ModelSpec, params: Any, sparsity: float, decoder_layers: int) -
     """The model with a shorter decoder and a narrower encoder, and the share of the encoder that is gone."""
     kept = choose_layers(len(dense.decoder), decoder_layers)
     spec, params = select_layers(dense, params, decoder=kept)
-    narrow, small = compact(spec, params, uneven_masks(spec, sparsity, 0), param_axes=param_axes, mask_sites=mask_sites)
-    return Seq2Seq(narrow, small), removed_share(spec, narrow, "encoder", param_axes)
+    narrow, small = compact(spec, params, uneven_masks(spec, sparsity, 0))
+    return Seq2Seq(narrow, small), removed_fraction(spec, narrow, "encoder")
 
 
 def compare(dense: ModelSpec, params: Any, sparsity: float, decoder_layers: int, timing: BenchmarkConfig) -> str:

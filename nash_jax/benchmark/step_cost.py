@@ -12,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from nash_jax.config import DistillConfig, PruneConfig, TrainConfig
-from nash_jax.models import build, param_axes
-from nash_jax.pruning.methods import make_gates
+from nash_jax.config.schema import DistillConfig, PruneConfig, TrainConfig
+from nash_jax.models import build
+from nash_jax.pruning.methods import make_constraints, make_gates
+from nash_jax.pruning.objective import PruningObjective
 from nash_jax.spec import ModelSpec, preset
 from nash_jax.testing import random_batch, random_params
+from nash_jax.training.losses import StudentLoss
 from nash_jax.training.optim import make_optimizer
 from nash_jax.training.state import make_state
-from nash_jax.training.steps import Pruner, StudentLoss, make_step
+from nash_jax.training.steps import make_step
 
 _PRESET = flags.DEFINE_string("preset", "t5-small", "Shape of the model.")
 _BATCH = flags.DEFINE_integer("batch_size", 8, "Rows.")
@@ -31,9 +33,7 @@ _RUNS = flags.DEFINE_integer("runs", 10, "Timed steps of each kind.")
 def make_steps(spec: ModelSpec) -> dict[str, tuple[Any, Any]]:
     """{"finetune", "prune"} → (step, state) over the same random weights, AdamW."""
     model, params = build(spec), random_params(spec, scale=0.05)
-    axes, sizes = param_axes(spec), spec.axis_sizes()
-    gates, constraints = make_gates("nash", {"encoder": 0.3}, axes, sizes, units_droprate=0.5)
-    pruner = Pruner(gates, constraints, 0, 100)
+    pruner = PruningObjective(make_gates(spec), make_constraints(spec, {"encoder": 0.3}), 0, 100)
     plain, joint = make_optimizer(TrainConfig(), 1000), make_optimizer(PruneConfig(), 1000)
     extra = pruner.initial_params(jax.random.key(0))
 
@@ -43,7 +43,7 @@ def make_steps(spec: ModelSpec) -> dict[str, tuple[Any, Any]]:
     return {
         "finetune": (make_step(StudentLoss(model, DistillConfig()), plain), make_state(fresh(), plain, 0)),
         "prune": (
-            make_step(StudentLoss(model, DistillConfig(), pruner=pruner), joint),
+            make_step(StudentLoss(model, DistillConfig(), objective=pruner), joint),
             make_state(fresh() | extra, joint, 0),
         ),
     }

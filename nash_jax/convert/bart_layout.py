@@ -7,9 +7,9 @@ They differ in flags alone: where norms are, how positions are embedded, whether
 from collections.abc import Mapping
 from typing import Any
 
+from nash_jax.axes import param_axes
 from nash_jax.convert.layout import Layout, Names, embedding_names, require_family_flags, special_ids
 from nash_jax.errors import UserError
-from nash_jax.models import param_axes
 from nash_jax.spec import ModelSpec, dense_spec
 
 _ACTIVATIONS = {

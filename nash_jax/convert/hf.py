@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from nash_jax.axes import param_axes
 from nash_jax.convert import bart_layout, t5_layout
 from nash_jax.convert.layout import Layout
 from nash_jax.convert.rectangle import rectangular
 from nash_jax.convert.weights import read_weights
 from nash_jax.errors import UserError
-from nash_jax.models import param_axes
 from nash_jax.models.head import untie
 from nash_jax.models.positions import sinusoids
 from nash_jax.spec import ModelSpec

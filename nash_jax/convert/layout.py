@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nash_jax.axes import param_axes
 from nash_jax.errors import UserError
-from nash_jax.models import param_axes
 from nash_jax.spec import FAMILIES, ModelSpec
 
 Names = dict[str, list[str]]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.models import param_axes
+from nash_jax.axes import param_axes
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
 

@@ -10,9 +10,9 @@ Facts that matter (REFERENCE, section 8):
 from collections.abc import Mapping
 from typing import Any
 
+from nash_jax.axes import param_axes
 from nash_jax.convert.layout import Layout, Names, embedding_names, require_family_flags, special_ids
 from nash_jax.errors import UserError
-from nash_jax.models import param_axes
 from nash_jax.spec import FAMILIES, ModelSpec, dense_spec
 
 _ACTIVATIONS = {  # feed_forward_proj → (activation, gated); a gated "gelu" is the tanh form

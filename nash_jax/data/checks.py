@@ -80,7 +80,7 @@ def drops(kind: str, split: str) -> bool:
     return rule == DROP or (rule == DROP_TRAIN and split == "train")
 
 
-class Damage(NamedTuple):
+class RowIssue(NamedTuple):
     """What is wrong with one row.
 
     Attributes:
@@ -92,7 +92,7 @@ class Damage(NamedTuple):
     detail: str
 
 
-Entry = tuple[str, Row | Damage]  # file and line or row, and what was read there
+Entry = tuple[str, Row | RowIssue]  # file and line or row, and what was read there
 
 
 class Findings:
@@ -115,7 +115,7 @@ class Findings:
         """The split's rows are read from now on."""
         self.rows_read[split], self.places[split] = 0, []
 
-    def note(self, split: str, place: str, damage: Damage, count: int = 1) -> None:
+    def note(self, split: str, place: str, damage: RowIssue, count: int = 1) -> None:
         """Counts a row of a kind, or `count` of which this is the first."""
         key = split, damage.kind
         self._counts[key] = self._counts.get(key, 0) + count
@@ -166,14 +166,14 @@ class Findings:
         )
 
 
-class DamagedError(ValueError):
+class RowIssueError(ValueError):
     """A record that no row can be made of.
 
     Args:
       damage: the reason.
     """
 
-    def __init__(self, damage: Damage) -> None:
+    def __init__(self, damage: RowIssue) -> None:
         super().__init__(damage.detail)
         self.damage = damage
 
@@ -192,7 +192,7 @@ def check_rows(
     Args:
       entries: what was read.
       to_rows: makes rows of a record, as a form does (`data/forms.py`); none of one that is no case of the task;
-        raises DamagedError.
+        raises RowIssueError.
       split: its name.
       findings: takes the notes.
       held_out: sources that this split may not have → where they are.
@@ -201,11 +201,11 @@ def check_rows(
     earlier: dict[str, set[tuple[str, ...]]] = {}  # source → targets seen with it
     for place, read in entries:
         try:
-            rows = [] if isinstance(read, Damage) else to_rows(read)
-        except DamagedError as error:
+            rows = [] if isinstance(read, RowIssue) else to_rows(read)
+        except RowIssueError as error:
             rows, read = [], error.damage
-        findings.rows_read[split] += 1 if isinstance(read, Damage) else len(rows)
-        if isinstance(read, Damage):
+        findings.rows_read[split] += 1 if isinstance(read, RowIssue) else len(rows)
+        if isinstance(read, RowIssue):
             findings.note(split, place, read)
         # a record's rows, one for each of its answers, are not held against each other: they share a source by design
         found = [[*find_damage(row), *_compare(row, earlier, held_out)] for row in rows]
@@ -224,14 +224,14 @@ def _identity(row: Row) -> tuple[str, ...]:
     return (*row["references"], *row.get("targets", ()))
 
 
-def find_damage(row: Row) -> Iterator[Damage]:
+def find_damage(row: Row) -> Iterator[RowIssue]:
     """What is wrong with a row's texts: the first reason to drop it, or each oddity once."""
-    odd: dict[str, Damage] = {}
+    odd: dict[str, RowIssue] = {}
     for name, texts in (("source", [row["source"]]), ("target", row["references"])):
         for text in texts:
             kind = find_break(text)
             for found in [kind] if kind else _find_oddities(text):
-                odd.setdefault(found, Damage(found, f"the {name} is {show(text)}"))
+                odd.setdefault(found, RowIssue(found, f"the {name} is {show(text)}"))
     yield from odd.values()
 
 
@@ -280,7 +280,7 @@ def _is_mojibake(text: str) -> bool:
     return True
 
 
-def _compare(row: Row, earlier: Mapping[str, set[tuple[str, ...]]], held_out: Mapping[str, str]) -> Iterator[Damage]:
+def _compare(row: Row, earlier: Mapping[str, set[tuple[str, ...]]], held_out: Mapping[str, str]) -> Iterator[RowIssue]:
     """What is wrong with a row beside the set of labels, the other splits and the rows before it.
 
     Short texts to classify repeat themselves: of nine "thanks" eight friendly ones say what two rows would not, so rows
@@ -291,11 +291,11 @@ def _compare(row: Row, earlier: Mapping[str, set[tuple[str, ...]]], held_out: Ma
     labels = row.get("labels") or references
     outside = [reference for reference in references if reference not in labels]
     if outside:
-        yield Damage("label_outside_set", f"{show(outside[0])} is none of {', '.join(map(repr, labels))}")
+        yield RowIssue("label_outside_set", f"{show(outside[0])} is none of {', '.join(map(repr, labels))}")
     if source in held_out:
-        yield Damage("leaked", f"{show(source)} is the source of {held_out[source]} too")
+        yield RowIssue("leaked", f"{show(source)} is the source of {held_out[source]} too")
     if source in earlier:
         again = "repeated_label" if "labels" in row else "duplicate"
-        yield Damage(again if _identity(row) in earlier[source] else "repeated_source", show(source))
+        yield RowIssue(again if _identity(row) in earlier[source] else "repeated_source", show(source))
     if references == [source]:
-        yield Damage("source_is_target", show(source))
+        yield RowIssue("source_is_target", show(source))

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nash_jax.config import TaskConfig
+from nash_jax.config.schema import TaskConfig
 from nash_jax.data.forms import Form, lacks
 from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError

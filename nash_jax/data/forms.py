@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.data.checks import Damage, DamagedError, Row, find_break, show
+from nash_jax.data.checks import Row, RowIssue, RowIssueError, find_break, show
 
 Record = Mapping[str, Any]
 PROMPTS = ("t5", "plain")
@@ -31,7 +31,7 @@ class Form:
 
     Attributes:
       columns: what it reads; `a.b` is the field b of the column a, or of each element of it.
-      make: (record, prompt, whether for training) → rows; raises DamagedError.
+      make: (record, prompt, whether for training) → rows; raises RowIssueError.
       labels: words of the labels, by number; empty for tasks that have none.
     """
 
@@ -69,15 +69,15 @@ def read(record: Record, column: str) -> Any:
     """`find` in a record of a data set.
 
     Raises:
-      DamagedError: when it has no such column.
+      RowIssueError: when it has no such column.
     """
     try:
         return find(record, column)
     except KeyError as error:
-        raise DamagedError(Damage("missing_column", lacks(record, column))) from error
+        raise RowIssueError(RowIssue("missing_column", lacks(record, column))) from error
 
 
-def damaged(kind: str, column: str, value: Any, expected: str = "") -> DamagedError:
+def damaged(kind: str, column: str, value: Any, expected: str = "") -> RowIssueError:
     """The error for a value that cannot be used.
 
     Args:
@@ -86,7 +86,7 @@ def damaged(kind: str, column: str, value: Any, expected: str = "") -> DamagedEr
       value: what is there.
       expected: what should be, where the kind does not say it.
     """
-    return DamagedError(Damage(kind, f"column {column!r} holds {show(value)}" + (expected and f", not {expected}")))
+    return RowIssueError(RowIssue(kind, f"column {column!r} holds {show(value)}" + (expected and f", not {expected}")))
 
 
 def text(record: Record, column: str) -> str:
@@ -134,6 +134,15 @@ def text_pair(source: str, target: str) -> Form:
 
     def make(record: Record, prompt: str, training: bool) -> list[Row]:
         return [{"source": text(record, source), "references": [text(record, target)]}]
+
+    return Form((source, target), make)
+
+
+def text_references(source: str, target: str) -> Form:
+    """As `text_pair`, with one reference or a list of them."""
+
+    def make(record: Record, prompt: str, training: bool) -> list[Row]:
+        return [{"source": text(record, source), "references": texts(record, target)}]
 
     return Form((source, target), make)
 

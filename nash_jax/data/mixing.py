@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.config import TaskConfig
+from nash_jax.config.schema import TaskConfig
 from nash_jax.data.checks import Row
 from nash_jax.data.tasks import TASKS
-from nash_jax.errors import UserError
-from nash_jax.tree import did_you_mean
+from nash_jax.errors import UserError, did_you_mean
 
 
 def mixture_parts(task: TaskConfig) -> list[TaskConfig]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from nash_jax.config import TaskConfig
+from nash_jax.config.schema import TaskConfig
 from nash_jax.data.checks import find_break
 from nash_jax.data.forms import (
     LANGUAGES,

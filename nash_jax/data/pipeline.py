@@ -17,7 +17,7 @@ import grain
 import jax
 import numpy as np
 
-from nash_jax.config import TaskConfig
+from nash_jax.config.schema import TaskConfig
 from nash_jax.data.mixing import Mixture, targets_of
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.ragged import Ragged

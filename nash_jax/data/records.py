@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nash_jax.data.checks import Damage, Entry
+from nash_jax.data.checks import Entry, RowIssue
 from nash_jax.data.columns import Columns, needs, skeleton
 from nash_jax.data.hub import reason
 from nash_jax.data.lines import BROKEN, json_fault, open_file, read_bytes
@@ -51,21 +51,21 @@ def _jsonl(path: Path, columns: Columns) -> Iterator[Entry]:
         raise columns.error(first)
 
 
-def _parse(line: bytes, columns: Columns) -> dict[str, Any] | Damage:
+def _parse(line: bytes, columns: Columns) -> dict[str, Any] | RowIssue:
     try:
         record = json.loads(line.decode("utf-8-sig").strip())  # files that were joined have their marks within
     except UnicodeDecodeError as error:
         return _not_utf8(error.object[error.start])
     except (ValueError, RecursionError) as error:
-        return Damage("not_json", f"not JSON: {json_fault(error)}")
+        return RowIssue("not_json", f"not JSON: {json_fault(error)}")
     if not isinstance(record, dict):
-        return Damage("not_object", f"a JSON {type(record).__name__}")
+        return RowIssue("not_object", f"a JSON {type(record).__name__}")
     lacking = columns.lacking(record)
-    return Damage("missing_column", lacking) if lacking else record
+    return RowIssue("missing_column", lacking) if lacking else record
 
 
-def _not_utf8(byte: int) -> Damage:
-    return Damage("not_utf8", f"byte {byte:#x} is not UTF-8")
+def _not_utf8(byte: int) -> RowIssue:
+    return RowIssue("not_utf8", f"byte {byte:#x} is not UTF-8")
 
 
 # -- CSV --------------------------------------------------------------------------------------------------
@@ -119,20 +119,20 @@ def _csv(path: Path, columns: Columns) -> Iterator[Entry]:
     while (fields := _next_fields(reader, lines)) is not None:
         if not fields:
             continue
-        read = fields if isinstance(fields, Damage) else _as_record(fields, header, lines.taken, recovering)
+        read = fields if isinstance(fields, RowIssue) else _as_record(fields, header, lines.taken, recovering)
         yield f"{path}:{lines.first}", read
-        recovering = isinstance(read, Damage) and read.kind in ("broken_quotes", "fragment")
+        recovering = isinstance(read, RowIssue) and read.kind in ("broken_quotes", "fragment")
         if recovering and not _ends_within(lines.taken[1:]):
             lines.give_back()
 
 
-def _next_fields(reader: Iterator[list[str]], lines: _Lines) -> list[str] | Damage | None:
+def _next_fields(reader: Iterator[list[str]], lines: _Lines) -> list[str] | RowIssue | None:
     """The fields of the next record, none of an empty line; None at the end."""
     lines.begin()
     try:
         return next(reader, None)
     except csv.Error as error:
-        return Damage("broken_quotes", f"broken CSV: {error}")
+        return RowIssue("broken_quotes", f"broken CSV: {error}")
 
 
 def _header(reader: Iterator[list[str]], path: Path, columns: Columns) -> list[str]:
@@ -147,21 +147,21 @@ def _header(reader: Iterator[list[str]], path: Path, columns: Columns) -> list[s
     return header
 
 
-def _as_record(fields: list[str], header: list[str], taken: list[str], recovering: bool) -> dict[str, str] | Damage:
+def _as_record(fields: list[str], header: list[str], taken: list[str], recovering: bool) -> dict[str, str] | RowIssue:
     """Fields by the header's names, or what is wrong with them; `taken` are the lines they were read from."""
     while len(fields) > len(header) and not fields[-1]:
         fields.pop()  # spreadsheets end lines with commas
     count = f"{len(fields)} fields, not {len(header)}"
     if len(fields) != len(header):
         if len(taken) > 1:  # a quote that was not closed, and the next one's opening taken for its end
-            return Damage("broken_quotes", f"broken CSV: {count} over {len(taken)} lines")
+            return RowIssue("broken_quotes", f"broken CSV: {count} over {len(taken)} lines")
         if recovering:
-            return Damage("fragment", count)
-        return Damage("too_few_fields" if len(fields) < len(header) else "too_many_fields", count)
+            return RowIssue("fragment", count)
+        return RowIssue("too_few_fields" if len(fields) < len(header) else "too_many_fields", count)
     if recovering and _has_bare_quote(fields, "".join(taken)):
-        return Damage("fragment", "a quote within a field that has none around it")
+        return RowIssue("fragment", "a quote within a field that has none around it")
     if [field.removeprefix("\ufeff") for field in fields] == header:
-        return Damage("header_again", "the header")
+        return RowIssue("header_again", "the header")
     escaped = _ESCAPED.search("".join(fields))
     return _not_utf8(ord(escaped[0]) - 0xDC00) if escaped else dict(zip(header, fields, strict=True))
 
@@ -197,12 +197,12 @@ def _parquet(path: Path, columns: Columns) -> Iterator[Entry]:
     except (pyarrow.ArrowException, *BROKEN) as error:
         raise UserError(f"{path} cannot be read: {reason(error)}", "a whole Parquet file") from error
     for number, row in enumerate(zip(*values, strict=True), 1):
-        damage = next((value for value in row if isinstance(value, Damage)), None)
+        damage = next((value for value in row if isinstance(value, RowIssue)), None)
         yield f"{path} row {number}", damage or dict(zip(names, row, strict=True))
 
 
 def _values(column: Any) -> list[Any]:
-    """A column's values, with `Damage` in place of one with bytes that are not UTF-8: Parquet's readers let them in."""
+    """A column's values, with `RowIssue` in place of bytes that are not UTF-8: Parquet's readers let them in."""
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:

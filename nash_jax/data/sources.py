@@ -3,13 +3,13 @@
 import hashlib
 import importlib.util
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from nash_jax.config import TaskConfig
-from nash_jax.data.checks import SPLITS, Damage, DamagedError, Entry, Findings, Row, check_rows
+from nash_jax.config.schema import TaskConfig
+from nash_jax.data.checks import SPLITS, Entry, Findings, Row, RowIssue, RowIssueError, check_rows
 from nash_jax.data.columns import Columns, check_label_names, columns_of, narrow, skeleton
-from nash_jax.data.forms import Form
+from nash_jax.data.forms import Form, text_references
 from nash_jax.data.hub import check_data_set, load_table
 from nash_jax.data.mixing import interleave, mixture_parts
 from nash_jax.data.own_forms import choose_form, own_label
@@ -17,16 +17,21 @@ from nash_jax.data.records import read_records
 from nash_jax.data.tasks import find_task
 from nash_jax.errors import UserError
 
+Records = Mapping[str, Sequence[Row]]  # split → records in memory
+
 
 def load_rows(
-    task: TaskConfig, splits: Sequence[str] = SPLITS, findings: Findings | None = None
-) -> dict[str, list[Row]]:
+    task: TaskConfig, splits: Sequence[str] = SPLITS, findings: Findings | None = None,
+    records: Records | None = None,
+) -> dict[str, list[Row]]:  # fmt: skip
     """The rows of every split asked for, checked, in a fixed order.
 
     Args:
       task: where they are.
       splits: those to read.
       findings: takes note of rows that were dropped or are odd.
+      records: split → records in memory, instead of those that `task.source` names: dicts with the columns that `task`
+        names; of the form `text`, the target may be a list of references.
 
     Returns:
       Split → rows as `data/forms.py` says; of a mixture each with its "task".
@@ -37,10 +42,10 @@ def load_rows(
     findings = Findings() if findings is None else findings
     if task.mixture:
         return _mixture_rows(task, splits, findings)
-    if task.source == "pronunciation":
+    if task.source == "pronunciation" and records is None:
         rows = _pronunciation_rows(task, splits)
     else:
-        rows = _checked_rows(task, splits, findings)
+        rows = _checked_rows(task, splits, findings, records)
     for split in splits:
         limit = task.max_train_examples if split == "train" else task.max_eval_examples
         if not rows[split]:
@@ -64,10 +69,18 @@ def _mixture_rows(task: TaskConfig, splits: Sequence[str], findings: Findings) -
     return rows
 
 
-def _checked_rows(task: TaskConfig, splits: Sequence[str], findings: Findings) -> dict[str, list[Row]]:
+def _checked_rows(
+    task: TaskConfig, splits: Sequence[str], findings: Findings, records: Records | None
+) -> dict[str, list[Row]]:
     """The sound rows; those of the training split, checked last, are in no other."""
-    form, entries = {"hub": _hub_entries, "files": _file_entries}[task.source](task, splits)
-    same = [s for s in splits if s != "train" and task.source == "files" and _file(task, s) == _file(task, "train")]
+    same: list[str] = []
+    if records is not None:
+        form, entries = _memory_entries(task, splits, records)
+    elif task.source == "hub":
+        form, entries = _hub_entries(task, splits)
+    else:
+        form, entries = _file_entries(task, splits)
+        same = [split for split in splits if split != "train" and _file(task, split) == _file(task, "train")]
     rows: dict[str, list[Row]] = {}
     held_out: dict[str, str] = {}
     for split in sorted(splits, key=("validation", "test", "train").index):
@@ -78,7 +91,9 @@ def _checked_rows(task: TaskConfig, splits: Sequence[str], findings: Findings) -
             held_out |= {row["source"]: place for row, place in zip(kept, findings.places[split], strict=True)}
         rows[split] = [row | {"source": task.prefix + row["source"]} for row in kept]
     if same and "train" in splits:
-        findings.note("train", _file(task, "train"), Damage("same_file", f"the {same[0]} file too"), len(rows["train"]))
+        findings.note(
+            "train", _file(task, "train"), RowIssue("same_file", f"the {same[0]} file too"), len(rows["train"])
+        )
     return {split: rows[split] for split in splits}
 
 
@@ -107,12 +122,27 @@ def _numbered(table: Iterable[Row], name: str) -> Iterator[Entry]:
     yield from ((f"{name} row {number}", record) for number, record in enumerate(table, 1))
 
 
+# -- rows in memory ---------------------------------------------------------------------------------------
+
+
+def _memory_entries(
+    task: TaskConfig, splits: Sequence[str], records: Records
+) -> tuple[Form, dict[str, Iterable[Entry]]]:
+    """The task's form, and the records of every split."""
+    if missing := [split for split in splits if split not in records]:
+        raise UserError(f"the rows have the splits {sorted(records)}", f"{missing[0]} too")
+    form = choose_form(task, lambda: _collect_labels(task, _numbered(records["train"], "train"), "the training rows"))
+    if task.form == "text":
+        form = text_references(task.source_column, task.target_column)
+    return form, {split: _numbered(records[split], split) for split in splits}
+
+
 # -- own files --------------------------------------------------------------------------------------------
 
 
 def _file_entries(task: TaskConfig, splits: Sequence[str]) -> tuple[Form, dict[str, Iterable[Entry]]]:
     """The task's form, and the records of every split."""
-    form = choose_form(task, lambda: _collect_labels(task))
+    form = choose_form(task, lambda: _collect_labels(task, _target_entries(task), task.train_file))
     columns = columns_of(form, task)
     paths = {split: _path(task, split) for split in splits}
     return form, {split: list(read_records(paths[split], columns)) for split in splits}
@@ -133,18 +163,21 @@ def _path(task: TaskConfig, split: str) -> Path:
     return path
 
 
-def _collect_labels(task: TaskConfig) -> tuple[str, ...]:
+def _target_entries(task: TaskConfig) -> Iterable[Entry]:
+    """The targets of the training file."""
+    return read_records(_path(task, "train"), Columns((task.target_column,)))
+
+
+def _collect_labels(task: TaskConfig, entries: Iterable[Entry], place: str) -> tuple[str, ...]:
     """The labels of the training rows, sorted; what cannot be read is counted when the rows are."""
     found = set()
-    for _, record in read_records(_path(task, "train"), Columns((task.target_column,))):
+    for _, record in entries:
         try:
-            found |= set() if isinstance(record, Damage) else {own_label(record, task.target_column)}
-        except DamagedError:
+            found |= set() if isinstance(record, RowIssue) else {own_label(record, task.target_column)}
+        except RowIssueError:
             continue
     if len(found) < 2:
-        raise UserError(
-            f"column {task.target_column!r} of {task.train_file} holds {len(found)} label(s)", "two labels or more"
-        )
+        raise UserError(f"column {task.target_column!r} of {place} holds {len(found)} label(s)", "two labels or more")
     return tuple(sorted(found))
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.config import TaskConfig
-from nash_jax.data.checks import SPLITS, Damage, Findings, Row, show
+from nash_jax.config.schema import TaskConfig
+from nash_jax.data.checks import SPLITS, Findings, Row, RowIssue, show
 from nash_jax.data.mixing import targets_of
 from nash_jax.data.pipeline import tokenized_table
 
@@ -42,7 +42,7 @@ def summarise(
             if len(cut):
                 place, content = _find_pair(split, rows[split], int(cut[0]), text, findings)
                 detail = f"{lengths[cut[0]]:,} tokens, of which {limit:,} are used: {content}"
-                findings.note(split, place, Damage(f"{text}_too_long", detail), len(cut))
+                findings.note(split, place, RowIssue(f"{text}_too_long", detail), len(cut))
     return {"summary": summary, "findings": findings.to_json()}
 
 

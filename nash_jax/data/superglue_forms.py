@@ -75,7 +75,7 @@ def mark_pronoun(content: str, pronoun: str, index: int | str) -> str:
       index: its number, words being what single spaces divide.
 
     Raises:
-      DamagedError: when the text has no such word.
+      RowIssueError: when the text has no such word.
     """
     words, wanted = content.strip().split(" "), pronoun.strip().lower()
     places = [i for i, word in enumerate(words) if wanted in (word.lower(), word.strip(".,;:!?\"'()").lower())]

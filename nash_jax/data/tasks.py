@@ -21,8 +21,7 @@ from nash_jax.data.forms import (
     translation,
 )
 from nash_jax.data.superglue_forms import BOOLEANS, multirc, record, wsc
-from nash_jax.errors import UserError
-from nash_jax.tree import did_you_mean
+from nash_jax.errors import UserError, did_you_mean
 
 Splits = tuple[str, str, str]
 OWN_SPLITS: Splits = ("train", "validation", "test")

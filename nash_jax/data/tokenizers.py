@@ -5,7 +5,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nash_jax.config import TaskConfig
+from nash_jax.config.schema import TaskConfig
 from nash_jax.data.hub import fetch, reason
 from nash_jax.errors import UserError
 from nash_jax.spec import ModelSpec

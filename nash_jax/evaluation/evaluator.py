@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.config import Config, TaskConfig
+from nash_jax.config.schema import Config, TaskConfig
 from nash_jax.data.outputs import read_output
 from nash_jax.data.pipeline import tokenize_sources
 from nash_jax.errors import UserError

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nash_jax.errors import UserError
-from nash_jax.models import param_axes
-from nash_jax.pruning.compact import removed_share
+from nash_jax.pruning.compact import removed_fraction
 from nash_jax.spec import SIDES, ModelSpec
 from nash_jax.tree import flatten
 
@@ -74,9 +73,9 @@ def sparsities(spec: ModelSpec, reference: ModelSpec | None = None) -> dict[str,
 
 
 def _missing(dense: ModelSpec, spec: ModelSpec, side: str) -> float | None:
-    """`removed_share`; None where there was nothing to remove."""
+    """`removed_fraction`; None where there was nothing to remove."""
     there = any(size for name, (_, size) in dense.sublayers().items() if name.startswith(side))
-    return removed_share(dense, spec, side, param_axes) if there else None
+    return removed_fraction(dense, spec, side) if there else None
 
 
 def _check_reference(spec: ModelSpec, reference: ModelSpec) -> None:

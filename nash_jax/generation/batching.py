@@ -13,8 +13,8 @@ import numpy as np
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import Inputs, batch_bucket, bucket, check_ids, check_length
 from nash_jax.generation.options import GenerationOptions
-from nash_jax.progress import Progress
 from nash_jax.ragged import Ragged
+from nash_jax.runtime.progress import Progress
 
 PATIENCE = 5.0  # seconds after which it is worth saying how far it is
 

@@ -6,8 +6,7 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from nash_jax.errors import UserError
-from nash_jax.tree import did_you_mean
+from nash_jax.errors import UserError, did_you_mean
 
 DEFAULT_NEW_TOKENS = 64
 

@@ -1,13 +1,12 @@
-"""The Flax module over a `ModelSpec`, and its table of logical axes."""
+"""The Flax module over a `ModelSpec`."""
 
 import jax.numpy as jnp
 
-from nash_jax.models.axes import frozen_params, mask_sites, param_axes
 from nash_jax.models.layers import Dtype, Masks
 from nash_jax.models.transformer import EncoderDecoder
 from nash_jax.spec import ModelSpec
 
-__all__ = ["Dtype", "Masks", "build", "frozen_params", "mask_sites", "param_axes"]
+__all__ = ["Dtype", "Masks", "build"]
 
 
 def build(spec: ModelSpec, *, dtype: Dtype = jnp.float32, remat: bool = False) -> EncoderDecoder:

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from nash_jax.models.axes import param_axes
+from nash_jax.axes import param_axes
 from nash_jax.models.layers import (
     NEGATIVE,
     Attention,

@@ -1,15 +1,14 @@
 """From a masked dense model to a narrower one with the same function: fold, then slice. Host side."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from nash_jax.axes import mask_sites, param_axes
 from nash_jax.pruning.lagrangian import prunable_size, size_terms
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
-
-Table = Callable[[ModelSpec], dict[str, tuple[str, ...]]]
 
 
 def kept_positions(spec: ModelSpec, masks: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -54,43 +53,56 @@ def fold(
     return flat
 
 
-def compact(
-    spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, Any], *, param_axes: Table, mask_sites: Table
-) -> tuple[ModelSpec, dict[str, Any]]:
-    """The dense model that equals `params` under `masks`.
+def compact(spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
+    """The dense model that equals `params` under `masks`: mask values are folded into the weights, zeros are cut out.
 
     Args:
       spec: spec of the masked model.
       params: its parameters.
-      masks: final masks, soft values included; what has no mask is kept as it is.
-      param_axes: the family's table of axes.
-      mask_sites: the family's table of places where masks fold.
+      masks: final masks by axis name ([size]) or sub-layer name (scalar), soft values included; what has no mask is
+        kept as it is.
 
     Returns:
       The narrower spec and its parameters, NumPy arrays of the same dtypes.
+
+    Example:
+      >>> import numpy as np
+      >>> from nash_jax.testing import random_params, random_spec
+      >>> spec = random_spec(0)
+      >>> mask = np.ones(len(spec.encoder[0].heads), np.float32)
+      >>> mask[0] = 0
+      >>> narrow, params = compact(spec, random_params(spec), {"encoder.0.attention.heads": mask})
+      >>> len(spec.encoder[0].heads) - len(narrow.encoder[0].heads)
+      1
     """
     axes = param_axes(spec)
     keep = kept_positions(spec, masks)
     flat = fold(params, masks, axes, mask_sites(spec))
     narrow = spec.narrow({axis: positions.tolist() for axis, positions in keep.items()})
-    new = {}
-    for path in param_axes(narrow):
-        leaf = flat[path]
-        for dim, axis in enumerate(axes[path]):
-            if axis in keep and len(keep[axis]) < leaf.shape[dim]:
-                leaf = np.take(leaf, keep[axis], axis=dim)
-        new[path] = np.ascontiguousarray(leaf)
-    return narrow, unflatten(new)
+    return narrow, unflatten({path: take_kept(flat[path], axes[path], keep) for path in param_axes(narrow)})
 
 
-def removed_share(dense: ModelSpec, pruned: ModelSpec, side: str, param_axes: Table) -> float:
-    """Share of a side's attention and FFN parameters that `pruned` no longer has, counted.
+def take_kept(leaf: np.ndarray, axes: tuple[str, ...], keep: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One parameter with only the kept positions of each of its named axes.
+
+    Args:
+      leaf: the parameter.
+      axes: names of its axes.
+      keep: axis name → increasing positions; axes that are not named stay whole.
+    """
+    for dim, axis in enumerate(axes):
+        if axis in keep and len(keep[axis]) < leaf.shape[dim]:
+            leaf = np.take(leaf, keep[axis], axis=dim)
+    return np.ascontiguousarray(leaf)
+
+
+def removed_fraction(dense: ModelSpec, pruned: ModelSpec, side: str = "") -> float:
+    """Share of the attention and FFN parameters of `dense` that `pruned` no longer has, counted.
 
     Args:
       dense: the model before.
       pruned: the model after.
-      side: `encoder` or `decoder`.
-      param_axes: the family's table of axes.
+      side: `encoder`, `decoder`, or empty for both.
     """
     before, after = (
         prunable_size(size_terms(param_axes(spec), spec.axis_sizes(), side), spec.axis_sizes())
@@ -99,14 +111,13 @@ def removed_share(dense: ModelSpec, pruned: ModelSpec, side: str, param_axes: Ta
     return 1 - after / before
 
 
-def closed_share(spec: ModelSpec, masks: Mapping[str, Any], side: str, param_axes: Table) -> float:
-    """`removed_share` of the model that `compact` would make of these masks.
+def masked_fraction(spec: ModelSpec, masks: Mapping[str, Any], side: str = "") -> float:
+    """`removed_fraction` of the model that `compact` would make of these masks.
 
     Args:
       spec: spec of the masked model.
       masks: final masks.
-      side: `encoder` or `decoder`.
-      param_axes: the family's table of axes.
+      side: `encoder`, `decoder`, or empty for both.
     """
     kept = {axis: positions.tolist() for axis, positions in kept_positions(spec, masks).items()}
-    return removed_share(spec, spec.narrow(kept), side, param_axes)
+    return removed_fraction(spec, spec.narrow(kept), side)

@@ -71,7 +71,7 @@ def shifted(probs: Rows, costs: Mapping[str, float], left: float) -> Rows:
     return {name: expit(row + shift) for name, row in odds.items()}
 
 
-def balanced_zeros(probs: Rows, costs: Mapping[str, float]) -> dict[str, int]:
+def allocate_zeros(probs: Rows, costs: Mapping[str, float]) -> dict[str, int]:
     """How many gates of each row to close, so that closed parameters add up to what is expected.
 
     Each row's remainder, in parameters, goes to the next cheaper row, and the sum is off by half the cheapest gate.
@@ -102,7 +102,7 @@ def _zeros(probs: Rows, constraint: Constraint) -> dict[str, int]:
     still = [term for term in terms if term.sublayer not in closed]
     left = float(expected_size(still, narrow, inner)) - wanted
     costs = {axis: cost for axis, cost in gate_costs(still, narrow).items() if axis in rows}
-    return zeros | balanced_zeros(shifted(inner, costs, left), costs)
+    return zeros | allocate_zeros(shifted(inner, costs, left), costs)
 
 
 def _sublayers(

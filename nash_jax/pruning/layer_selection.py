@@ -9,9 +9,9 @@ from nash_jax.errors import UserError
 from nash_jax.spec import SIDES, ModelSpec
 from nash_jax.tree import flatten, unflatten
 
-BY_NUMBER = ("uniform", "low", "high", "study")
+FIXED_SELECTIONS = ("uniform", "low", "high", "study")
 MEASURED = "importance"
-SELECTIONS = (*BY_NUMBER, MEASURED)
+SELECTIONS = (*FIXED_SELECTIONS, MEASURED)
 
 _STUDY = {  # depth → the layers that "To Asymmetry and Beyond" keeps for one to five sixths of it (its section 3)
     8: ("0", "0 7", "0 2 5 7", "0 2 4 5 7", "0 2 3 4 5 7"),
@@ -33,7 +33,8 @@ def choose_layers(num_layers: int, keep: int, selection: str = "uniform") -> lis
     the last k (NASH, section 4.1); `study` the lists of "To Asymmetry and Beyond".
 
     Raises:
-      UserError: for k outside 1..L, a selection not of `BY_NUMBER`, or a depth or number the study has no list for.
+      UserError: for k outside 1..L, a selection not of `FIXED_SELECTIONS`, or no list of the study for
+        this depth and number.
     """
     _check_number(num_layers, keep)
     if selection == "uniform":
@@ -44,7 +45,7 @@ def choose_layers(num_layers: int, keep: int, selection: str = "uniform") -> lis
         return list(range(num_layers - keep, num_layers))
     if selection == "study":
         return list(range(keep)) if keep == num_layers else _study_layers(num_layers, keep)
-    raise UserError(f"unknown layer selection {selection!r} by number", f"one of {BY_NUMBER}")
+    raise UserError(f"unknown layer selection {selection!r} by number", f"one of {FIXED_SELECTIONS}")
 
 
 def _check_number(num_layers: int, keep: int) -> None:
@@ -59,7 +60,7 @@ def kept_layers(num_layers: int, keep: int, kept: Sequence[int], selection: str)
       num_layers: layers that there are.
       keep: how many to keep; 0: all.
       kept: these, if any are named.
-      selection: how to choose, of `BY_NUMBER`.
+      selection: how to choose, of `FIXED_SELECTIONS`.
 
     Raises:
       UserError: for more than there are, layers that are not there or not increasing, or another selection.
@@ -77,7 +78,7 @@ class Candidates:
 
     Attributes:
       layers: those that may stay, increasing.
-      keep: how many of them stay. Where that is not all, `drop_least` finds which.
+      keep: how many of them stay. Where that is not all, `drop_least_important` finds which.
 
     Raises:
       UserError: for a number to keep outside 1..number of layers.
@@ -101,7 +102,9 @@ def candidates(num_layers: int, keep: int, kept: Sequence[int], selection: str) 
 Loss = Callable[[Sequence[int], Sequence[int]], float]  # of the encoder's and the decoder's layers that are kept
 
 
-def drop_least(sides: Mapping[str, Candidates], loss: Loss) -> tuple[dict[str, list[int]], list[dict[str, Any]]]:
+def drop_least_important(
+    sides: Mapping[str, Candidates], loss: Loss
+) -> tuple[dict[str, list[int]], list[dict[str, Any]]]:
     """Drops one layer after the other, each time the one without which the loss is least, the first of equals.
 
     Args:

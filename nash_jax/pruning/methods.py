@@ -10,8 +10,10 @@ none       plain fine-tuning
 import dataclasses
 from collections.abc import Mapping
 
+from nash_jax.axes import param_axes
 from nash_jax.pruning.gates import ENCODER_GATES, HardConcreteGates, gate_groups
 from nash_jax.pruning.lagrangian import Constraint, size_terms
+from nash_jax.spec import ModelSpec
 
 _DECODER_SUBLAYERS = r"decoder\.\d+\.\w+"
 _EVERYTHING = (r".*\.heads", r".*\.units", r"\w+\.\d+\.\w+", "embed")
@@ -41,34 +43,37 @@ METHODS = {
 }
 
 
-def targets(method: str, sparsity: float, decoder_share: float) -> dict[str, float]:
-    """Part of the model (`encoder`, `decoder`, or empty for both) → share of its parameters to remove.
+def target_sparsities(method: str, sparsity: float, decoder_share: float = 1.0) -> dict[str, float]:
+    """Part of the model (`encoder`, `decoder`, or empty for both) → share of its parameters that gates are to remove.
 
     Args:
       method: of `METHODS`, with gates.
       sparsity: `config.prune.sparsity`.
-      decoder_share: k / L, decoder layers wanted of those there are.
+      decoder_share: k / L, decoder layers wanted of those there are; of `nash_auto` alone.
     """
     if method == "cofi":
         return {"": sparsity}
     return {"encoder": sparsity} | ({"decoder": 1 - decoder_share} if method == "nash_auto" else {})
 
 
-def make_gates(
-    method: str,
-    wanted: Mapping[str, float],
-    axes: Mapping[str, tuple[str, ...]],
-    sizes: Mapping[str, int],
-    units_droprate: float,
-) -> tuple[HardConcreteGates, dict[str, Constraint]]:
-    """The gates of a method, and its constraints by part of the model.
+def make_gates(spec: ModelSpec, method: str = "nash", units_droprate: float = 0.5) -> HardConcreteGates:
+    """The gates that a method puts on a model.
 
     Args:
+      spec: the model.
       method: of `METHODS`, with gates.
-      wanted: from `targets`.
-      axes: parameter path → axis names.
-      sizes: axis name → size.
       units_droprate: initial share of closed FFN gates.
     """
-    gates = HardConcreteGates(gate_groups(axes, sizes, METHODS[method].gates, units_droprate))
-    return gates, {part: Constraint(size_terms(axes, sizes, part), sizes, wanted[part]) for part in wanted}
+    groups = gate_groups(param_axes(spec), spec.axis_sizes(), METHODS[method].gates, units_droprate)
+    return HardConcreteGates(groups)
+
+
+def make_constraints(spec: ModelSpec, targets: Mapping[str, float]) -> dict[str, Constraint]:
+    """One constraint for each part of a model.
+
+    Args:
+      spec: the model.
+      targets: part (`encoder`, `decoder`, or empty for both) → share of its parameters to remove.
+    """
+    axes, sizes = param_axes(spec), spec.axis_sizes()
+    return {part: Constraint(size_terms(axes, sizes, part), sizes, target) for part, target in targets.items()}

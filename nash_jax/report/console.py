@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nash_jax.config import STAGES
+from nash_jax.config.schema import STAGES
 from nash_jax.report.summary import Setup, find_row, format_kept, setup_label, setups, what_went
 from nash_jax.spec import SIDES
 

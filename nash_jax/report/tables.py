@@ -207,7 +207,7 @@ def data_table(data_summary: Mapping[str, Mapping[str, Any]]) -> Markup:
 
 
 def findings_table(report: Report) -> Markup:
-    """Damage and oddities of the rows, with what was done about them; "" where none was found."""
+    """RowIssue and oddities of the rows, with what was done about them; "" where none was found."""
     found = section(report, "data").get("findings") or []
     if not found:
         return Markup("")

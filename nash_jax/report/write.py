@@ -8,19 +8,19 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from nash_jax.config import Config
+from nash_jax.config.schema import Config
 from nash_jax.evaluation.metrics import METRICS
 from nash_jax.evaluation.sizes import component_sizes
-from nash_jax.fresh_model import param_shapes
-from nash_jax.models import param_axes
-from nash_jax.pruning.compact import removed_share
+from nash_jax.models.fresh import param_shapes
+from nash_jax.pruning.compact import removed_fraction
 from nash_jax.report.html import render
 from nash_jax.report.remains import count_layers, dense_masks
-from nash_jax.sharding import device_name
+from nash_jax.runtime.files import write_text
+from nash_jax.runtime.multihost import is_host0
+from nash_jax.runtime.sharding import device_name
 from nash_jax.spec import SIDES, ModelSpec
-from nash_jax.training.metrics import read_rows, write_text
+from nash_jax.training.writers import read_rows
 from nash_jax.tree import count
-from nash_jax.workdir import is_main
 
 _PACKAGES = ("nash_jax", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 _DATA_FACTS = ("summary", "findings")
@@ -44,8 +44,8 @@ def write_report(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, An
         "params": {
             "dense": count(dense),
             "pruned": count(pruned),
-            "encoder_sparsity": removed_share(dense_spec, pruned_spec, "encoder", param_axes),
-            "decoder_sparsity": removed_share(dense_spec, pruned_spec, "decoder", param_axes),
+            "encoder_sparsity": removed_fraction(dense_spec, pruned_spec, "encoder"),
+            "decoder_sparsity": removed_fraction(dense_spec, pruned_spec, "decoder"),
             **expected_sparsities(dense_spec, shortened_spec, stages["prune"]),
             **count_layers(dense_spec, survivors),
         },
@@ -53,7 +53,7 @@ def write_report(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, An
         "components": {"parameters": sizes},
         "data": {name: stages["data"].get(name) for name in _DATA_FACTS},
     }
-    if is_main():
+    if is_host0():
         page = {
             "history": [row for path in recipe.workdir.files("metrics.jsonl") for row in read_rows(path)],
             "survivors": survivors,
@@ -75,7 +75,7 @@ def expected_sparsities(dense: ModelSpec, shortened: ModelSpec, pruned: dict[str
     for side in SIDES:
         name = f"expected_{side}_sparsity"
         if own := pruned.get(name):
-            found[name] = 1 - (1 - own) * (1 - removed_share(dense, shortened, side, param_axes))
+            found[name] = 1 - (1 - own) * (1 - removed_fraction(dense, shortened, side))
     return found
 
 
@@ -97,7 +97,7 @@ def write_evaluation(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str
         },
         "data": stages.get("evaluate", {}).get("data"),
     }
-    if is_main():
+    if is_host0():
         _write(recipe.workdir.folder, report, {"examples": stages.get("evaluate", {}).get("examples", [])})
     return report
 
@@ -118,13 +118,13 @@ def write_timing(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, An
         "model": recipe.config.model.preset,
         "params": {
             **{name: sum(parts.values()) for name, parts in sizes.items()},
-            **{f"{side}_sparsity": removed_share(dense, pruned, side, param_axes) for side in SIDES},
+            **{f"{side}_sparsity": removed_fraction(dense, pruned, side) for side in SIDES},
             **count_layers(dense, dense_masks(dense, recipe.kept, {})),
         },
         "speedup": stages["benchmark"]["speedup"],
         "components": {"parameters": sizes},
     }
-    if is_main():
+    if is_host0():
         _write(recipe.workdir.folder, report, {})
     return report
 

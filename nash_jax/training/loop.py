@@ -13,12 +13,15 @@ from jax.sharding import Mesh
 
 from nash_jax.data.pipeline import Batches, iterate
 from nash_jax.errors import UserError
-from nash_jax.progress import Progress
-from nash_jax.sharding import place_batch
-from nash_jax.training.checkpoint import METRIC, Checkpointer
-from nash_jax.training.metrics import Writer
+from nash_jax.runtime.multihost import broadcast_from_host0
+from nash_jax.runtime.progress import Progress
+from nash_jax.runtime.sharding import place_batch
+from nash_jax.training.checkpoint import Checkpointer, Rank
 from nash_jax.training.state import State, abstract_state
-from nash_jax.workdir import from_main
+from nash_jax.training.writers import Writer
+
+Evaluation = tuple[dict[str, float], Rank]
+"""Validation metrics, and the rank of the checkpoint among those of its phase."""
 
 
 @dataclasses.dataclass
@@ -33,7 +36,7 @@ class Phase:
       batches: training batches by step.
       num_steps: when it ends.
       eval_steps: steps between evaluations.
-      evaluate: state → validation metrics, with `selection`: what the best checkpoint maximises.
+      evaluate: state → validation metrics and rank.
       folder: where its checkpoints go.
       writers: where its numbers go.
     """
@@ -45,7 +48,7 @@ class Phase:
     batches: Batches
     num_steps: int
     eval_steps: int
-    evaluate: Callable[[State], dict[str, float]]
+    evaluate: Callable[[State], Evaluation]
     folder: Path
     writers: Sequence[Writer]
 
@@ -79,17 +82,16 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
         state, metrics = phase.step(state, phase.teacher_params, place_batch(mesh, next(batches)))
         step += 1
         window.add(metrics)
-        values, selection = dict[str, float](), None
+        values, rank = dict[str, float](), None
         if step % log_steps == 0 or step == phase.num_steps:
             values = window.mean()
         if step % phase.eval_steps == 0 or step == phase.num_steps:
             values = values or window.mean()  # every loss up to here is finite before a checkpoint is written
-            found = from_main(phase.evaluate(state))
+            found, rank = broadcast_from_host0(phase.evaluate(state))
             values |= {f"validation/{name}": value for name, value in found.items()}
-            selection = found[METRIC]
-        if selection is not None or step % (5 * log_steps) == 0:
+        if rank is not None or step % (5 * log_steps) == 0:
             position = {"position": batches.get_state(), "seconds": time.monotonic() - begun}
-            checkpointer.save(step, state, position, selection)
+            checkpointer.save(step, state, position, rank)
         if values:
             values["seconds"] = time.monotonic() - begun
             for writer in phase.writers:

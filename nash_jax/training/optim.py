@@ -1,6 +1,5 @@
-"""Optimizers: one for the model, one for gates, ascent for the multipliers, in one partition."""
+"""The optimizer that a phase's config names."""
 
-import functools
 from collections.abc import Collection
 from typing import Any
 
@@ -8,14 +7,8 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from nash_jax.config import TrainConfig
-
-LAMBDA_2_FACTOR = 30.0
-"""Learning rate of λ2 over that of λ1 and the gates.
-
-Gates move by about their learning rate a step and so lag behind a rising target, while λ1 adds up the gap: at one rate
-for all, as in the released code, it overshoots and swings. λ2 answers the gap of the moment and holds λ1 back.
-"""
+from nash_jax.config.schema import TrainConfig
+from nash_jax.pruning.optimizer import pruning_optimizer
 
 
 def make_schedule(config: TrainConfig, num_steps: int) -> optax.Schedule:
@@ -71,10 +64,6 @@ def _matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(numbers, params)
 
 
-def _ascent(learning_rate: float) -> optax.GradientTransformation:
-    return optax.chain(optax.adam(learning_rate), optax.scale(-1.0))
-
-
 def make_optimizer(
     config: TrainConfig,
     num_steps: int,
@@ -83,37 +72,19 @@ def make_optimizer(
     pruning_starts: int = 0,
     frozen: Collection[str] = (),
 ) -> optax.GradientTransformation:
-    """The optimizer of a phase, partitioned by the top level of `params`.
-
-    Model parameters, clipped by global norm, by the optimizer named in the config (frozen ones held still);
-    gates by Adam; multipliers by Adam ascent, λ2 faster than λ1; the hidden-state projection by Adam like the model.
+    """The optimizer of a phase: `pruning_optimizer` over the one that the config names.
 
     Args:
       config: of the phase.
       num_steps: its length, for the schedule.
       gate_learning_rate: of gates and λ1.
-      pruning_starts: step from which gates and multipliers are trained. Their Adam begins there: one that had counted
-        steps without gradients would think its averages complete, and make its first steps several times too long.
+      pruning_starts: step from which gates and multipliers are trained.
       frozen: paths of model parameters that stay as they are.
     """
-
-    def label(path: tuple[Any, ...], _: Any) -> str:
-        group, *rest = (key.key for key in path)
-        if group == "multipliers":
-            return str(rest[-1])
-        return "frozen" if group == "model" and "/".join(rest) in frozen else group
-
-    def later(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-        return optax.conditionally_mask(tx, lambda step: step >= pruning_starts) if pruning_starts else tx
-
-    return optax.partition(
-        {
-            "model": _model_optimizer(config, num_steps),
-            "frozen": optax.set_to_zero(),
-            "gates": later(optax.adam(gate_learning_rate)),
-            "lambda_1": later(_ascent(gate_learning_rate)),
-            "lambda_2": later(_ascent(LAMBDA_2_FACTOR * gate_learning_rate)),
-            "projection": optax.adam(make_schedule(config, num_steps)),
-        },
-        functools.partial(jax.tree_util.tree_map_with_path, label),
+    return pruning_optimizer(
+        _model_optimizer(config, num_steps),
+        gate_learning_rate=gate_learning_rate,
+        projection=optax.adam(make_schedule(config, num_steps)),
+        start_step=pruning_starts,
+        frozen=frozen,
     )

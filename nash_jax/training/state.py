@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 
-from nash_jax.sharding import place, state_shardings
+from nash_jax.runtime.sharding import place, state_shardings
 
 State = dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""Generation for the rows of a file, resumable."""

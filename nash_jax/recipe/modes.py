@@ -1,0 +1,30 @@
+"""Which kind of run the settings ask for."""
+
+from pathlib import Path
+
+from nash_jax.config.schema import STAGES, Config, chosen_stages
+from nash_jax.recipe.evaluate_model import EVALUATION_STAGES, EvaluationRun
+from nash_jax.recipe.run import PruningRun
+from nash_jax.recipe.time_shape import TimingRun
+
+
+def make_run(config: Config, workdir: str | None, name: str) -> PruningRun | EvaluationRun | TimingRun:
+    """Stages of a training run, evaluation of a model, or timing of a shape, as `config.stages` says.
+
+    The latter two, where only their stages are asked for and the workdir is no training run's.
+
+    Args:
+      config: the settings.
+      workdir: as the user named it; without it, a folder of `runs/`, of its own for each of the two.
+      name: of the config file.
+    """
+    if set(chosen_stages(config)).issubset(EVALUATION_STAGES):
+        folder = Path(workdir or f"runs/{name}-evaluate")
+        if not (folder.expanduser() / STAGES[0]).exists():
+            return TimingRun(config, folder) if times_shape(config) else EvaluationRun(config, folder)
+    return PruningRun(config, workdir or f"runs/{name}")
+
+
+def times_shape(config: Config) -> bool:
+    """Whether the settings ask for the timing of a shape with random weights."""
+    return chosen_stages(config) == ("benchmark",) and bool(config.model.preset) and not config.model.init

@@ -1,0 +1,54 @@
+"""The stage `data`: rows, tokenizer, and early refusal of settings that a later stage cannot use."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from nash_jax.config.schema import PHASES, TrainConfig
+from nash_jax.data.summary import data_lines, summarise
+from nash_jax.data.tokenizers import choose_tokenizer, save_tokenizer
+from nash_jax.errors import UserError
+from nash_jax.evaluation.by_task import check_parts
+from nash_jax.evaluation.evaluator import check_positions
+from nash_jax.recipe.context import RunContext
+from nash_jax.recipe.initial_model import fresh_spec
+from nash_jax.recipe.layer_importance import find_candidates
+from nash_jax.runtime.files import clear_folder
+from nash_jax.runtime.multihost import barrier, is_host0
+from nash_jax.spec import ModelSpec
+
+
+def prepare_data(context: RunContext, folder: Path) -> dict[str, Any]:
+    """Reads and checks the rows, fixes the tokenizer, tokenises them."""
+    rows, task = context.rows, context.config.task  # rows before models: the likelier mistake is reported sooner
+    for split in ("validation", "test"):
+        check_parts(task.metric, rows[split])
+    given = context.given
+    tokenizer = choose_tokenizer(task, given.tokenizer if given else None, rows["train"])
+    own, summary = clear_folder(folder / "tokenizer"), dict[str, Any]()
+    if is_host0():
+        save_tokenizer(tokenizer, own)
+        summary = summarise(rows, tokenizer, task, folder, context.findings)
+        print(*data_lines(summary), sep="\n", file=sys.stderr, flush=True)
+    barrier("tokenized")  # the other processes read what host 0 wrote
+    check_sizes(context, fresh_spec(context.config, tokenizer) if given is None else given.spec)
+    return summary
+
+
+def check_sizes(context: RunContext, spec: ModelSpec) -> None:
+    """Refuses, before anything is trained, settings that would fail in a later stage of pruning a model.
+
+    Raises:
+      UserError: naming the setting.
+    """
+    mixture = context.mixture("")
+    num_pairs = len(context.tokenized[0]) if mixture is None else mixture.size
+    for name in PHASES:
+        phase: TrainConfig = getattr(context.config, name)
+        if phase.epochs and num_pairs < phase.batch_size:
+            raise UserError(
+                f"config.{name}.batch_size is {phase.batch_size}, with {num_pairs} training rows",
+                "no more than there are rows",
+            )
+    check_positions(spec, context.config)
+    find_candidates(context.config, spec)

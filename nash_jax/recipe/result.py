@@ -1,0 +1,33 @@
+"""The stages that look at the pruned model and hand it over: `evaluate`, `benchmark`, `export`."""
+
+from pathlib import Path
+from typing import Any
+
+from nash_jax.benchmark.latency import measure, speedups
+from nash_jax.errors import UserError
+from nash_jax.evaluation.evaluator import score
+from nash_jax.recipe.context import RunContext
+from nash_jax.runtime.sharding import device_name
+from nash_jax.seq2seq import Seq2Seq
+
+
+def evaluate(context: RunContext, folder: Path) -> dict[str, Any]:
+    """Both models and the baselines on the test rows."""
+    return score(context.evaluator("test", context.generation), context.engines)
+
+
+def benchmark(context: RunContext, folder: Path) -> dict[str, Any]:
+    """Dense against pruned, timed in turn."""
+    rows = measure(context.engines, context.config.benchmark)
+    return {"benchmark": rows, "speedup": speedups(rows), "device": device_name()}
+
+
+def export(context: RunContext, folder: Path) -> dict[str, Any]:
+    """The pruned model: Orbax export, and `hf/` for transformers."""
+    pruned = Seq2Seq(*context.model("retrain"), context.tokenizer, generation=context.generation)
+    pruned.save(folder)
+    try:
+        pruned.save_hf(folder / "hf")
+    except UserError as error:  # the export holds the model all the same
+        print(f"note: no {folder / 'hf'}: {error}")
+    return {"folder": str(folder)}

@@ -1,0 +1,82 @@
+"""A run of a method, from data to report."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from nash_jax.config.schema import STAGES, TEACHER_STAGES, Config, TrainConfig, chosen_stages, lasting_settings
+from nash_jax.data.sources import Records
+from nash_jax.recipe.context import RunContext
+from nash_jax.recipe.stages import check_needs, run_stages
+from nash_jax.recipe.workdir import Workdir
+from nash_jax.report.write import write_report
+from nash_jax.runtime.multihost import is_host0
+from nash_jax.runtime.sharding import check_batch, make_mesh
+from nash_jax.seq2seq import Seq2Seq
+from nash_jax.training.writers import JsonlWriter, optional_writers
+from nash_jax.tree import digest
+
+
+class PruningRun:
+    """One run of a method in a workdir.
+
+    Args:
+      config: the settings.
+      workdir: folder of the run.
+      teacher: the run whose data and fine-tuned model this one starts from, as `teacher_settings` make it; without
+        it, the run has its own.
+      given: a model in memory to start from, instead of `config.model.init`.
+      records: records in memory by split, instead of those that `config.task` names (`data.sources.load_rows`).
+
+    Raises:
+      UserError: for a workdir of another run, or settings that do not fit the devices or the rows.
+    """
+
+    def __init__(
+        self, config: Config, workdir: str | Path, teacher: Workdir | None = None, *,
+        given: Seq2Seq | None = None, records: Records | None = None,
+    ) -> None:  # fmt: skip
+        mesh = make_mesh(config.model.model_parallel)
+        for phase in chosen_stages(config):
+            parts = getattr(config, phase, None)
+            if isinstance(parts, TrainConfig):
+                check_batch(mesh, parts.batch_size // parts.accumulation, f"config.{phase}.batch_size")
+        settings = lasting_settings(config)
+        if given is not None:
+            settings["given_model"] = digest(given.params)
+        if records is not None:
+            settings["given_rows"] = _digest(records)
+        shared = dict.fromkeys(TEACHER_STAGES, teacher) if teacher is not None else {}
+        self.config, self.workdir = config, Workdir(workdir, settings, shared)
+        self.context = RunContext(config, self.workdir, mesh, given, records)
+
+    def run(self, wait: bool = False) -> dict[str, Any]:
+        """Runs the stages asked for that are not done.
+
+        Args:
+          wait: when another process works in the folder, until it has ended.
+
+        Returns:
+          What report.json holds; until all stages are done, its `stages` alone, and no report is written.
+        """
+        chosen, folder, context = chosen_stages(self.config), self.workdir.folder, self.context
+        with self.workdir.locked(wait):
+            check_needs(chosen, self.workdir)
+            context.writers = [JsonlWriter(folder / "metrics.jsonl"), *optional_writers(folder)] if is_host0() else []
+            try:
+                run_stages(chosen, context)
+            finally:  # a study goes on with another cell
+                for writer in context.writers:
+                    writer.close()
+            stages = self.workdir.results(STAGES)
+            return write_report(context, stages) if len(stages) == len(STAGES) else {"stages": stages}
+
+
+def _digest(records: Records) -> str:
+    """A name for these records."""
+    found = hashlib.sha256()
+    for split in sorted(records):
+        for record in records[split]:
+            found.update(f"{split} {json.dumps(record, sort_keys=True, default=repr)}\n".encode())
+    return found.hexdigest()[:16]

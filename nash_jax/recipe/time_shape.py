@@ -1,0 +1,61 @@
+"""Timing mode: the stage `benchmark` alone, of a shape with random weights, which say nothing of quality."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from nash_jax.benchmark.latency import measure, speedups
+from nash_jax.config.schema import Config, lasting_settings
+from nash_jax.errors import UserError
+from nash_jax.evaluation.evaluator import check_positions
+from nash_jax.generation.engine import Engine
+from nash_jax.models.fresh import fresh_params
+from nash_jax.pruning.layer_selection import select_layers
+from nash_jax.recipe.layer_importance import find_candidates
+from nash_jax.recipe.workdir import Workdir
+from nash_jax.report.write import write_timing
+from nash_jax.runtime.sharding import device_name
+from nash_jax.spec import ModelSpec, preset
+
+
+class TimingRun:
+    """A preset's shape against one with fewer layers, timed in a workdir.
+
+    Args:
+      config: the settings; of them count `model.preset`, `shorten` and `benchmark`.
+      workdir: folder for what is found.
+
+    Raises:
+      UserError: for an unknown preset, or layers that it does not have.
+    """
+
+    def __init__(self, config: Config, workdir: str | Path) -> None:
+        self.config = config
+        self.spec = preset(config.model.preset)
+        check_positions(self.spec, config)
+        sides = find_candidates(config, self.spec)
+        if any(len(side.layers) > side.keep for side in sides.values()):
+            raise UserError("config.shorten.selection=importance without a trained model", "a choice by number")
+        self.kept = {side: list(own.layers) for side, own in sides.items()}
+        self.workdir = Workdir(workdir, lasting_settings(config))
+
+    def run(self) -> dict[str, Any]:
+        """Times both unless that is done; returns what report.json holds."""
+        with self.workdir.locked():
+            self.workdir.run("benchmark", self.benchmark)
+            return write_timing(self, self.workdir.results(("benchmark",)))
+
+    def benchmark(self, folder: Path) -> dict[str, Any]:
+        """Dense against shortened, timed in turn."""
+        dtype = self.config.model.dtype
+        params, dense = _dense(self.spec, dtype)
+        pruned = Engine(*select_layers(self.spec, params, **self.kept), dtype)
+        rows = measure({"dense": dense, "pruned": pruned}, self.config.benchmark)
+        return {"benchmark": rows, "speedup": speedups(rows), "device": device_name()}
+
+
+@functools.lru_cache(maxsize=1)
+def _dense(spec: ModelSpec, dtype: str) -> tuple[dict[str, Any], Engine]:
+    """Random weights of a shape, and its compiled programs: made once for all the shapes cut from it."""
+    params = fresh_params(spec, 0)
+    return params, Engine(spec, params, dtype)

@@ -1,0 +1,121 @@
+"""The stages that train: `finetune`, `prune`, `retrain`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from nash_jax.axes import frozen_params, param_axes
+from nash_jax.config.schema import PruneConfig, TrainConfig
+from nash_jax.data.pipeline import Batches
+from nash_jax.generation.engine import Engine
+from nash_jax.pruning.methods import METHODS
+from nash_jax.pruning.objective import PruningObjective
+from nash_jax.recipe.context import RunContext
+from nash_jax.recipe.prune_phase import PrunePhase
+from nash_jax.runtime.multihost import is_host0
+from nash_jax.runtime.sharding import param_shardings, place_params, to_host
+from nash_jax.spec import ModelSpec
+from nash_jax.training.loop import Evaluation, Phase, train
+from nash_jax.training.losses import StudentLoss
+from nash_jax.training.optim import make_optimizer
+from nash_jax.training.state import State, make_state, place_state
+from nash_jax.training.steps import build_student, make_step
+
+
+def finetune(context: RunContext, folder: Path) -> dict[str, Any]:
+    """The teacher: the dense model on the task."""
+    return _fit(context, "finetune", folder, *context.initial_model())
+
+
+def retrain(context: RunContext, folder: Path) -> dict[str, Any]:
+    """The compact model again, with a fresh optimizer."""
+    return _fit(context, "retrain", folder, *context.model("compact"))
+
+
+def prune(context: RunContext, folder: Path) -> dict[str, Any]:
+    """Trains model and gates together; saves the dense model and the final masks."""
+    spec, params = context.model("shorten")
+    config = context.config.prune
+    if not METHODS[context.config.method].gates or config.sparsity == 0 or config.epochs == 0:
+        context.save(folder, spec, params)
+        return {"steps": 0, "expected_encoder_sparsity": 0.0}
+    batches = context.batches(config, "prune")
+    phase = PrunePhase(context.config, spec, params, batches.steps_per_epoch, context.validation, context.selection)
+    trained = {"model": params} | phase.objective.initial_params(jax.random.key(context.seed("gates")))
+    best, result = _train(
+        context, "prune", folder, spec, trained, batches, phase.num_steps, phase.evaluate, phase.objective
+    )
+    masks, expected = phase.result(best)
+    missed = phase.missed(best, masks)  # on every process: it gathers the gates
+    if missed and is_host0():
+        print(f"note: {missed}", file=sys.stderr, flush=True)
+    context.save(folder, spec, to_host(best["params"]["model"]))
+    if is_host0():
+        save_file(masks, folder / "masks.safetensors")
+    return result | expected
+
+
+def _fit(context: RunContext, name: str, folder: Path, spec: ModelSpec, params: Any) -> dict[str, Any]:
+    """Plain fine-tuning, distilled where weighted; saves the best model."""
+    config: TrainConfig = getattr(context.config, name)
+    if config.epochs == 0:
+        context.save(folder, spec, params)
+        return {"steps": 0}
+    batches = context.batches(config, name)
+    engine = Engine(spec, params, context.config.model.dtype)
+
+    def evaluate(state: State) -> Evaluation:
+        engine.update(to_host(state["params"]["model"]))
+        metrics = context.validation.evaluate(engine)
+        return metrics, (metrics[context.selection],)
+
+    num_steps = max(1, round(config.epochs * batches.steps_per_epoch))
+    best, result = _train(context, name, folder, spec, {"model": params}, batches, num_steps, evaluate)
+    context.save(folder, spec, to_host(best["params"]["model"]))
+    return result
+
+
+def _train(
+    context: RunContext, name: str, folder: Path, spec: ModelSpec, params: dict[str, Any], batches: Batches,
+    num_steps: int, evaluate: Any, objective: PruningObjective | None = None,
+) -> tuple[State, dict[str, Any]]:  # fmt: skip
+    """Builds the phase and runs the loop; (the best state, what the phase reports)."""
+    config: TrainConfig = getattr(context.config, name)
+    joint = config if isinstance(config, PruneConfig) else None
+    tx = make_optimizer(
+        config, num_steps,
+        gate_learning_rate=joint.gate_learning_rate if joint else 0.0,
+        pruning_starts=objective.start_step if objective else 0,
+        frozen=frozen_params(spec, embeddings=bool(joint and joint.freeze_embeddings)),
+    )  # fmt: skip
+    if config.distill.hidden and name != "finetune":
+        params = params | {"projection": _projection(context, name, spec)}
+    shardings = param_shardings(context.mesh, param_axes(spec), spec.axis_sizes())
+    state = place_state(make_state(params, tx, context.seed(f"{name} rng")), context.mesh, shardings)
+    teacher, teacher_params = _teacher(context) if name != "finetune" and config.distill.has_teacher else (None, {})
+    loss = StudentLoss(build_student(spec, context.config.model), config.distill, teacher, objective)
+    eval_steps = max(1, round(config.eval_every * batches.steps_per_epoch))
+    phase = Phase(
+        name, state, make_step(loss, tx, config.accumulation), teacher_params, batches, num_steps, eval_steps,
+        evaluate, folder / "checkpoints", context.writers,
+    )  # fmt: skip
+    return train(phase, context.mesh)
+
+
+def _teacher(context: RunContext) -> tuple[Any, dict[str, Any]]:
+    """The dense module and its parameters on the mesh."""
+    spec, params = context.model("finetune")
+    shardings = param_shardings(context.mesh, param_axes(spec), spec.axis_sizes())
+    return build_student(spec, context.config.model), place_params(context.mesh, params, shardings)
+
+
+def _projection(context: RunContext, name: str, spec: ModelSpec) -> jax.Array:
+    """Hidden states of the student → the teacher's, [D, D of the teacher]: at the start each dimension to its own."""
+    masks = context.masks() if name == "retrain" else {}
+    kept = np.flatnonzero(masks["embed"]) if "embed" in masks else np.arange(spec.d_model)
+    return jnp.eye(context.model("finetune")[0].d_model)[kept]

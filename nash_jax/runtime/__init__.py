@@ -1,0 +1,1 @@
+"""Devices, processes, files, locks, progress and the compilation cache."""

@@ -1,0 +1,69 @@
+"""Runs of several processes: how they find each other, wait for each other and agree on values."""
+
+import functools
+import json
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from nash_jax.errors import UserError
+
+# what a launcher sets for each process of a run of several: launch/README.md
+_PROCESS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_DETECT = "NASH_JAX_DISTRIBUTED"
+_SHUTDOWN_SECONDS = 60  # a process that failed waits so long for the others, then all end
+
+
+def start_distributed() -> None:
+    """Joins this process to a run of several, before any backend is used; in a run of one it does nothing.
+
+    The environment says how: JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID, of which `jax` itself reads the first alone; or NASH_JAX_DISTRIBUTED=1 where `jax` finds
+    all three (Slurm, Open MPI, Cloud TPU, Kubernetes).
+
+    Raises:
+      UserError: when the environment does not say enough.
+    """
+    detect, missing = os.environ.get(_DETECT), [name for name in _PROCESS if not os.environ.get(name)]
+    if not detect and len(missing) == len(_PROCESS):
+        return
+    expected = f"{', '.join(_PROCESS)}; or {_DETECT}=1 under Slurm, Open MPI or on a Cloud TPU"
+    if not detect and missing:
+        raise UserError(f"{missing[0]} is not set", expected)
+    # jax would catch SIGTERM and go on until killed; every stage is resumable, so end at once
+    jax.config.update("jax_enable_preemption_service", False)
+    initialize = functools.partial(jax.distributed.initialize, shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
+    try:
+        if detect:
+            initialize()
+        else:  # nothing to detect: the process takes all devices of its host, or those in JAX_LOCAL_DEVICE_IDS
+            address, count, index = (os.environ[name] for name in _PROCESS)
+            initialize(address, int(count), int(index), cluster_detection_method="deactivate")
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the processes of this run do not find each other: {error}", expected) from error
+
+
+def is_host0() -> bool:
+    """Whether this process writes the files that one process writes."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits for all processes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def broadcast_from_host0(value: Any) -> Any:
+    """The main process's JSON-able value, on every process: what is decided by it is decided alike.
+
+    Processes call this together. A shared file system may show them a new file late, and their floats may differ.
+    """
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
+    return json.loads(multihost_utils.broadcast_one_to_all(np.resize(text, size)).tobytes())

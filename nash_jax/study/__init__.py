@@ -1,0 +1,1 @@
+"""Grids of runs: cells, records, tables, figures and the page."""
