@@ -1,21 +1,37 @@
 """Small and fast encoder-decoder language models in JAX.
 
-`load` a T5 or BART (hub name, folder, or export) and `generate`; prune one with `python -m nash_jax.main`.
+`load` a T5 or BART (hub name, folder, or export) and `generate`; `prune` it from Python, or with
+`python -m nash_jax.main`. The parts of pruning are in `nash_jax.pruning`.
 Importing the package starts no backend and imports no jax: names are resolved on first use.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Seq2Seq", "__version__", "load"]
+__all__ = ["PruneResult", "Seq2Seq", "UserError", "__version__", "default_config", "load", "prune"]
 
 if TYPE_CHECKING:
+    from nash_jax.config.schema import default_config
+    from nash_jax.errors import UserError
+    from nash_jax.recipe.api import PruneResult, prune
     from nash_jax.seq2seq import Seq2Seq, load
+
+_MODULES = {
+    "PruneResult": "nash_jax.recipe.api",
+    "Seq2Seq": "nash_jax.seq2seq",
+    "UserError": "nash_jax.errors",
+    "default_config": "nash_jax.config.schema",
+    "load": "nash_jax.seq2seq",
+    "prune": "nash_jax.recipe.api",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Seq2Seq", "load"):
-        from nash_jax import seq2seq as model
-
-        return getattr(model, name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'nash_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

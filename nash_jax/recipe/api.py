@@ -1,0 +1,103 @@
+"""`nash_jax.prune`: the whole recipe from Python."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from nash_jax.config.parsing import parse_config
+from nash_jax.config.presets import task_config
+from nash_jax.config.schema import STAGES, default_config
+from nash_jax.data.sources import Records
+from nash_jax.errors import UserError
+from nash_jax.recipe.run import PruningRun
+from nash_jax.seq2seq import Seq2Seq, load
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneResult:
+    """What `prune` returns.
+
+    Attributes:
+      model: the pruned model with its tokenizer.
+      report: what report.json holds: metrics, parameters and times of the dense and the pruned model.
+      folder: the run's workdir; `report.html` and `export/` lie there.
+    """
+
+    model: Seq2Seq
+    report: dict[str, Any]
+    folder: Path
+
+
+def prune(
+    model: Seq2Seq | str | os.PathLike[str],
+    data: str | Records,
+    *,
+    workdir: str | os.PathLike[str],
+    method: str | None = None,
+    sparsity: float | None = None,
+    decoder_layers: int | None = None,
+    config: ml_collections.ConfigDict | None = None,
+) -> PruneResult:
+    """Makes a smaller and faster model out of a fine-tuned one, by the stages of the main command.
+
+    Called again with the same arguments and the same workdir, it continues where it was stopped, and returns at once
+    when all is done.
+
+    Args:
+      model: the model, with a tokenizer; or what `nash_jax.load` takes.
+      data: a task of the table ("samsum"), or records by split: {"train": […], "validation": […], "test": […]}, each
+        {"source": text, "target": text or list of texts}.
+      workdir: folder of the run.
+      method: `nash`, `nash_auto`, `cofi`, `drop` or `none`; when left out, the config's: `nash`.
+      sparsity: share of the attention and FFN parameters to remove, of the encoder (`nash`) or of the whole model
+        (`cofi`).
+      decoder_layers: decoder layers to keep.
+      config: all other settings, a changed `nash_jax.default_config()`. When left out: the published settings, and the
+        model is taken as fine-tuned already (`finetune.epochs = 0`).
+
+    Raises:
+      UserError: for settings, records or a model that cannot be used, or a workdir of another run.
+
+    Example:
+      >>> import nash_jax
+      >>> nash_jax.prune("my-t5", {"train": [], "validation": [], "test": []}, workdir="/tmp/run")
+      Traceback (most recent call last):
+      nash_jax.errors.UserError: no model 'my-t5'...
+    """
+    given = model if isinstance(model, Seq2Seq) else load(model)
+    settings = _settings(data, config)
+    if method is not None:
+        settings.method = method
+    if sparsity is not None:
+        settings.prune.sparsity = float(sparsity)
+    if decoder_layers is not None:
+        settings.shorten.decoder_layers = decoder_layers
+    run = PruningRun(
+        parse_config(settings), Path(workdir), given=given, records=None if isinstance(data, str) else data
+    )
+    report = run.run()
+    if "params" not in report:
+        missing = [name for name in STAGES if name not in report["stages"]]
+        raise UserError(f"config.stages leaves out {', '.join(missing)}", "'all'", "use PruningRun for some stages")
+    folder = run.workdir.folder
+    return PruneResult(load(folder / "export", dtype=given.dtype), report, folder)
+
+
+def _settings(data: str | Records, config: ml_collections.ConfigDict | None) -> ml_collections.ConfigDict:
+    """A copy of the config, with the task that the data make."""
+    if config is not None:
+        settings = ml_collections.ConfigDict(config.to_dict())
+    else:
+        settings = task_config(data) if isinstance(data, str) else default_config()
+        settings.finetune.epochs = 0.0
+        if not isinstance(data, str):
+            settings.task.update(name="records", prefix="")
+    settings.model.init = ""
+    if not isinstance(data, str):
+        first = next(iter(data.get("train") or ()), {})
+        target = "references" if "references" in first and "target" not in first else "target"
+        settings.task.update(source="files", form="text", source_column="source", target_column=target)
+    return settings
