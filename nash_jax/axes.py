@@ -9,6 +9,9 @@ def param_axes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
     Plain axes: vocab, encoder_vocab, positions, embed, head_dim, qkv, kv, gate, buckets, bias_heads. Prunable
     ones carry their place: `encoder.3.attention.heads`, `decoder.0.ffn.units`. A bias table that belongs to a
     whole stack keeps all heads (`bias_heads`).
+
+    Args:
+      spec: the model.
     """
     axes: dict[str, tuple[str, ...]] = {}
     if spec.encoder_vocab_size is None:
@@ -76,7 +79,11 @@ def _position_bias(spec: ModelSpec, side: str, sublayer: str, path: str, axis: s
 
 
 def sublayer_path(name: str) -> str:
-    """`decoder.0.ffn` → `decoder/layers_0/ffn`, where its parameters are."""
+    """`decoder.0.ffn` → `decoder/layers_0/ffn`, where its parameters are.
+
+    Args:
+      name: of a sub-layer.
+    """
     side, index, sublayer = name.split(".")
     return f"{side}/layers_{index}/{sublayer}"
 
@@ -87,6 +94,9 @@ def mask_sites(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
     A head or unit mask acts right before the output projection and a sub-layer mask right after it, so
     both fold there, the latter into the output bias too; a d_model mask acts on token and position embeddings
     and on sub-layer outputs. A tied LM head reads the masked table, masked model and compacted model alike.
+
+    Args:
+      spec: the model.
     """
     sites: dict[str, tuple[str, ...]] = {}
     sublayers = {sublayer_path(name): (name, axis) for name, (axis, _) in spec.sublayers().items()}
@@ -102,7 +112,12 @@ def mask_sites(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
 
 
 def frozen_params(spec: ModelSpec, *, embeddings: bool) -> set[str]:
-    """Paths of parameters that training holds still: sinusoids always; all embeddings and the LM head if asked."""
+    """Paths of parameters that training holds still: sinusoids always; all embeddings and the LM head if asked.
+
+    Args:
+      spec: the model.
+      embeddings: whether embeddings and LM head are held still too.
+    """
     tables = {path for path, axes in param_axes(spec).items() if {"vocab", "encoder_vocab", "positions"} & set(axes)}
     sinusoids = {"encoder/positions", "decoder/positions"} if spec.positions == "sinusoidal" else set()
     return (tables if embeddings else set()) | sinusoids

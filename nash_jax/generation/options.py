@@ -330,7 +330,11 @@ def _legacy_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsupported_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Those fields of a file that change the output of transformers and have no option here, with their values."""
+    """Those fields of a file that change the output of transformers and have no option here, with their values.
+
+    Args:
+      fields: of a `generation_config.json` or an old `config.json`.
+    """
     return {name: fields[name] for name, neutral in UNSUPPORTED.items() if fields.get(name) not in (None, neutral)}
 
 
