@@ -12,8 +12,8 @@ Expected:  the recipe is a start for a fresh model. configs/local.py:model=t5-ba
            class of task. A fine-tuned model of that kind: --config.model.init=FOLDER --config.finetune.epochs=0.
 """
 
-from nash_jax.config.presets import MODELS, TRAINING_PRESETS, parse_arguments, set_arguments, set_training_preset
 from nash_jax.config.schema import default_config
+from nash_jax.recipe.presets import MODELS, TRAINING_PRESETS, parse_arguments, set_arguments, set_training_preset
 
 
 def get_config(arguments=""):

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import pytest
 
 from nash_jax.config.parsing import parse_config
-from nash_jax.config.presets import MODELS, TRAINING_PRESETS, parse_arguments
 from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions
@@ -19,6 +18,7 @@ from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.pruning.methods import METHODS, make_constraints, make_gates, target_sparsities
 from nash_jax.pruning.objective import PruningObjective
 from nash_jax.recipe.layer_importance import find_candidates
+from nash_jax.recipe.presets import MODELS, TRAINING_PRESETS, parse_arguments
 from nash_jax.spec import preset
 from nash_jax.training.losses import StudentLoss
 from nash_jax.training.optim import make_optimizer
