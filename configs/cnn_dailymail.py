@@ -9,7 +9,7 @@ Expected:  not yet run here; 4 beams, length penalty 0.6. Published for dense mo
            dense model's quality at 2.5 to 4.2 times its speed (T5-base, 3 or 4 of 12 decoder layers).
 """
 
-from nash_jax.config.presets import task_config
+from nash_jax.recipe.presets import task_config
 
 
 def get_config(arguments=""):

@@ -11,7 +11,7 @@ Expected:  not yet run here. Published for dense T5-base on the hidden test sets
            at 95 % of the dense model's.
 """
 
-from nash_jax.config.presets import task_config
+from nash_jax.recipe.presets import task_config
 
 TASKS = ("mrpc", "cola", "rte", "stsb", "sst2", "qnli", "qqp", "mnli")
 

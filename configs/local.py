@@ -12,12 +12,12 @@ Expected:  the recipe is a start for a fresh model. configs/local.py:model=t5-ba
            class of task. A fine-tuned model of that kind: --config.model.init=FOLDER --config.finetune.epochs=0.
 """
 
-from nash_jax.config.presets import MODELS, RECIPES, parse_arguments, set_arguments, set_recipe
 from nash_jax.config.schema import default_config
+from nash_jax.recipe.presets import MODELS, TRAINING_PRESETS, parse_arguments, set_arguments, set_training_preset
 
 
 def get_config(arguments=""):
-    found = parse_arguments(arguments, {"model": MODELS, "recipe": RECIPES})
+    found = parse_arguments(arguments, {"model": MODELS, "recipe": TRAINING_PRESETS})
     config = default_config()
     config.task.update(name="local", source="files", prefix="", metric="rouge")
     config.task.update(max_source_length=256, max_target_length=64, max_new_tokens=64)
@@ -28,6 +28,6 @@ def get_config(arguments=""):
     config.prune.update(prepruning_epochs=0.2, sparsity_warmup_epochs=0.8, eval_every=0.25, gate_learning_rate=0.1)
     config.retrain.update(epochs=1.0, batch_size=32, optimizer="muon", learning_rate=1e-3)
     if "model" in found or "recipe" in found:
-        set_recipe(config, found.get("recipe", "generation"), found.get("model", "t5-base"))
+        set_training_preset(config, found.get("recipe", "generation"), found.get("model", "t5-base"))
     set_arguments(config, found)
     return config

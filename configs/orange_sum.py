@@ -7,7 +7,7 @@ Time:      not yet run here; 20 + 20 + 20 epochs over 21,401 articles.
 Expected:  not yet run here, and T5 and BART know little French: --config.model.init takes a model that does.
 """
 
-from nash_jax.config.presets import task_config
+from nash_jax.recipe.presets import task_config
 
 
 def get_config(arguments=""):

@@ -7,8 +7,8 @@ Expected:  (seed 57) dense 13.8 % phoneme error, 51.8 % word accuracy; pruned 97
            2.5 to 3 times the speed at batch 1, 30 % of the encoder and 4 of 6 decoder layers gone.
 """
 
-from nash_jax.config.presets import parse_arguments, set_arguments
 from nash_jax.config.schema import default_config
+from nash_jax.recipe.presets import parse_arguments, set_arguments
 
 
 def get_config(arguments=""):

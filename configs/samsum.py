@@ -8,7 +8,7 @@ Expected:  not yet run here. NASH's paper aims at 95 % of the dense model's qual
            (T5-base, 3 or 4 of 12 decoder layers).
 """
 
-from nash_jax.config.presets import task_config
+from nash_jax.recipe.presets import task_config
 
 
 def get_config(arguments=""):

@@ -9,7 +9,7 @@ Expected:  not yet run here. Published for dense models (exact match / F1): T5-b
            speed (T5-base, 3 or 4 of 12 decoder layers).
 """
 
-from nash_jax.config.presets import task_config
+from nash_jax.recipe.presets import task_config
 
 
 def get_config(arguments=""):

@@ -10,7 +10,7 @@ Expected:  not yet run here. Published for dense T5-base on the hidden test sets
            % of the dense model's.
 """
 
-from nash_jax.config.presets import task_config
+from nash_jax.recipe.presets import task_config
 
 TASKS = ("cb", "copa", "wsc", "boolq", "wic", "multirc", "record")
 

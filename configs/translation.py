@@ -9,8 +9,8 @@ Expected:  not yet run here, and the references do not translate: the recipe is 
            German, French, Romanian: BLEU 30.9, 41.2, 28.0 (T5's paper; the first two of WMT14).
 """
 
-from nash_jax.config.presets import task_config
 from nash_jax.data.tasks import TASKS
+from nash_jax.recipe.presets import task_config
 
 PAIRS = ("wmt16_ro_en", *(name for name, task in TASKS.items() if task.metric == "translation"))
 

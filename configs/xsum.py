@@ -9,7 +9,7 @@ Expected:  not yet run here. Published for dense BART-large: ROUGE-1/2/L 45.14 /
            of 12 decoder layers).
 """
 
-from nash_jax.config.presets import task_config
+from nash_jax.recipe.presets import task_config
 
 
 def get_config(arguments=""):

@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from nash_jax.config.fields import check_of
 from nash_jax.config.parsing import expected, parse_config
 from nash_jax.config.schema import Config, DistillConfig, PruneConfig, TrainConfig, default_config
+from nash_jax.data.forms import PROMPTS
 from nash_jax.errors import UserError
+from nash_jax.evaluation.metrics import METRICS
+from nash_jax.pruning.layer_selection import SELECTIONS
 from nash_jax.pruning.methods import METHODS
 from nash_jax.recipe.layer_importance import find_candidates
-from nash_jax.spec import SIDES, preset
+from nash_jax.spec import FAMILIES, SIDES, preset
 from nash_jax.study.grid import read_cells
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -296,3 +300,19 @@ def test_gates_of_more_layers_than_there_are():
     config.update_from_flattened_dict({"method": "nash_auto", "model.preset": "t5-small", "shorten.decoder_layers": 7})
     with pytest.raises(UserError, match=r"shorten\.decoder_layers is 7; expected no more than the model's 6"):
         find_candidates(parse_config(config), preset("t5-small"))
+
+
+def test_choices_on_fields_are_the_tables():
+    """Names are declared on the fields, so that reading settings imports no metric and no model."""
+    fields = {
+        "task.metric": METRICS,
+        "task.prompt": PROMPTS,
+        "model.family": [name for name in FAMILIES if name != "custom"],
+        "shorten.selection": SELECTIONS,
+        "method": METHODS,
+    }
+    for place, names in fields.items():
+        group, _, name = place.rpartition(".")
+        owner = getattr(Config(), group) if group else Config()
+        (field,) = [field for field in dataclasses.fields(owner) if field.name == name]
+        assert check_of(field).choices == tuple(names), place

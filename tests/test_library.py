@@ -92,7 +92,7 @@ def test_called_again_it_does_nothing_twice_and_refuses_other_data(recipe, teach
     assert {path: path.stat().st_mtime_ns for path in pruned.folder.rglob("done")} == before
     assert again.report["metrics"] == pruned.report["metrics"]
     fewer = records | {"train": records["train"][1:]}
-    with pytest.raises(nash_jax.UserError, match="holds a run with config.given_rows"):
+    with pytest.raises(nash_jax.UserError, match=r"holds a run with config\.given_rows"):
         nash_jax.prune(teacher, fewer, config=config, workdir=pruned.folder)
 
 

@@ -17,7 +17,7 @@ PUBLIC = (
     "nash_jax.spec",
     "nash_jax.axes",
     "nash_jax.config.schema",
-    "nash_jax.config.presets",
+    "nash_jax.recipe.presets",
     "nash_jax.generation.options",
 )
 RECEIVERS = ("self", "cls")

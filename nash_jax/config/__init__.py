@@ -1,1 +1,1 @@
-"""Settings of a run: schema, parsing, command line, presets."""
+"""Settings of a run: what there is (schema), what a value may be (fields), reading them (parsing, command_line)."""

@@ -1,22 +1,17 @@
 """From a user's ConfigDict to the settings of a run: names, types and ranges are checked, and mistakes said."""
 
 import dataclasses
-import functools
-import math
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import ml_collections
 
-from nash_jax.config.schema import STAGES, Config, DistillConfig
-from nash_jax.data.forms import PROMPTS
+from nash_jax.config.fields import check_of
+from nash_jax.config.schema import PHASES, STAGES, Config, DistillConfig
 from nash_jax.errors import UserError, did_you_mean
-from nash_jax.evaluation.metrics import METRICS
-from nash_jax.pruning.layer_selection import SELECTIONS
 from nash_jax.pruning.methods import METHODS
-from nash_jax.spec import FAMILIES
 
 
 def parse_config(config: ml_collections.ConfigDict) -> Config:
@@ -27,7 +22,8 @@ def parse_config(config: ml_collections.ConfigDict) -> Config:
     """
     check_config_dict(config)
     parsed = _parse(Config, config.to_dict(), "config")
-    _check_ranges(parsed)
+    _check_fields(parsed)
+    _check_together(parsed)
     return parsed
 
 
@@ -93,54 +89,6 @@ def _is_a(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-_PHASES = ("finetune", "prune", "retrain")
-_CHOICES = {
-    "task.source": ("hub", "files", "pronunciation"),
-    "task.form": ("auto", "text", "classification", "qa", "translation"),
-    "task.prompt": PROMPTS,
-    "task.metric": tuple(METRICS),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.family": tuple(name for name in FAMILIES if name != "custom"),
-    "method": tuple(METHODS),
-    "shorten.selection": SELECTIONS,
-    **{f"{p}.optimizer": ("adamw", "adafactor", "muon") for p in _PHASES},
-    **{f"{p}.schedule": ("linear", "cosine", "constant") for p in _PHASES},
-}
-_POSITIVE = (
-    *(f"task.{f}" for f in ("max_source_length", "max_target_length", "max_new_tokens")),
-    *(f"task.{f}" for f in ("mixture_cap", "mixture_temperature")),
-    *(f"model.{f}" for f in ("d_model", "d_ff", "num_heads", "encoder_layers", "decoder_layers", "model_parallel")),
-    *(f"{p}.{f}" for p in _PHASES for f in ("batch_size", "accumulation", "learning_rate", "clip_norm", "eval_every")),
-    *(f"{p}.distill.temperature" for p in _PHASES),
-    "prune.gate_learning_rate",
-    "evaluate.batch_size",
-    "evaluate.num_beams",
-    *(f"benchmark.{f}" for f in ("source_length", "runs")),
-)
-_NOT_NEGATIVE = (
-    *(f"task.{f}" for f in ("max_train_examples", "max_eval_examples")),
-    *(f"model.{f}" for f in ("decoder_d_ff", "head_dim")),
-    *(f"{p}.{f}" for p in _PHASES for f in ("epochs", "weight_decay")),
-    *(f"{p}.distill.{f}" for p in _PHASES for f in ("task", "logits", "hidden")),
-    *(f"prune.{f}" for f in ("prepruning_epochs", "sparsity_warmup_epochs")),
-    "shorten.encoder_layers",
-    "shorten.decoder_layers",
-    "evaluate.no_repeat_ngram_size",
-)
-_SHARES = (
-    "task.max_dropped",
-    "prune.sparsity",
-    "model.dropout_rate",
-    *(f"{p}.{f}" for p in _PHASES for f in ("warmup_ratio", "beta2")),
-)
-_RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
-    ("a number above 0", lambda x: 0 < x < math.inf, _POSITIVE),
-    ("a number of 0 or more", lambda x: 0 <= x < math.inf, _NOT_NEGATIVE),
-    ("a share from 0 up to, not including, 1", lambda x: 0 <= x < 1, _SHARES),
-    ("a share between 0 and 1", lambda x: 0 < x < 1, ("prune.units_droprate",)),
-)
-
-
 def _check_stages(stages: str) -> None:
     for name in (part.strip() for part in stages.split(",")):
         if name not in STAGES and stages != "all":
@@ -148,30 +96,26 @@ def _check_stages(stages: str) -> None:
             raise UserError(f"config.stages names {name!r}{near}", f"all, or some of {','.join(STAGES)}")
 
 
-def _check_ranges(config: Config) -> None:
-    def value(place: str) -> Any:
-        return functools.reduce(getattr, place.split("."), config)
+def _check_fields(settings: Any, place: str = "config") -> None:
+    """Every field is as its dataclass declares it."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            _check_fields(value, f"{place}.{field.name}")
+        elif check := check_of(field):
+            check.require(value, f"{place}.{field.name}")
 
+
+def _check_together(config: Config) -> None:
+    """Settings that depend on each other."""
     _check_stages(config.stages)
-    for place, choices in _CHOICES.items():
-        if value(place) not in choices:
-            near = did_you_mean(value(place), choices)
-            raise UserError(f"config.{place} is {value(place)!r}{near}", f"one of {', '.join(choices)}")
-    for words, holds, places in _RANGES:
-        for place in places:
-            if not holds(value(place)):
-                raise UserError(f"config.{place} is {value(place)}", words)
     for name in ("encoder_layers", "decoder_layers"):
         asked, there = getattr(config.shorten, name), getattr(config.model, name)
         if not config.model.init and not config.model.preset and asked > there:
             raise UserError(f"config.shorten.{name} is {asked}", f"no more than config.model.{name}, {there}")
     _check_distill(config)
     _check_pruning(config)
-    for name in ("batch_sizes", "new_tokens"):
-        numbers = getattr(config.benchmark, name)
-        if not numbers or min(numbers) < 1:
-            raise UserError(f"config.benchmark.{name} is {numbers}", "numbers of 1 or more")
-    for name in _PHASES:
+    for name in PHASES:
         phase = getattr(config, name)
         if phase.batch_size % phase.accumulation:
             raise UserError(

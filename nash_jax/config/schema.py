@@ -1,7 +1,8 @@
 """The settings of a run as frozen dataclasses; `ml_collections` only at the edge.
 
-Defaults are NASH's published recipe for generation tasks. A config file calls `default_config()`, changes fields, and
-returns the ConfigDict; `nash_jax.config.parsing.parse_config` turns it back, strictly.
+Defaults are NASH's published settings for generation tasks (Ko et al. 2023, appendix). A config file calls
+`default_config()`, changes fields, and returns the ConfigDict; `parsing.parse_config` turns it back, strictly. What a
+field may hold stands on the field (`config/fields.py`).
 """
 
 import dataclasses
@@ -9,8 +10,16 @@ from typing import Any
 
 import ml_collections
 
+from nash_jax.config.fields import all_positive, choice, not_negative, open_share, positive, share
+
 STAGES = ("data", "finetune", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export")
 TEACHER_STAGES = ("data", "finetune")  # what all methods start from
+METHOD_NAMES = ("nash", "nash_auto", "cofi", "drop", "none")
+METRIC_NAMES = (
+    "rouge", "transcription", "exact_match", "translation", "answers", "squad", "multirc", "record", "accuracy",
+    "accuracy_f1", "accuracy_macro_f1", "matthews", "correlation",
+)  # fmt: skip
+FAMILY_NAMES = ("t5", "mt5", "umt5", "bart", "mbart", "marian", "pegasus")
 PHASES = ("finetune", "prune", "retrain")  # stages that train
 
 
@@ -48,26 +57,26 @@ class TaskConfig:
     """
 
     name: str = "samsum"
-    source: str = "hub"
+    source: str = choice("hub", "hub", "files", "pronunciation")
     train_file: str = ""
     validation_file: str = ""
     test_file: str = ""
-    form: str = "auto"
+    form: str = choice("auto", "auto", "text", "classification", "qa", "translation")
     mixture: str = ""
-    mixture_cap: int = 2**19
-    mixture_temperature: float = 1.0
+    mixture_cap: int = positive(2**19)
+    mixture_temperature: float = positive(1.0)
     source_column: str = "document"
     target_column: str = "summary"
-    prompt: str = "t5"
+    prompt: str = choice("t5", "t5", "plain")
     prefix: str = "summarize: "
-    max_source_length: int = 256
-    max_target_length: int = 128
-    max_new_tokens: int = 150
-    metric: str = "rouge"
+    max_source_length: int = positive(256)
+    max_target_length: int = positive(128)
+    max_new_tokens: int = positive(150)
+    metric: str = choice("rouge", *METRIC_NAMES)
     tokenizer: str = ""
-    max_train_examples: int = 0
-    max_eval_examples: int = 0
-    max_dropped: float = 0.2
+    max_train_examples: int = not_negative(0)
+    max_eval_examples: int = not_negative(0)
+    max_dropped: float = share(0.2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,19 +105,19 @@ class ModelConfig:
 
     init: str = ""
     preset: str = ""
-    family: str = "t5"
-    d_model: int = 512
-    d_ff: int = 2048
-    decoder_d_ff: int = 0
-    num_heads: int = 8
-    head_dim: int = 0
-    encoder_layers: int = 6
-    decoder_layers: int = 6
+    family: str = choice("t5", *FAMILY_NAMES)
+    d_model: int = positive(512)
+    d_ff: int = positive(2048)
+    decoder_d_ff: int = not_negative(0)
+    num_heads: int = positive(8)
+    head_dim: int = not_negative(0)
+    encoder_layers: int = positive(6)
+    decoder_layers: int = positive(6)
     gated: bool = False
-    dropout_rate: float = 0.1
-    dtype: str = "float32"
+    dropout_rate: float = share(0.1)
+    dtype: str = choice("float32", "float32", "bfloat16")
     remat: bool = False
-    model_parallel: int = 1
+    model_parallel: int = positive(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +131,10 @@ class DistillConfig:
       temperature: T.
     """
 
-    task: float = 1.0
-    logits: float = 0.0
-    hidden: float = 0.0
-    temperature: float = 2.0
+    task: float = not_negative(1.0)
+    logits: float = not_negative(0.0)
+    hidden: float = not_negative(0.0)
+    temperature: float = positive(2.0)
 
     @property
     def has_teacher(self) -> bool:
@@ -153,17 +162,17 @@ class TrainConfig:
       distill: loss weights.
     """
 
-    epochs: float = 20.0
-    batch_size: int = 16
-    accumulation: int = 1
-    optimizer: str = "adamw"
-    learning_rate: float = 3e-4
-    schedule: str = "linear"
-    warmup_ratio: float = 0.0
-    weight_decay: float = 0.0
-    beta2: float = 0.999
-    clip_norm: float = 1.0
-    eval_every: float = 1.0
+    epochs: float = not_negative(20.0)
+    batch_size: int = positive(16)
+    accumulation: int = positive(1)
+    optimizer: str = choice("adamw", "adamw", "adafactor", "muon")
+    learning_rate: float = positive(3e-4)
+    schedule: str = choice("linear", "linear", "cosine", "constant")
+    warmup_ratio: float = share(0.0)
+    weight_decay: float = not_negative(0.0)
+    beta2: float = share(0.999)
+    clip_norm: float = positive(1.0)
+    eval_every: float = positive(1.0)
     distill: DistillConfig = DistillConfig()
 
 
@@ -180,9 +189,9 @@ class ShortenConfig:
       decoder_kept: these of the decoder.
     """
 
-    encoder_layers: int = 0
-    decoder_layers: int = 3
-    selection: str = "uniform"
+    encoder_layers: int = not_negative(0)
+    decoder_layers: int = not_negative(3)
+    selection: str = choice("uniform", "uniform", "low", "high", "study", "importance")
     encoder_kept: tuple[int, ...] = ()
     decoder_kept: tuple[int, ...] = ()
 
@@ -201,12 +210,12 @@ class PruneConfig(TrainConfig):
       freeze_embeddings: keep embeddings and LM head as they are.
     """
 
-    learning_rate: float = 3e-5
-    sparsity: float = 0.3
-    prepruning_epochs: float = 4.0
-    sparsity_warmup_epochs: float = 10.0
-    gate_learning_rate: float = 0.01
-    units_droprate: float = 0.5
+    learning_rate: float = positive(3e-5)
+    sparsity: float = share(0.3)
+    prepruning_epochs: float = not_negative(4.0)
+    sparsity_warmup_epochs: float = not_negative(10.0)
+    gate_learning_rate: float = positive(0.01)
+    units_droprate: float = open_share(0.5)
     freeze_embeddings: bool = True
 
 
@@ -224,11 +233,11 @@ class EvaluateConfig:
       no_repeat_ngram_size: n-grams of this size come once in an output; 0: no such rule.
     """
 
-    batch_size: int = 64
+    batch_size: int = positive(64)
     reference: str = ""
-    num_beams: int = 1
+    num_beams: int = positive(1)
     length_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
+    no_repeat_ngram_size: int = not_negative(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,10 +251,10 @@ class BenchmarkConfig:
       runs: timed runs of each model.
     """
 
-    batch_sizes: tuple[int, ...] = (1, 8, 16)
-    source_length: int = 256
-    new_tokens: tuple[int, ...] = (64,)
-    runs: int = 10
+    batch_sizes: tuple[int, ...] = all_positive((1, 8, 16))
+    source_length: int = positive(256)
+    new_tokens: tuple[int, ...] = all_positive((64,))
+    runs: int = positive(10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +275,7 @@ class Config:
       benchmark: timing settings.
     """
 
-    method: str = "nash"
+    method: str = choice("nash", *METHOD_NAMES)
     seed: int = 57
     stages: str = "all"
     task: TaskConfig = TaskConfig()

@@ -35,7 +35,7 @@ class Task:
       repository: name on the hub; a folder in a repository's layout will do.
       form: how records become rows.
       metric: what outputs are scored by, of `evaluation.metrics.METRICS`.
-      recipe: which of the published settings it is trained with, of `published.RECIPES`.
+      recipe: which of the published settings it is trained with, of `recipe.presets.TRAINING_PRESETS`.
       lengths: tokens of a source, tokens of a target in training, new tokens of an output.
       subset: which of a repository's data sets, where it has several.
       splits: train, validation and test, as slices of the hub's splits.

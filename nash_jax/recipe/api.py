@@ -8,10 +8,10 @@ from typing import Any
 import ml_collections
 
 from nash_jax.config.parsing import parse_config
-from nash_jax.config.presets import task_config
 from nash_jax.config.schema import STAGES, default_config
 from nash_jax.data.sources import Records
 from nash_jax.errors import UserError
+from nash_jax.recipe.presets import task_config
 from nash_jax.recipe.run import PruningRun
 from nash_jax.seq2seq import Seq2Seq, load
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import pytest
 
 from nash_jax.config.parsing import parse_config
-from nash_jax.config.presets import MODELS, RECIPES, parse_arguments
 from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions
@@ -19,6 +18,7 @@ from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.pruning.methods import METHODS, make_constraints, make_gates, target_sparsities
 from nash_jax.pruning.objective import PruningObjective
 from nash_jax.recipe.layer_importance import find_candidates
+from nash_jax.recipe.presets import MODELS, TRAINING_PRESETS, parse_arguments
 from nash_jax.spec import preset
 from nash_jax.training.losses import StudentLoss
 from nash_jax.training.optim import make_optimizer
@@ -48,7 +48,7 @@ def tasks_of(name: str) -> list[str]:
 
 def test_every_task_of_the_table_has_a_config():
     named = {get_config(name, f"task={task}" if task else "").task.name for name in FILES for task in tasks_of(name)}
-    assert named == set(TASKS) and {task.recipe for task in TASKS.values()} == set(RECIPES)
+    assert named == set(TASKS) and {task.recipe for task in TASKS.values()} == set(TRAINING_PRESETS)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -127,7 +127,7 @@ def test_own_files_take_a_published_recipe_on_demand():
     assert (given.prune.epochs, given.shorten.decoder_layers, given.task.prompt) == (100, 2, "plain")
     assert given.task.source == fresh.task.source == "files"
     assert get_config("local", "recipe=long_generation").model.init == "google-t5/t5-base"
-    for recipe in RECIPES:
+    for recipe in TRAINING_PRESETS:
         parse_config(get_config("local", f"recipe={recipe}"))
 
 

@@ -23,7 +23,7 @@ MODELS = {  # name, which is that of a preset too → name on the hub
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class TrainingPreset:
     """How long a class of task is trained, as in NASH's released scripts.
 
     Attributes:
@@ -45,14 +45,16 @@ class Recipe:
     eval_every: float = 1.0
 
 
-RECIPES = {
-    "small_glue": Recipe(20, 16, 100, 4, 80, 20),
-    "large_glue": Recipe(20, 16, 20, 1, 2, 20),
-    "superglue": Recipe(20, 16, 20, 4, 10, 20),  # of BoolQ, WiC, MultiRC and ReCoRD the scripts have no warm-up: ours
-    "superglue_small": Recipe(20, 16, 200, 4, 100, 20),
-    "generation": Recipe(20, 8, 20, 4, 10, 20),
-    "long_generation": Recipe(3, 8, 3, 0, 1, 3, eval_every=0.25),
-    "translation": Recipe(1, 16, 1, 0, 0.3, 1, eval_every=0.1),  # ours: neither reference translates
+TRAINING_PRESETS = {
+    "small_glue": TrainingPreset(20, 16, 100, 4, 80, 20),
+    "large_glue": TrainingPreset(20, 16, 20, 1, 2, 20),
+    "superglue": TrainingPreset(
+        20, 16, 20, 4, 10, 20
+    ),  # of BoolQ, WiC, MultiRC and ReCoRD the scripts have no warm-up: ours
+    "superglue_small": TrainingPreset(20, 16, 200, 4, 100, 20),
+    "generation": TrainingPreset(20, 8, 20, 4, 10, 20),
+    "long_generation": TrainingPreset(3, 8, 3, 0, 1, 3, eval_every=0.25),
+    "translation": TrainingPreset(1, 16, 1, 0, 0.3, 1, eval_every=0.1),  # ours: neither reference translates
 }
 
 
@@ -74,7 +76,7 @@ def task_config(tasks: str | Iterable[str], arguments: str = "") -> ConfigDict:
     config.task.update(task_settings(name, spec.family))
     source, _, new_tokens = task.lengths
     config.benchmark.update(source_length=source, new_tokens=(4 if "glue" in task.recipe else min(new_tokens, 64),))
-    set_recipe(config, task.recipe, model)
+    set_training_preset(config, task.recipe, model)
     set_arguments(config, found)
     depth, asked = len(spec.decoder), config.shorten.decoder_layers
     if asked > depth:
@@ -82,15 +84,15 @@ def task_config(tasks: str | Iterable[str], arguments: str = "") -> ConfigDict:
     return config
 
 
-def set_recipe(config: ConfigDict, recipe: str, model: str) -> None:
+def set_training_preset(config: ConfigDict, name: str, model: str) -> None:
     """Sets the model, its prompts, and the training of a class of task: all that NASH's scripts set, whatever was set.
 
     Args:
       config: to be changed.
-      recipe: of `RECIPES`.
+      name: of `TRAINING_PRESETS`.
       model: of `MODELS`.
     """
-    r, spec = RECIPES[recipe], preset(model)
+    r, spec = TRAINING_PRESETS[name], preset(model)
     config.model.update(init=MODELS[model], dtype="bfloat16", remat=spec.d_model >= 1024)
     config.task.prompt = prompt_of(spec.family)
     config.finetune.update(epochs=float(r.finetune), batch_size=r.batch_size, eval_every=r.eval_every)
