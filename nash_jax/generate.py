@@ -11,7 +11,7 @@
 and the options of transformers that docs/generation.md lists, such as --max_new_tokens=64 --num_beams=4 --do_sample
 --top_p=0.9 --early_stopping=never --suppress_tokens=[5,7] --seed=1; those left out are the model's own.
 
-Stopped and started again, the same command goes on where it was.
+Stopped and started again, the same command continues where it stopped.
 """
 
 import dataclasses

@@ -1,8 +1,9 @@
 """`python -m nash_jax.main --config=FILE [--workdir=DIR] [--config.a.b=value]`: prunes a T5 or BART, all stages.
 
 The settings that `--config.a.b=value` may change are the fields in nash_jax/config/schema.py; workdir is
-runs/<name of the config file>, with its variant, when left out. Started again, the same command goes on where it was.
-With `--config.stages=evaluate,benchmark --config.model.init=FOLDER` it looks at that model (docs/evaluation.md).
+runs/<name of the config file>, with its variant, when left out. Started again, the same command continues where it
+stopped.
+With `--config.stages=evaluate,benchmark --config.model.init=FOLDER` it evaluates that model (docs/evaluation.md).
 A config file that names cells is a study: all of them are run, or `--cell=NAME` alone; `--list-cells` prints a command
 for each (docs/study.md).
 """
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Parses, checks, runs the recipe or the study, says what came of it and where it is."""
+    """Parses and checks the command line, runs the recipe or the study, prints the results and where they are."""
     from nash_jax.config.command_line import parse
     from nash_jax.config.parsing import parse_config
 
@@ -61,7 +62,7 @@ def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
 
 
 def _print_lines(lines: Sequence[str]) -> None:
-    """Prints them for as long as somebody reads: `| head` does not to the end."""
+    """Prints lines until the reader stops: `| head` does before the end."""
     try:
         print("\n".join(lines), flush=True)
     except BrokenPipeError:

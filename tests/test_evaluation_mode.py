@@ -234,14 +234,14 @@ def test_some_stages_of_a_run(place, tmp_path):
     def recipe(stages: str) -> PruningRun | EvaluationRun:
         return make_run(make_config(place, **settings, stages=stages), str(tmp_path / "run"), "letters")
 
-    with pytest.raises(UserError, match="stage shorten goes on from finetune, which is not done in"):
+    with pytest.raises(UserError, match="stage shorten needs the result of finetune, which is not done in"):
         recipe("data,shorten").run()
     assert not (tmp_path / "run" / "data" / "done").exists()
     report = recipe("data,finetune").run()
     assert list(report) == ["stages"] and list(report["stages"]) == ["data", "finetune"]
     left = "shorten, prune, compact, retrain, evaluate, benchmark, export"
     assert summary(report) == f"stages done: data, finetune; left: {left}"
-    with pytest.raises(UserError, match="stage evaluate goes on from retrain, which is not done in"):
+    with pytest.raises(UserError, match="stage evaluate needs the result of retrain, which is not done in"):
         recipe("evaluate").run()
     report = recipe("retrain,compact,prune,shorten").run()
     assert list(report["stages"]) == list(STAGES[:6])

@@ -236,7 +236,7 @@ def stopped(tmp_path, command, monkeypatch):
         status, out, err = command(*SAMPLED)
     signal.signal(signal.SIGINT, before)
     assert (status, out) == (130, "") and not (tmp_path / "out.txt").exists()
-    assert err.splitlines()[-1] == "error: stopped by hand; the same command goes on where it was"
+    assert err.splitlines()[-1] == "error: stopped by Ctrl-C; the same command continues from here"
     return (tmp_path / "out.txt.partial").read_bytes()
 
 

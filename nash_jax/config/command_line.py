@@ -1,4 +1,4 @@
-"""The flags of the main command, and what is said of those that cannot be used."""
+"""The flags of the main command, and the messages for those that cannot be used."""
 
 import re
 import shlex

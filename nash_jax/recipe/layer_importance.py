@@ -27,7 +27,7 @@ BATCH_SIZE = 16  # the logits of large vocabularies are large
 
 
 def find_candidates(config: Config, spec: ModelSpec) -> dict[str, Candidates]:
-    """Layers of each side that can stay, and how many do: as much as is known before any loss is measured.
+    """Layers of each side that may be kept, and how many of them are: all that is known before a loss is measured.
 
     Raises:
       UserError: for layers that the model does not have.

@@ -26,7 +26,7 @@ class TimingRun:
       workdir: folder for what is found.
 
     Raises:
-      UserError: for an unknown preset, or layers that it does not have.
+      UserError: for an unknown preset, or more layers than it has.
     """
 
     def __init__(self, config: Config, workdir: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""What the commands share: how a mistake is said, and exit statuses."""
+"""What the commands share: messages for mistakes, and exit statuses."""
 
 import sys
 import traceback
@@ -29,7 +29,7 @@ def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: 
     except UserError as error:
         return _say(str(error), 2)
     except KeyboardInterrupt:
-        return _say("stopped by hand; the same command goes on where it was", 130)
+        return _say("stopped by Ctrl-C; the same command continues from here", 130)
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
             traceback.print_exc()

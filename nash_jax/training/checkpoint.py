@@ -18,7 +18,7 @@ class Checkpointer:
     """Checkpoints of one training phase: the newest, and the best by rank.
 
     A checkpoint holds the state and a JSON dict (data position, seconds spent). Orbax writes beside and
-    renames, so a killed write leaves no checkpoint; what it left is cleaned up here.
+    renames, so a killed write leaves no checkpoint; its temporary files are deleted here.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
