@@ -1,8 +1,8 @@
 """The fenced blocks of the documentation, and how a test runs them.
 
-A block of `sh` or `python` is run, in the order of its page and in one folder, unless an HTML comment right before it says
-`<!-- not run: REASON -->`; with `<!-- slow -->` it is run by the slow tests alone. Other languages (`text`, `json`) are
-not commands.
+A block of `sh` or `python` is run, in the order of its page and in one folder, unless an HTML comment right before it
+says `<!-- not run: REASON -->`; with `<!-- slow -->` it is run by the slow tests alone. Other languages (`text`,
+`json`) are not commands.
 """
 
 import dataclasses

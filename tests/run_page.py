@@ -1,7 +1,8 @@
-"""Runs the blocks of one page of the documentation, in order, in the current folder: `run_page.py PAGE [--slow]`.
+"""Runs the blocks of pages of the documentation, in order, in the current folder: `run_page.py PAGE …`.
 
-A process of its own has one device, compiles without LLVM's optimisations, and reads config files as a user's does.
-Commands are called in it, not started: that saves seconds of imports each.
+With --slow, blocks that are marked slow are run too; --first=COMMAND is run before all pages. A process of its own has
+one device, compiles without LLVM's optimisations, and reads config files as a user's process does. Commands are called
+in it, not started: that saves seconds of imports each.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
@@ -41,8 +43,6 @@ SMALL = {  # flags that make a command small, by what it runs
         *(f"--config.{phase}.batch_size=32" for phase in PHASES),
         *("--config.benchmark.batch_sizes=(1,)", "--config.benchmark.source_length=8"),
     ],
-    "nash_jax.benchmark.padding_cost": ["--runs=1", "--new_tokens=2", "--source=8"],
-    "nash_jax.benchmark.step_cost": ["--runs=1", "--batch_size=1", "--source=8", "--target=4"],
 }
 
 
@@ -57,8 +57,11 @@ def small_defaults():
     return config
 
 
+PORT = "8000"  # of the page; another may be in use
+
+
 def run_python(block, names):
-    exec(compile(block.text, block.place, "exec"), names)
+    exec(compile(block.text.replace(PORT, "0"), block.place, "exec"), names)  # the system chooses a free port
 
 
 def run_shell(block, names):
@@ -95,7 +98,7 @@ def forget_flags():
 
 def ask_server(server, words):
     """What curl does, while the page's server runs in a thread."""
-    data, address = words[words.index("--data") + 1], words[-1]
+    data, address = words[words.index("--data") + 1], words[-1].replace(PORT, str(server.server_port))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     with urllib.request.urlopen(address, data.encode()) as answer:
@@ -109,15 +112,19 @@ def run_page(page, slow):
     """All blocks of a page that are to be run, in order; Python's share their names."""
     names = {"__name__": "__main__"}
     for block in read_blocks(ROOT / page):
-        if block.language not in COMMANDS or block.reason or (block.is_slow and not slow):
-            continue
-        print(f"-- {block.place}", flush=True)
-        if block.language == "python":
-            run_python(block, names)
-        else:
-            run_shell(block, names)
+        if block.language in COMMANDS and not block.reason and (slow or not block.is_slow):
+            begun = time.process_time()
+            if block.language == "python":
+                run_python(block, names)
+            else:
+                run_shell(block, names)
+            print(f"-- {block.place}: {time.process_time() - begun:.1f} s of CPU", flush=True)
 
 
 if __name__ == "__main__":
     nash_jax.recipe.api.default_config = small_defaults
-    run_page(sys.argv[1], "--slow" in sys.argv)
+    arguments = sys.argv[1:]
+    for first in (word.removeprefix("--first=") for word in arguments if word.startswith("--first=")):
+        run_command(first.split(), "first")
+    for page in (word for word in arguments if not word.startswith("--")):
+        run_page(page, "--slow" in arguments)

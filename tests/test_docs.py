@@ -16,25 +16,27 @@ import nash_jax
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
 
-WORDS = [
-    "a",
-    "first",
-    "second",
-    "text",
-    "the",
-    "cat",
-    "dog",
-    "bird",
-    "tree",
-    "house",
-    "saw",
-    "met",
-    "heard",
-    "found",
-    "lost",
-    "and",
-    "then",
-]
+WORDS = tuple(
+    [
+        "a",
+        "first",
+        "second",
+        "text",
+        "the",
+        "cat",
+        "dog",
+        "bird",
+        "tree",
+        "house",
+        "saw",
+        "met",
+        "heard",
+        "found",
+        "lost",
+        "and",
+        "then",
+    ]
+)
 # -- a folder with what the pages take for granted ------------------------------------------------------------
 
 
@@ -107,20 +109,41 @@ def test_no_command_is_indented_instead_of_fenced():
         assert not re.search(r"\n\n    \S", outside), page
 
 
-def run(page, place, *, slow=False):
-    """Runs a page in its folder; what it printed."""
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """`run(place, *arguments)` → what tests/run_page.py printed; programs are compiled once for all pages."""
+    cache = tmp_path_factory.mktemp("compiled")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_", "HF_"))}
-    more = {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "run_page.py"), page, *(["--slow"] if slow else [])],
-        cwd=place, env=environment | more, capture_output=True, text=True, timeout=LIMIT, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+    def run_pages(place, *arguments):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "tests" / "run_page.py"), *arguments],
+            cwd=place, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False,
+        )  # fmt: skip
+        print(done.stdout)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    return run_pages
 
 
-def test_from_a_model_on_disk_to_a_smaller_one(place):
-    run("docs/start_to_end.md", place)
+QUICK = [f"docs/{name}.md" for name in ("generation", "own_data", "study", "tasks", "checkpoints")]
+SLOW = ["docs/start_to_end.md", "docs/library.md", "docs/evaluation.md", "docs/pruning.md"]
+RUN = [*QUICK, *SLOW]
+
+
+def test_pages_of_quick_commands(run, place):
+    run(place, *QUICK)
+    rows = [json.loads(line) for line in (place / "summaries.jsonl").read_text().splitlines()]
+    assert len(rows) == 4 and set(rows[0]) == {"document", "summary", "output"}
+    assert (place / "folder" / "spec.json").exists() and (place / "folder_hf" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_from_a_model_on_disk_to_a_smaller_one(run, place):
+    run(place, "docs/start_to_end.md")
     rows = [json.loads(line) for line in (place / "summaries.jsonl").read_text().splitlines()]
     assert len(rows) == 4 and set(rows[0]) == {"document", "summary", "output"}
     for name in ("report.html", "report.json", "metrics.jsonl", "export/spec.json", "export/hf/model.safetensors"):
@@ -129,11 +152,18 @@ def test_from_a_model_on_disk_to_a_smaller_one(place):
     assert len(report["params"]["kept_decoder_layers"]) == 3
 
 
-def test_library(place):
-    printed = run("docs/library.md", place)
+@pytest.mark.slow
+def test_library(run, place):
+    printed = run(place, "docs/library.md")
     assert 5 < float(re.search(r"encoder: ([\d.]+)% removed", printed)[1]) < 60
     assert sum(map(int, re.findall(r"\d+", re.search(r"units: (.*)", printed)[1]))) < 60
     assert (place / "runs/library/report.html").exists() and (place / "runs/own_loop/spec.json").exists()
 
 
-RUN = {"docs/start_to_end.md", "docs/library.md"}
+@pytest.mark.slow
+def test_pages_on_the_quickstart(run, place):
+    (place / "runs" / "quickstart" / "export").unlink()
+    first = "--first=python -m nash_jax.main --config=configs/quickstart.py"
+    run(place, first, "docs/evaluation.md", "docs/pruning.md", "--slow")
+    for name in ("quickstart-evaluate", "cofi", "bart"):
+        assert (place / "runs" / name / "report.html").exists()

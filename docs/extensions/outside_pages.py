@@ -1,7 +1,7 @@
 """Pages of the site whose text lies outside docs/: their source is read there, and links are made to fit.
 
-The page docs/NAME.md of each is a stub, so that the table of contents finds it. Links keep working on the code host too,
-where they lead to the files.
+The page docs/NAME.md of each is a stub, so that the table of contents finds it. On a code host the links lead to the
+files.
 """
 
 import os
