@@ -158,9 +158,9 @@ def _tell(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def main(argv: Sequence[str] = sys.argv) -> int:
-    """Exit status: see `run_command`."""
-    return run_command(run, argv, __doc__, "lower --batch_size")
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command, with `sys.argv` unless arguments are given; its exit status: see `run_command`."""
+    return run_command(run, sys.argv if argv is None else argv, __doc__, "lower --batch_size")
 
 
 if __name__ == "__main__":

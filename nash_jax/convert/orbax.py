@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from nash_jax.errors import UserError
 
 
 def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
     """Writes one tree of arrays; the folder appears whole or not at all. Processes of one run all call it."""
+    from orbax.checkpoint import v1 as ocp  # here and below, for it takes half a second to import
+
     ocp.save(os.path.abspath(folder), jax.tree.map(np.asarray, tree), overwrite=True)
 
 
@@ -24,6 +25,8 @@ def load_tree(folder: str | os.PathLike[str]) -> Any:
     Raises:
       UserError: when there is none, or it is broken.
     """
+    from orbax.checkpoint import v1 as ocp
+
     path = Path(folder)
     if not path.is_dir():
         raise UserError(f"no checkpoint at {path}", "a folder that nash_jax wrote")

@@ -10,10 +10,8 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
-import grain
 import jax
 import numpy as np
 
@@ -21,6 +19,9 @@ from nash_jax.config.schema import TaskConfig
 from nash_jax.data.mixing import Mixture, targets_of
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.ragged import Ragged
+
+if TYPE_CHECKING:
+    import datasets
 
 Shape = tuple[int, int]
 BUCKET_SHARES = (0.6, 0.9)  # of the rows fit the first bucket, the second; all fit the last
@@ -52,7 +53,7 @@ def tokenize_sources(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfi
     return Ragged.from_column(tokenized_table(rows, tokenizer, task, cache).select(first), "source_ids")
 
 
-def tokenized_table(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache: Path) -> datasets.Dataset:
+def tokenized_table(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache: Path) -> "datasets.Dataset":
     """What `tokenize` reads, with the numbers of tokens there were before anything was cut.
 
     Args:
@@ -64,6 +65,8 @@ def tokenized_table(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig
     Returns:
       The columns source_ids, target_ids, source_length, target_length; a row for each (row, reference) pair.
     """
+    import datasets  # here, for it takes over a second to import, with all of pandas and pyarrow
+
     folder = cache / _fingerprint(rows, tokenizer, task)
     if not folder.exists():
         pairs = [(row["source"], target) for row in rows for target in targets_of(row)]
@@ -210,6 +213,8 @@ def iterate(batches: Batches, position: dict[str, Any] | None = None) -> Any:
       batches: what to iterate over.
       position: where to go on.
     """
+    import grain  # here, as above
+
     read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
     iterator = iter(grain.MapDataset.source(batches).to_iter_dataset(read))
     if position is not None:

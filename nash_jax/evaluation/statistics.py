@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.errors import UserError
-
 Row = Mapping[str, Any]  # {"source": text, "references": [text, …]}, and what a metric or its groups need
 Values = dict[str, np.ndarray]  # name → value, for each of the leading axes of the statistics
 
@@ -48,8 +46,3 @@ def first_of(numbers: np.ndarray) -> np.ndarray:
     found = np.zeros(len(numbers))
     found[np.unique(numbers, return_index=True)[1]] = 1
     return found
-
-
-def need(package: str) -> UserError:
-    """The error for a metric whose package is not installed."""
-    return UserError(f"config.task.metric needs the package {package}", do=f"pip install {package}")

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.evaluation.statistics import Row, Values, need
+from nash_jax.errors import require_packages
+from nash_jax.evaluation.statistics import Row, Values
 
 BLEU_COLUMNS = 10  # length of the output, of the nearest reference; n-grams that match and all, n = 1 … 4
 
@@ -27,10 +28,9 @@ def bleu_scorer(**options: Any) -> Any:
     Raises:
       UserError: without sacrebleu.
     """
-    try:
-        from sacrebleu.metrics.bleu import BLEU
-    except ImportError as error:
-        raise need("sacrebleu") from error
+    require_packages("metrics")
+    from sacrebleu.metrics.bleu import BLEU
+
     return BLEU(force=True, **options)  # `force`: tokenised texts, as "a b .", are no mistake here
 
 

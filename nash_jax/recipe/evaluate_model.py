@@ -22,7 +22,6 @@ from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_opt
 from nash_jax.evaluation.sizes import sparsities
 from nash_jax.generation.engine import Engine
 from nash_jax.recipe.workdir import Workdir
-from nash_jax.report.write import write_evaluation
 from nash_jax.runtime.sharding import device_name
 from nash_jax.seq2seq import load
 from nash_jax.tree import digest
@@ -55,6 +54,8 @@ class EvaluationRun:
 
     def run(self) -> dict[str, Any]:
         """Runs the stages asked for that are not done; returns what report.json holds."""
+        from nash_jax.report.write import write_evaluation  # here, for figures need matplotlib
+
         with self.workdir.locked():
             for name in chosen_stages(self.config):
                 self.workdir.run(name, functools.partial(EVALUATION_STAGES[name], self))

@@ -10,7 +10,6 @@ from nash_jax.data.sources import Records
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.stages import check_needs, run_stages
 from nash_jax.recipe.workdir import Workdir
-from nash_jax.report.write import write_report
 from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.sharding import check_batch, make_mesh
 from nash_jax.seq2seq import Seq2Seq
@@ -60,6 +59,8 @@ class PruningRun:
         Returns:
           What report.json holds; until all stages are done, its `stages` alone, and no report is written.
         """
+        from nash_jax.report.write import write_report  # here, for figures need matplotlib
+
         chosen, folder, context = chosen_stages(self.config), self.workdir.folder, self.context
         with self.workdir.locked(wait):
             check_needs(chosen, self.workdir)

@@ -13,7 +13,6 @@ from nash_jax.models.fresh import fresh_params
 from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.recipe.layer_importance import find_candidates
 from nash_jax.recipe.workdir import Workdir
-from nash_jax.report.write import write_timing
 from nash_jax.runtime.sharding import device_name
 from nash_jax.spec import ModelSpec, preset
 
@@ -41,6 +40,8 @@ class TimingRun:
 
     def run(self) -> dict[str, Any]:
         """Times both unless that is done; returns what report.json holds."""
+        from nash_jax.report.write import write_timing  # here, for figures need matplotlib
+
         with self.workdir.locked():
             self.workdir.run("benchmark", self.benchmark)
             return write_timing(self, self.workdir.results(("benchmark",)))
