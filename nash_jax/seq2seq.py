@@ -11,12 +11,12 @@ import numpy as np
 
 from nash_jax.axes import param_axes
 from nash_jax.convert import hf
-from nash_jax.convert.generation import GENERATION_FILE, read_generation
+from nash_jax.convert.generation_config import GENERATION_FILE, load_generation_options
 from nash_jax.convert.orbax import load_tree, save_tree
 from nash_jax.data.hub import fetch_model
 from nash_jax.data.tokenizers import HUB_FILES, has_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.generation.batching import by_input, generate_many
+from nash_jax.generation.batching import generate_batches, group_by_input
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import check_inputs
 from nash_jax.generation.options import GenerationOptions
@@ -77,8 +77,8 @@ class Seq2Seq:
         chosen = self.generation.replace(**options)
         sources = self.tokenizer(list(texts))["input_ids"] if len(texts) else []
         outputs: dict[int, list[str]] = {}
-        for numbers, tokens in generate_many(self.engine, sources, chosen, batch_size, progress):
-            outputs |= by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
+        for numbers, tokens in generate_batches(self.engine, sources, chosen, batch_size, progress):
+            outputs |= group_by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
         return [text for number in range(len(texts)) for text in outputs[number]]
 
     def generate_ids(
@@ -142,7 +142,7 @@ class Seq2Seq:
             if is_host0():
                 hf.write_hf(partial, self.spec, self.params, self.generation.to_dict())
 
-        hf.require_expressible(self.spec)  # in all processes alike: none is left waiting for one that stopped
+        hf.check_expressible(self.spec)  # in all processes alike: none is left waiting for one that stopped
         self._save(Path(folder), write)
 
     def _save(self, folder: Path, write: Any) -> None:
@@ -178,7 +178,7 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
     else:
         spec, params = hf.load_hf(folder)
     tokenizer = load_tokenizer(str(folder)) if has_tokenizer(folder) else None
-    return Seq2Seq(spec, params, tokenizer, dtype, read_generation(folder))
+    return Seq2Seq(spec, params, tokenizer, dtype, load_generation_options(folder))
 
 
 def _load_export(folder: Path) -> tuple[ModelSpec, dict[str, Any]]:

@@ -189,11 +189,11 @@ class ModelSpec:
         own = self.decoder_head_dim if side == "decoder" else None
         return self.head_dim if own is None else own
 
-    def widest(self, side: str) -> int:
+    def max_ffn_units(self, side: str) -> int:
         """FFN units of the widest layer of `encoder` or `decoder`; 0 without layers."""
         return max((layer.ffn for layer in getattr(self, side)), default=0)
 
-    def rectangle(self, encoder_units: int, decoder_units: int) -> "ModelSpec":
+    def with_uniform_layers(self, encoder_units: int, decoder_units: int) -> "ModelSpec":
         """As many layers, each with all heads of the original and these many FFN units."""
         heads, decoder_heads = (tuple(range(self.heads_of(side))) for side in ("encoder", "decoder"))
         return dataclasses.replace(
@@ -229,7 +229,7 @@ class ModelSpec:
         }
         return plain | dict(self.sublayers().values())
 
-    def narrow(self, keep: Mapping[str, Sequence[int]]) -> "ModelSpec":
+    def pruned(self, keep: Mapping[str, Sequence[int]]) -> "ModelSpec":
         """The spec that is left when only `keep[axis]` (positions along the axis) survive.
 
         Args:

@@ -27,7 +27,7 @@ def map_with_path(fn: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> dic
     return unflatten({path: fn(path, leaf) for path, leaf in flatten(tree).items()})
 
 
-def matching(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
+def match_paths(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
     """Paths that some regular expression matches in full.
 
     Raises:
@@ -61,12 +61,12 @@ def check_shapes(params: Mapping[str, Any], expected: Mapping[str, tuple[int, ..
         raise UserError(f"{source} does not fit the model: {'; '.join(problems[:4])}{more}")
 
 
-def count(params: Mapping[str, Any]) -> int:
+def count_params(params: Mapping[str, Any]) -> int:
     """Number of parameters."""
     return sum(int(np.prod(np.shape(leaf))) for leaf in flatten(params).values())
 
 
-def digest(params: Mapping[str, Any]) -> str:
+def params_digest(params: Mapping[str, Any]) -> str:
     """A name for these parameters: their paths, shapes, types and values."""
     found = hashlib.sha256()
     for path, leaf in flatten(params).items():
@@ -80,4 +80,4 @@ def parameter_table(params: Mapping[str, Any]) -> str:
     flat = flatten(params)
     width = max(map(len, flat), default=0)
     lines = [f"{path:{width}}  {tuple(leaf.shape)!s:24} {leaf.dtype}" for path, leaf in flat.items()]
-    return "\n".join([*lines, f"{'total':{width}}  {count(params):,}"])
+    return "\n".join([*lines, f"{'total':{width}}  {count_params(params):,}"])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nash_jax.evaluation.bootstrap import compare, draw, intervals
+from nash_jax.evaluation.bootstrap import bootstrap_values, compare_paired, confidence_intervals
 from nash_jax.evaluation.metrics import METRICS
-from nash_jax.evaluation.statistics import group_numbers
+from nash_jax.evaluation.statistics import group_indices
 
 ROUGE, EXACT, CORRELATION = METRICS["rouge"], METRICS["exact_match"], METRICS["correlation"]
 PAIR = ["no", "yes"]
@@ -32,8 +32,8 @@ def label_statistics(truths, outputs):
 
 def compared(metric, dense, pruned, groups=None, resamples=1000):
     groups = np.arange(len(dense)) if groups is None else groups
-    draws = tuple(draw(metric, statistics, groups, resamples) for statistics in (dense, pruned))
-    return compare(metric, (dense, pruned), draws, groups)
+    draws = tuple(bootstrap_values(metric, statistics, groups, resamples) for statistics in (dense, pruned))
+    return compare_paired(metric, (dense, pruned), draws, groups)
 
 
 def covered(found, truth):
@@ -45,7 +45,12 @@ def test_intervals_of_a_mean_cover_it():
     rng = np.random.default_rng(0)
     share = np.mean(
         [
-            covered(intervals(draw(EXACT, hits(rng.random(100) < 0.7), np.arange(100), 400))["exact_match"], 70)
+            covered(
+                confidence_intervals(bootstrap_values(EXACT, hits(rng.random(100) < 0.7), np.arange(100), 400))[
+                    "exact_match"
+                ],
+                70,
+            )
             for _ in range(200)
         ]
     )
@@ -58,8 +63,8 @@ def test_intervals_of_a_corpus_value_cover_it():
     for _ in range(200):
         truths = (rng.random(200) < 0.3).astype(int)
         outputs = np.where(rng.random(200) < 0.8, truths, 1 - truths)
-        draws = draw(METRICS["accuracy_f1"], label_statistics(truths, outputs), np.arange(200), 400)
-        found.append(covered(intervals(draws)["f1"], 100 * 48 / 68))
+        draws = bootstrap_values(METRICS["accuracy_f1"], label_statistics(truths, outputs), np.arange(200), 400)
+        found.append(covered(confidence_intervals(draws)["f1"], 100 * 48 / 68))
     assert 0.90 <= np.mean(found) <= 0.99
 
 
@@ -69,16 +74,18 @@ def test_groups_are_drawn_whole():
     rows = [{"group": f"question {i // 5}"} for i in range(200)]
     for _ in range(200):
         statistics = hits(np.repeat(rng.random(40) < 0.6, 5))
-        for found, groups in ((by_group, group_numbers(rows)), (by_row, np.arange(200))):
-            found.append(covered(intervals(draw(EXACT, statistics, groups, 300))["exact_match"], 60))
+        for found, groups in ((by_group, group_indices(rows)), (by_row, np.arange(200))):
+            found.append(
+                covered(confidence_intervals(bootstrap_values(EXACT, statistics, groups, 300))["exact_match"], 60)
+            )
     assert 0.90 <= np.mean(by_group) <= 0.99 and np.mean(by_row) < 0.75
 
 
 def test_groups_of_unequal_size():
     """Every resample is the mean of the rows of as many groups as there are, all of their rows."""
-    groups = group_numbers([{"group": "a"}, {}, {"group": "b"}, {"group": "a"}])
+    groups = group_indices([{"group": "a"}, {}, {"group": "b"}, {"group": "a"}])
     np.testing.assert_array_equal(groups, [0, 1, 2, 0])
-    found = draw(EXACT, hits([True, False, False, True]), groups)["exact_match"]
+    found = bootstrap_values(EXACT, hits([True, False, False, True]), groups)["exact_match"]
     possible = {100 * 2 * a / (2 * a + 3 - a) for a in range(4)}
     assert {round(value, 6) for value in found} == {round(value, 6) for value in possible}
 
@@ -92,9 +99,9 @@ def test_sums_are_as_good_as_rows(name):
     else:
         pair = [label_statistics(rng.integers(0, 2, 40), rng.integers(0, 2, 40)) for _ in range(2)]
     slow, groups = dataclasses.replace(metric, additive=False), np.sort(rng.permutation(np.arange(40) % 15))
-    for value, draws in draw(metric, pair[0], groups, 120).items():
+    for value, draws in bootstrap_values(metric, pair[0], groups, 120).items():
         assert draws.shape == (120,)
-        np.testing.assert_allclose(draws, draw(slow, pair[0], groups, 120)[value])
+        np.testing.assert_allclose(draws, bootstrap_values(slow, pair[0], groups, 120)[value])
     fast, rows = (compared(m, *pair, groups, resamples=120) for m in (metric, slow))
     for value in fast:
         assert fast[value] == pytest.approx(rows[value])
@@ -117,7 +124,7 @@ def test_a_clear_difference_is_found():
     dense = rouge_statistics(rng, 200)
     pruned = dense.copy()
     pruned[:, :4] -= 0.01 + 0.01 * rng.random((200, 4))
-    alone = intervals(draw(ROUGE, dense, np.arange(200)))["rougeL"]
+    alone = confidence_intervals(bootstrap_values(ROUGE, dense, np.arange(200)))["rougeL"]
     found = compared(ROUGE, dense, pruned)["rougeL"]
     assert alone[0] < 100 * pruned[:, 2].mean()  # each alone could be the other
     assert found["p"] < 0.002 and found["high"] < 1
@@ -158,7 +165,7 @@ def test_correlation_is_drawn_by_rows():
     near, far = (truths + rng.normal(0, noise, 120) for noise in (0.5, 2.0))
     pair = [np.stack([outputs, truths, np.zeros(120)], 1) for outputs in (near, far)]
     found = compared(CORRELATION, *pair, resamples=200)
-    low, high = intervals(draw(CORRELATION, pair[0], np.arange(120), 200))["spearman"]
+    low, high = confidence_intervals(bootstrap_values(CORRELATION, pair[0], np.arange(120), 200))["spearman"]
     assert low < 100 * stats.spearmanr(near, truths).statistic < high
     assert found["spearman"]["p"] < 0.01 and found["pearson"]["high"] < 1
 
@@ -166,7 +173,7 @@ def test_correlation_is_drawn_by_rows():
 def test_draws_are_fast_and_the_same_each_time():
     statistics = rouge_statistics(np.random.default_rng(9), 13_000)
     started = time.process_time()
-    first = draw(ROUGE, statistics, np.arange(13_000))
+    first = bootstrap_values(ROUGE, statistics, np.arange(13_000))
     assert time.process_time() - started < 5  # half a second on an idle core
-    again = draw(ROUGE, statistics, np.arange(13_000))
+    again = bootstrap_values(ROUGE, statistics, np.arange(13_000))
     assert all(np.array_equal(first[name], again[name]) and len(first[name]) == 1000 for name in first)

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 import nash_jax.seq2seq
 from nash_jax.data.tokenizers import EOS, PAD, UNKNOWN
 from nash_jax.generate import main
-from nash_jax.generation.options import UNSUPPORTED, GenerationOptions
+from nash_jax.generation.options import UNSUPPORTED_FIELDS, GenerationOptions
 from nash_jax.seq2seq import Seq2Seq
 from nash_jax.testing import lively_model, random_params, random_spec
 
@@ -154,7 +154,7 @@ def test_chunks_change_nothing(tmp_path, command, monkeypatch):
     """Rows are read and put in batches by chunks, here of 4 rows; what is drawn for a row hangs on its number."""
     write_lines(tmp_path / "rows.txt", TEXTS)
     assert command(*SAMPLED, output="whole.jsonl")[0] == 0
-    monkeypatch.setattr("nash_jax.batch_generate.generator.BATCHES_OF_CHUNK", 1)
+    monkeypatch.setattr("nash_jax.batch_generate.generator.BATCHES_PER_CHUNK", 1)
     assert command(*SAMPLED, output="chunks.jsonl")[0] == 0
     assert (tmp_path / "whole.jsonl").read_bytes() == (tmp_path / "chunks.jsonl").read_bytes()
 
@@ -360,7 +360,7 @@ def test_documented():
     own = dict.fromkeys(["decoder_start_token_id", "eos_token_id", "pad_token_id"], "the model's")
     assert {name: said.strip("`") for name, said in table.items()} == defaults | own | {"max_new_tokens": "64"}
     refused = page.partition("\nRefused: ")[2].partition("; a start token")[0]
-    assert re.findall(r"`(\w+)`", refused) == sorted(UNSUPPORTED)
+    assert re.findall(r"`(\w+)`", refused) == sorted(UNSUPPORTED_FIELDS)
 
 
 def test_help(command):

@@ -6,7 +6,7 @@ import pytest
 from families import FAMILIES, T5_LIKE
 
 from nash_jax.convert.hf import hf_config, spec_from_config, write_hf
-from nash_jax.convert.layout import FLAGS
+from nash_jax.convert.layout import FAMILY_FLAGS
 from nash_jax.errors import UserError
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
@@ -52,10 +52,10 @@ def changed(family, flag):
 
 
 def test_every_flag_is_looked_at():
-    assert set(FLAGS) == OTHER.keys() | SWITCHES.keys()
+    assert set(FAMILY_FLAGS) == OTHER.keys() | SWITCHES.keys()
 
 
-@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize("flag", FAMILY_FLAGS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_flag_is_free_or_refused(family, flag):
     assert hf_config(plain(family))["model_type"] == family

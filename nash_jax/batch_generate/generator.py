@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nash_jax.batch_generate.text_files import Survey, TextFile, TextRow
+from nash_jax.batch_generate.text_files import FileScan, TextFile, TextRow
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.errors import UserError
-from nash_jax.generation.batching import by_input, generate_many, plan_rows
+from nash_jax.generation.batching import generate_batches, group_by_input, plan_batch_rows
 from nash_jax.generation.inputs import check_ids, pad_inputs
-from nash_jax.generation.request import make_request
-from nash_jax.tree import digest
+from nash_jax.generation.program_args import make_program_args
+from nash_jax.tree import params_digest
 
 if TYPE_CHECKING:
     from nash_jax.seq2seq import Seq2Seq
 
 OUTPUT_COLUMN = "output"
-BATCHES_OF_CHUNK = 64  # within a chunk, rows of like length share a batch; more cost memory alone
+BATCHES_PER_CHUNK = 64  # within a chunk, rows of like length share a batch; more cost memory alone
 
 
 @dataclasses.dataclass(frozen=True)
-class FileJob:
+class GenerationJob:
     """What is asked for.
 
     Attributes:
@@ -56,26 +56,26 @@ class FileJob:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def as_json(self) -> bool:
+    def writes_jsonl(self) -> bool:
         """Whether the output is JSONL."""
         return self.output.suffix == ".jsonl"
 
 
 @dataclasses.dataclass
-class Tally:
+class GenerationStats:
     """What was done.
 
     Attributes:
       rows: of the input.
       tokens: generated, EOS among them.
-      unended: outputs that reached the length limit without an EOS.
-      joined: outputs of several lines that were made one.
+      num_without_eos: outputs that reached the length limit without an EOS.
+      num_joined: outputs of several lines that were made one.
     """
 
     rows: int = 0
     tokens: int = 0
-    unended: int = 0
-    joined: int = 0
+    num_without_eos: int = 0
+    num_joined: int = 0
 
 
 class FileGenerator:
@@ -88,27 +88,29 @@ class FileGenerator:
     Attributes:
       options: the model's own, and the job's.
       positions: tokens that a text may have; None: any number.
-      tally: of what was done so far.
+      stats: of what was done so far.
 
     Raises:
       UserError: without a tokenizer, or for options that do not fit.
     """
 
-    def __init__(self, model: "Seq2Seq", job: FileJob) -> None:
+    def __init__(self, model: "Seq2Seq", job: GenerationJob) -> None:
         if model.tokenizer is None:
             raise UserError(f"the model {job.model} has no tokenizer", "tokenizer files beside it")
-        self.model, self.job, self.tally = model, job, Tally()
+        self.model, self.job, self.stats = model, job, GenerationStats()
         self.tokenizer: Any = model.tokenizer
         self.options = model.generation.replace(**job.options)
         nothing = pad_inputs(np.zeros((1, 1), int), np.ones((1, 1)), np.zeros(1, int), 0)
-        make_request(model.spec, self.options, nothing, None, stop_at_eos=True)  # refuses what does not fit the model
+        make_program_args(
+            model.spec, self.options, nothing, None, stop_at_eos=True
+        )  # refuses what does not fit the model
         self._rows: dict[int, int] = {}
         self.positions = model.spec.max_positions if model.spec.absolute_positions else None
 
-    def settings(self, file: TextFile, survey: Survey) -> dict[str, Any]:
+    def settings(self, file: TextFile, scan: FileScan) -> dict[str, Any]:
         """All that the output hangs on; not the batch size, which may have to be lowered midway."""
         own = {name: getattr(self.job, name) for name in ("prefix", "truncate", "dtype")}
-        content = {"model": _digest(self.model, self.tokenizer), "input": survey.digest[:16], "column": file.column}
+        content = {"model": _digest(self.model, self.tokenizer), "input": scan.digest[:16], "column": file.column}
         return own | content | self.options.to_dict()
 
     def check_texts(self, rows: Iterable[TextRow]) -> int:
@@ -124,7 +126,7 @@ class FileGenerator:
             lengths.extend(map(len, ids))
             for row, own in zip(chunk, ids, strict=True):
                 check_ids(f"{row.place}: the tokens of this text", np.array(own, int), vocab_size)
-        self._rows = plan_rows(np.array(lengths), self.job.batch_size)
+        self._rows = plan_batch_rows(np.array(lengths), self.job.batch_size)
         return num_cut
 
     def results(self, rows: Iterable[TextRow], done: Container[int]) -> Iterator[dict[int, list[str]]]:
@@ -139,24 +141,24 @@ class FileGenerator:
             there = [i for i in range(len(chunk)) if first + i in done]
             if len(there) < len(chunk):
                 for outputs in self._outputs(chunk, first, there):
-                    self.tally.rows += len(outputs)
+                    self.stats.rows += len(outputs)
                     yield {first + i: self._format(chunk[i], texts) for i, texts in outputs.items()}
             first += len(chunk)
 
     def _chunks(self, rows: Iterable[TextRow]) -> Iterator[list[TextRow]]:
         own = iter(rows)
-        while chunk := list(itertools.islice(own, BATCHES_OF_CHUNK * self.job.batch_size)):
+        while chunk := list(itertools.islice(own, BATCHES_PER_CHUNK * self.job.batch_size)):
             yield chunk
 
     def _outputs(self, chunk: Sequence[TextRow], first: int, there: list[int]) -> Iterator[dict[int, list[str]]]:
         """n texts by number within the chunk, a batch at a time."""
         ids, _ = self._encode(chunk)
-        for numbers, tokens in generate_many(
+        for numbers, tokens in generate_batches(
             self.model.engine, ids, self.options, self.job.batch_size,
             progress=False, first_row=first, done=there, rows=self._rows,
         ):  # fmt: skip
             self._count(tokens)
-            yield by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
+            yield group_by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
 
     def _encode(self, rows: Sequence[TextRow]) -> tuple[list[list[int]], int]:
         """Token ids of each row, no more than the model has positions for, and how many were cut to that."""
@@ -180,20 +182,20 @@ class FileGenerator:
         new = tokens[:, 1:]
         is_eos = np.isin(new, self.options.eos_token_id or (self.model.spec.eos_id,))
         ended = is_eos.any(axis=1)
-        self.tally.tokens += int(np.where(ended, is_eos.argmax(axis=1) + 1, new.shape[1]).sum())
-        self.tally.unended += int((~ended).sum())
+        self.stats.tokens += int(np.where(ended, is_eos.argmax(axis=1) + 1, new.shape[1]).sum())
+        self.stats.num_without_eos += int((~ended).sum())
 
     def _format(self, row: TextRow, texts: list[str]) -> list[str]:
         """A row's lines: the JSON object with its output, or the outputs."""
-        if self.job.as_json:
+        if self.job.writes_jsonl:
             output = texts if self.options.num_return_sequences > 1 else texts[0]
             return [json.dumps({**row.record, OUTPUT_COLUMN: output}, ensure_ascii=False)]
         lines = [" ".join(text.splitlines()) for text in texts]
-        self.tally.joined += sum(line != text for line, text in zip(lines, texts, strict=True))
+        self.stats.num_joined += sum(line != text for line, text in zip(lines, texts, strict=True))
         return lines
 
 
 def _digest(model: "Seq2Seq", tokenizer: Any) -> str:
     """Of a model's shape, parameters and tokenizer: where its files lie does not matter."""
-    content = (model.spec.to_json(), json.dumps(tokenizer_content(tokenizer)), digest(model.params))
+    content = (model.spec.to_json(), json.dumps(tokenizer_content(tokenizer)), params_digest(model.params))
     return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]

@@ -42,7 +42,7 @@ class ResumableFile:
         return True
 
     @contextlib.contextmanager
-    def open(self, total: int) -> Iterator["Results"]:
+    def open(self, total: int) -> Iterator["PartialResults"]:
         """What there is, to go on with; what is torn is cut off.
 
         When the block ends without an exception, the finished file is written.
@@ -61,7 +61,7 @@ class ResumableFile:
                 if os.fstat(file.fileno()).st_size == 0:  # nothing can be lost
                     _write_whole(self.record, [json.dumps(self.settings, indent=1)])
                 self._compare(self.partial)
-                results = Results(self.partial, file)
+                results = PartialResults(self.partial, file)
             yield results
             with _writing(self.path):
                 _write_whole(self.path, results.in_order(total))
@@ -97,7 +97,7 @@ class ResumableFile:
             )
 
 
-class Results:
+class PartialResults:
     """Results by number, in a file that is open for more.
 
     Args:

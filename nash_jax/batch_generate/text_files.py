@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nash_jax.data.lines import parse_object, read_lines
+from nash_jax.data.lines import parse_json_object, read_lines
 from nash_jax.errors import UserError, did_you_mean
 
-COLUMNS = ("source", "document", "text")  # where a text is looked for when no column is named
-OTHER_KINDS = (".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".zip", ".bz2", ".xz", ".zst")
+TEXT_COLUMNS = ("source", "document", "text")  # where a text is looked for when no column is named
+UNSUPPORTED_SUFFIXES = (".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".zip", ".bz2", ".xz", ".zst")
 
 
 class TextRow(NamedTuple):
@@ -27,7 +27,7 @@ class TextRow(NamedTuple):
     text: str
 
 
-class Survey(NamedTuple):
+class FileScan(NamedTuple):
     """What a whole file holds.
 
     Attributes:
@@ -43,7 +43,7 @@ class Survey(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TextFile:
-    """A file to read texts from; `open_texts` makes one.
+    """A file to read texts from; `open_text_file` makes one.
 
     Attributes:
       path: a .jsonl file, or text with one text a line; also with .gz.
@@ -55,7 +55,7 @@ class TextFile:
     column: str | None
     new_column: str | None = None
 
-    def survey(self) -> Survey:
+    def scan(self) -> FileScan:
         """Reads and checks the whole file.
 
         Raises:
@@ -67,26 +67,26 @@ class TextFile:
             digest.update(line.encode())
         if num_rows == 0:
             raise UserError(f"{self.path} is empty", "at least one line")
-        return Survey(num_rows, num_empty, digest.hexdigest())
+        return FileScan(num_rows, num_empty, digest.hexdigest())
 
-    def rows(self, survey: Survey) -> Iterator[TextRow]:
+    def rows(self, scan: FileScan) -> Iterator[TextRow]:
         """The rows.
 
         Raises:
-          UserError: at the end, when the file is not what it was at the time of the survey.
+          UserError: at the end, when the file is not what it was at the time of the scan.
         """
         digest = hashlib.sha256()
         for number, line in enumerate(read_lines(self.path), 1):
             digest.update(line.encode())
             yield self._row(line, f"{self.path}:{number}")
-        if digest.hexdigest() != survey.digest:
+        if digest.hexdigest() != scan.digest:
             raise UserError(f"{self.path} was changed while it was read", "the same rows from begin to end")
 
     def _row(self, line: str, place: str) -> TextRow:
         if self.column is None:
             text = line.removesuffix("\n").removesuffix("\r")
-            return TextRow(place, {COLUMNS[0]: text}, text)
-        record = parse_object(line, place)
+            return TextRow(place, {TEXT_COLUMNS[0]: text}, text)
+        record = parse_json_object(line, place)
         if self.column not in record:
             near = did_you_mean(self.column, record)
             raise UserError(f"{place} has columns {list(record)}, not {self.column!r}{near}", "it in every row")
@@ -97,12 +97,12 @@ class TextFile:
         return TextRow(place, record, _checked(record[self.column], f"{place}: column {self.column!r}"))
 
 
-def open_texts(path: Path, column: str | None, new_column: str | None = None) -> TextFile:
+def open_text_file(path: Path, column: str | None, new_column: str | None = None) -> TextFile:
     """A file of texts: JSONL when it is named .jsonl or .jsonl.gz, else one text a line.
 
     Args:
       path: the file.
-      column: where JSONL has its texts; when left out, the first of `COLUMNS` that the first row has.
+      column: where JSONL has its texts; when left out, the first of `TEXT_COLUMNS` that the first row has.
       new_column: what rows of JSONL may not have.
 
     Raises:
@@ -111,7 +111,7 @@ def open_texts(path: Path, column: str | None, new_column: str | None = None) ->
     if not path.is_file():
         raise UserError(f"no file {path}", "an existing file")
     name = path.name.removesuffix(".gz")
-    if name.endswith(OTHER_KINDS):
+    if name.endswith(UNSUPPORTED_SUFFIXES):
         raise UserError(f"{path} is of unknown kind", ".jsonl, or text with one text a line, also with .gz")
     if name.endswith(".jsonl"):
         return TextFile(path, column or _first_column(path), new_column)
@@ -122,11 +122,13 @@ def open_texts(path: Path, column: str | None, new_column: str | None = None) ->
 
 def _first_column(path: Path) -> str:
     for line in read_lines(path):
-        record = parse_object(line, f"{path}:1")
-        for column in COLUMNS:
+        record = parse_json_object(line, f"{path}:1")
+        for column in TEXT_COLUMNS:
             if column in record:
                 return column
-        raise UserError(f"{path}:1 has columns {list(record)}", f"one of {', '.join(COLUMNS)}", "name yours: --column")
+        raise UserError(
+            f"{path}:1 has columns {list(record)}", f"one of {', '.join(TEXT_COLUMNS)}", "name yours: --column"
+        )
     raise UserError(f"{path} is empty", "at least one line")
 
 

@@ -24,13 +24,13 @@ import jax
 import numpy as np
 
 from nash_jax.axes import param_axes
-from nash_jax.benchmark.latency import Call, encoding, generation, in_turn, random_ids, spread
+from nash_jax.benchmark.latency import Call, encoding_call, generation_call, random_ids, sample_std, time_interleaved
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import pad_inputs
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
 
-Parts = frozenset[str]
+Components = frozenset[str]
 Timed = Callable[[Engine, np.ndarray, int], Call]  # (model, ids [B, S], new tokens) → the call to time
 Times = dict[str, np.ndarray]  # component → milliseconds [runs]
 
@@ -72,15 +72,15 @@ def component_times(
         per_token_ms: of what runs for each token, else None; of the whole without what runs once;
         share: of the whole generation.
     """
-    present = parts_in(engine.spec)
-    times = _split(_time_parts(engine, _wanted(present), batch_size, source_length, new_tokens, runs), present)
+    present = present_components(engine.spec)
+    times = _split(_time_parts(engine, _timed_pairs(present), batch_size, source_length, new_tokens, runs), present)
     whole = times.pop(WHOLE)
     median = {name: float(np.median(ms)) for name, ms in times.items()}
-    std: dict[str, float | None] = {name: spread(ms) for name, ms in times.items()}
+    std: dict[str, float | None] = {name: sample_std(ms) for name, ms in times.items()}
     once = sum(median[name] for name in ONCE if name in median)
     median |= {SUM: sum(median.values()), WHOLE: float(np.median(whole))}
     median[REMAINDER] = median[WHOLE] - median[SUM]
-    std |= {SUM: None, WHOLE: spread(whole), REMAINDER: None}
+    std |= {SUM: None, WHOLE: sample_std(whole), REMAINDER: None}
     setup = {"batch_size": batch_size, "source_length": source_length, "new_tokens": new_tokens, "runs": runs}
     return [
         {
@@ -95,7 +95,7 @@ def component_times(
     ]
 
 
-def part_of(spec: ModelSpec, kept: Collection[str]) -> ModelSpec:
+def keep_components(spec: ModelSpec, kept: Collection[str]) -> ModelSpec:
     """The spec without the components (of `ENCODER` and `DECODER`) that are not in `kept`."""
     sides: dict[str, dict[str, Any]] = {"encoder": {}, "decoder": {}}
     for component, (side, field, nothing) in _FIELDS.items():
@@ -110,61 +110,61 @@ def part_of(spec: ModelSpec, kept: Collection[str]) -> ModelSpec:
     return dataclasses.replace(spec, vocab_size=few, pad_id=0, eos_id=1, decoder_start_id=0)
 
 
-def parts_in(spec: ModelSpec) -> Parts:
+def present_components(spec: ModelSpec) -> Components:
     """The components of `ENCODER` and `DECODER` that a spec has; an encoder that nothing attends to is not run."""
     everything = {*ENCODER, *DECODER}
-    found = {part for part in everything if part_of(spec, everything - {part}) != spec}
+    found = {part for part in everything if keep_components(spec, everything - {part}) != spec}
     return frozenset(found if CROSS in found else found - set(ENCODER))
 
 
-def _wanted(present: Parts) -> list[tuple[Timed, Parts]]:
+def _timed_pairs(present: Components) -> list[tuple[Timed, Components]]:
     """What is timed, on which parts, in a fixed order."""
-    found = {(generation, present), (encoding, Parts()), (encoding, _SOURCE | present & {CROSS})}
-    found |= {(generation, kept) for kept in _chains(Parts(), _ordered(DECODER, present))}
-    found |= {(_encoder_alone, kept) for kept in _chains(_SOURCE, _ordered(ENCODER, present))}
+    found = {(generation_call, present), (encoding_call, Components()), (encoding_call, _SOURCE | present & {CROSS})}
+    found |= {(generation_call, kept) for kept in _chains(Components(), _ordered(DECODER, present))}
+    found |= {(_encoder_only_call, kept) for kept in _chains(_SOURCE, _ordered(ENCODER, present))}
     return sorted(found, key=lambda item: (item[0].__name__, sorted(item[1])))
 
 
 def _time_parts(
     engine: Engine,
-    wanted: Sequence[tuple[Timed, Parts]],
+    wanted: Sequence[tuple[Timed, Components]],
     batch_size: int,
     source_length: int,
     new_tokens: int,
     runs: int,
-) -> dict[tuple[Timed, Parts], np.ndarray]:
+) -> dict[tuple[Timed, Components], np.ndarray]:
     """Milliseconds [runs] of each."""
-    engines = {kept: _narrow(engine, kept) for _, kept in wanted}
+    engines = {kept: _partial_engine(engine, kept) for _, kept in wanted}
     ids = {kept: random_ids(e.spec.source_vocab_size, batch_size, source_length) for kept, e in engines.items()}
     calls = {(timed, kept): timed(engines[kept], ids[kept], new_tokens) for timed, kept in wanted}
-    return in_turn(calls, runs, _AT_LEAST_MS)
+    return time_interleaved(calls, runs, _AT_LEAST_MS)
 
 
-def _split(ms: Mapping[tuple[Timed, Parts], np.ndarray], present: Parts) -> Times:
+def _split(ms: Mapping[tuple[Timed, Components], np.ndarray], present: Components) -> Times:
     """Times of what was timed → times of components, and of the whole generation."""
-    added = contributions(lambda kept: ms[generation, kept], Parts(), _ordered(DECODER, present))
-    times = {LOOP: ms[generation, Parts()]}
+    added = component_contributions(lambda kept: ms[generation_call, kept], Components(), _ordered(DECODER, present))
+    times = {LOOP: ms[generation_call, Components()]}
     if CROSS in present:
         # CROSS has its keys and values made in each of these generations, from embeddings alone: not for each token
-        before = ms[encoding, _SOURCE | {CROSS}] - ms[encoding, Parts()]
-        times[SOURCE] = ms[_encoder_alone, _SOURCE] - ms[encoding, Parts()]
-        times |= contributions(lambda kept: ms[_encoder_alone, kept], _SOURCE, _ordered(ENCODER, present))
+        before = ms[encoding_call, _SOURCE | {CROSS}] - ms[encoding_call, Components()]
+        times[SOURCE] = ms[_encoder_only_call, _SOURCE] - ms[encoding_call, Components()]
+        times |= component_contributions(lambda kept: ms[_encoder_only_call, kept], _SOURCE, _ordered(ENCODER, present))
         times[KEYS_VALUES] = before - times[SOURCE]
         added[CROSS] = added[CROSS] - before
-    return times | added | {WHOLE: ms[generation, present]}
+    return times | added | {WHOLE: ms[generation_call, present]}
 
 
-def _ordered(parts: Sequence[str], present: Parts) -> list[str]:
+def _ordered(parts: Sequence[str], present: Components) -> list[str]:
     return [part for part in parts if part in present]
 
 
-def _chains(base: Parts, parts: Sequence[str]) -> set[Parts]:
+def _chains(base: Components, parts: Sequence[str]) -> set[Components]:
     """What there is while `parts` are added to `base` one by one, in order and in the reverse order."""
     orders = (parts, parts[::-1])
     return {base | set(order[:count]) for order in orders for count in range(len(parts) + 1)}
 
 
-def contributions(ms: Callable[[Parts], np.ndarray], base: Parts, parts: Sequence[str]) -> Times:
+def component_contributions(ms: Callable[[Components], np.ndarray], base: Components, parts: Sequence[str]) -> Times:
     """What each part adds to the time, the mean of both orders, [runs]."""
     added: Times = {}
     for i, part in enumerate(parts):
@@ -173,9 +173,9 @@ def contributions(ms: Callable[[Parts], np.ndarray], base: Parts, parts: Sequenc
     return added
 
 
-def _narrow(engine: Engine, kept: Parts) -> Engine:
+def _partial_engine(engine: Engine, kept: Components) -> Engine:
     """A model of some components, with the weights (on the device, not copied) of the whole one."""
-    spec = part_of(engine.spec, kept)
+    spec = keep_components(engine.spec, kept)
     flat, sizes = flatten(engine.params), spec.axis_sizes()
     params = {}
     for path, axes in param_axes(spec).items():
@@ -184,8 +184,8 @@ def _narrow(engine: Engine, kept: Parts) -> Engine:
     return Engine(spec, unflatten(params), engine.model.dtype)
 
 
-def _encoder_alone(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:
-    """A call that encodes ids [B, S], and waits; it has what `encoding` has around it."""
+def _encoder_only_call(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:
+    """A call that encodes ids [B, S], and waits; it has what `encoding_call` has around it."""
     encode = jax.jit(lambda params, ids, mask: engine.model.apply({"params": params}, ids, mask, method="encode")[0])
     mask = np.ones_like(ids)
 

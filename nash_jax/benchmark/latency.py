@@ -17,7 +17,7 @@ Name = TypeVar("Name", bound=Hashable)
 Call = Callable[[], Any]
 
 
-def measure(engines: Mapping[str, Engine], config: BenchmarkConfig, seed: int = 0) -> list[dict[str, Any]]:
+def measure_latency(engines: Mapping[str, Engine], config: BenchmarkConfig, seed: int = 0) -> list[dict[str, Any]]:
     """Times every model at every batch size and output length.
 
     All models read the same random ids (so they share a vocabulary), generate exactly so many tokens, and are run in
@@ -31,17 +31,19 @@ def measure(engines: Mapping[str, Engine], config: BenchmarkConfig, seed: int = 
     vocabulary = min(engine.spec.source_vocab_size for engine in engines.values())
     ids = {size: random_ids(vocabulary, size, config.source_length, seed) for size in config.batch_sizes}
     longest = max(config.new_tokens)
-    encode = {size: {n: encoding(e, ids[size], longest) for n, e in engines.items()} for size in config.batch_sizes}
+    encode = {
+        size: {n: encoding_call(e, ids[size], longest) for n, e in engines.items()} for size in config.batch_sizes
+    }
     whole = {
-        (size, tokens): {n: generation(e, ids[size], tokens) for n, e in engines.items()}
+        (size, tokens): {n: generation_call(e, ids[size], tokens) for n, e in engines.items()}
         for size in config.batch_sizes
         for tokens in config.new_tokens
     }
-    warm([call for calls in (*encode.values(), *whole.values()) for call in calls.values()])
-    encode_ms = {size: in_turn(calls, config.runs) for size, calls in encode.items()}
+    compile_all([call for calls in (*encode.values(), *whole.values()) for call in calls.values()])
+    encode_ms = {size: time_interleaved(calls, config.runs) for size, calls in encode.items()}
     rows = []
     for (size, tokens), calls in whole.items():
-        for name, ms in in_turn(calls, config.runs).items():
+        for name, ms in time_interleaved(calls, config.runs).items():
             rows.append(_row(name, size, tokens, config, ms, float(np.median(encode_ms[size][name]))))
     return rows
 
@@ -58,14 +60,14 @@ def _row(
         "num_beams": 1,
         "runs": config.runs,
         "mean_ms": float(ms.mean()),
-        "std_ms": spread(ms),
+        "std_ms": sample_std(ms),
         "median_ms": median,
         "encode_ms": encode_ms,
         "per_token_ms": max(median - encode_ms, 0.0) / new_tokens,
     }
 
 
-def warm(calls: Sequence[Call]) -> None:
+def compile_all(calls: Sequence[Call]) -> None:
     """Runs each call once, as many at a time as there are processors, so that their programs compile side by side."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda call: call(), calls))
@@ -77,19 +79,19 @@ def random_ids(vocab_size: int, batch_size: int, source_length: int, seed: int =
     return rng.integers(3, vocab_size, (batch_size, source_length)).astype(np.int32)
 
 
-def generation(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:
+def generation_call(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:
     """A call that generates exactly `new_tokens` tokens for ids [B, S], and waits for them."""
     mask, options = np.ones_like(ids), GenerationOptions(max_new_tokens=new_tokens)
     return lambda: engine.generate(ids, mask, options, stop_at_eos=False)
 
 
-def encoding(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:
+def encoding_call(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:
     """A call that does what comes before the first token (encoder, cross-attention keys and values), and waits."""
     mask = np.ones_like(ids)
     return lambda: engine.encode_only(ids, mask, new_tokens)
 
 
-def in_turn(calls: Mapping[Name, Call], runs: int, at_least_ms: float = 0.0) -> dict[Name, np.ndarray]:
+def time_interleaved(calls: Mapping[Name, Call], runs: int, at_least_ms: float = 0.0) -> dict[Name, np.ndarray]:
     """Milliseconds of a call, [runs] for each of `calls`, interleaved; compilation is left out.
 
     Args:
@@ -119,7 +121,7 @@ def _time(call: Call, repeats: int) -> float:
     return 1000 * (time.perf_counter() - start) / repeats
 
 
-def spread(ms: np.ndarray) -> float:
+def sample_std(ms: np.ndarray) -> float:
     """Sample standard deviation; 0 of a single run."""
     return float(ms.std(ddof=1)) if len(ms) > 1 else 0.0
 

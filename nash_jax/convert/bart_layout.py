@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nash_jax.axes import param_axes
-from nash_jax.convert.layout import Layout, Names, embedding_names, require_family_flags, special_ids
+from nash_jax.convert.layout import Layout, Names, check_family_flags, embedding_names, special_ids
 from nash_jax.errors import UserError
 from nash_jax.spec import ModelSpec, dense_spec
 
@@ -68,7 +68,7 @@ def _spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
-    require_family_flags(spec, {
+    check_family_flags(spec, {
         "activation": None, "tied": None, "max_positions": None, "encoder_vocab_size": None,
         "decoder_head_dim": None, "decoder_num_heads": None, "logits_bias": None,
         "embedding_scale": (1.0, spec.d_model**0.5), "position_buckets": None, "position_max_distance": None,
@@ -93,8 +93,8 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
         "num_hidden_layers": len(spec.encoder),
         "encoder_attention_heads": spec.num_heads,
         "decoder_attention_heads": spec.heads_of("decoder"),
-        "encoder_ffn_dim": max(1, spec.widest("encoder")),
-        "decoder_ffn_dim": max(1, spec.widest("decoder")),
+        "encoder_ffn_dim": max(1, spec.max_ffn_units("encoder")),
+        "decoder_ffn_dim": max(1, spec.max_ffn_units("decoder")),
         "activation_function": _ACTIVATION_NAMES[spec.activation],
         "scale_embedding": spec.embedding_scale != 1.0,
         "max_position_embeddings": spec.max_positions,

@@ -18,13 +18,13 @@ from safetensors.numpy import save_file
 from nash_jax.axes import param_axes
 from nash_jax.convert import bart_layout, t5_layout
 from nash_jax.convert.layout import Layout
-from nash_jax.convert.rectangle import rectangular
+from nash_jax.convert.uniform import pad_to_uniform
 from nash_jax.convert.weights import read_weights
 from nash_jax.errors import UserError
-from nash_jax.models.head import untie
+from nash_jax.models.head import untie_head
 from nash_jax.models.positions import sinusoids
 from nash_jax.spec import ModelSpec
-from nash_jax.tree import check_shapes, count, flatten, unflatten
+from nash_jax.tree import check_shapes, count_params, flatten, unflatten
 
 LAYOUTS: dict[str, Layout] = {
     **dict.fromkeys(("t5", "mt5", "umt5"), t5_layout.LAYOUT),
@@ -33,7 +33,7 @@ LAYOUTS: dict[str, Layout] = {
 _AS_STORED = ("embedding", "positions", "logits_bias")  # matrices that are not [out, in] kernels
 
 
-def layout_of(spec: ModelSpec) -> Layout:
+def get_layout(spec: ModelSpec) -> Layout:
     """The layout of a spec's family.
 
     Raises:
@@ -59,12 +59,12 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
         if name not in config:
             raise UserError(f"config.json has no {name!r}", f"the config.json of a {kind} checkpoint")
     try:
-        return LAYOUTS[kind].spec_from_config(complete(config))
+        return LAYOUTS[kind].spec_from_config(fill_defaults(config))
     except (TypeError, ValueError) as error:
         raise UserError(f"config.json has a value of another type: {error}", "numbers for sizes") from error
 
 
-def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+def fill_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json of a known model type with the fields it leaves out, as its class in `transformers` has them.
 
     Fields that the class derives from others or forces stay out.
@@ -117,7 +117,7 @@ def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) ->
     The spec comes back untied when the state holds an LM head of its own, and with two embedding tables when
     it holds two.
     """
-    layout = layout_of(spec)
+    layout = get_layout(spec)
     state = _with_prefix(layout, state)
     spec, state = _settle_tables(spec, state, layout.prefix)
     if spec.positions == "sinusoidal":
@@ -209,7 +209,7 @@ def _to_hf(path: str, leaf: np.ndarray, num_parts: int) -> list[np.ndarray]:
 
 def to_hf_state(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """A rectangular model's `transformers` state dict, float32 NumPy arrays, tables that it ties stored once."""
-    flat, layout = flatten(params), layout_of(spec)
+    flat, layout = flatten(params), get_layout(spec)
     state: dict[str, np.ndarray] = {}
     for path, names in layout.names(spec).items():
         state.update(zip(names, _to_hf(path, np.asarray(flat[path]), len(names)), strict=True))
@@ -243,25 +243,25 @@ def hf_config(spec: ModelSpec) -> dict[str, Any]:
     Raises:
       UserError: when the family's class in transformers cannot express the spec; it says which flag.
     """
-    return layout_of(spec).config_from_spec(spec)
+    return get_layout(spec).config_from_spec(spec)
 
 
-def require_expressible(spec: ModelSpec) -> None:
+def check_expressible(spec: ModelSpec) -> None:
     """Refuses a model that `write_hf` cannot write. Any scale of outputs will do: a head takes it.
 
     Raises:
       UserError: when the family's class in transformers cannot express the model; it says which flag.
     """
-    layout = layout_of(spec)
+    layout = get_layout(spec)
     layout.config_from_spec(dataclasses.replace(spec, output_scale=layout.output_scales(spec)[0]))
 
 
 def _expressible(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
     """The same function with an output scale that the family's class has: an LM head of its own takes the rest."""
-    allowed = layout_of(spec).output_scales(spec)
+    allowed = get_layout(spec).output_scales(spec)
     if any(np.isclose(spec.output_scale, scale, rtol=1e-6) for scale in allowed):
         return spec, dict(params)
-    spec, params = untie(spec, params)
+    spec, params = untie_head(spec, params)
     factor = np.float32(spec.output_scale / allowed[0])
     head = np.asarray(params["lm_head"]) * factor
     return dataclasses.replace(spec, output_scale=allowed[0]), {**params, "lm_head": head}
@@ -287,11 +287,11 @@ def write_hf(
       UserError: when the family's class in transformers cannot express the model.
     """
     folder = Path(folder)
-    require_expressible(spec)
-    full, padded = rectangular(*_expressible(spec, params))
+    check_expressible(spec)
+    full, padded = pad_to_uniform(*_expressible(spec, params))
     config, state = hf_config(full), to_hf_state(full, padded)
-    state |= _copies(full, state, layout_of(full).prefix)
-    extra = count(padded) / count(params) - 1
+    state |= _copies(full, state, get_layout(full).prefix)
+    extra = count_params(padded) / count_params(params) - 1
     if full.encoder != spec.encoder or full.decoder != spec.decoder:
         print(f"note: padded with zeros for transformers, {extra:.0%} more parameters; the export has none of them")
     if full.output_scale != 1.0 and not full.tied:

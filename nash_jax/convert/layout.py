@@ -63,7 +63,7 @@ def special_ids(config: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def require_family_flags(spec: ModelSpec, free: Mapping[str, Any]) -> None:
+def check_family_flags(spec: ModelSpec, free: Mapping[str, Any]) -> None:
     """Refuses a spec with a flag that its family's class in `transformers` does not have.
 
     Args:
@@ -74,7 +74,7 @@ def require_family_flags(spec: ModelSpec, free: Mapping[str, Any]) -> None:
       UserError: naming the flag.
     """
     fields = ModelSpec.__dataclass_fields__
-    for name in FLAGS:
+    for name in FAMILY_FLAGS:
         value, own = getattr(spec, name), FAMILIES[spec.family].get(name, fields[name].default)
         allowed = free.get(name, (own,)) if name in free else (own,)
         if allowed is not None and not any(value == a or _close(value, a) for a in allowed):
@@ -95,4 +95,4 @@ _ANY = {  # every class has these; the sizes of layers are made equal by padding
     "family", "vocab_size", "d_model", "head_dim", "num_heads", "encoder", "decoder", "dropout_rate",
     "pad_id", "eos_id", "decoder_start_id",
 }  # fmt: skip
-FLAGS = tuple(name for name in ModelSpec.__dataclass_fields__ if name not in _ANY)
+FAMILY_FLAGS = tuple(name for name in ModelSpec.__dataclass_fields__ if name not in _ANY)

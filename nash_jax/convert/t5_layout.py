@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nash_jax.axes import param_axes
-from nash_jax.convert.layout import Layout, Names, embedding_names, require_family_flags, special_ids
+from nash_jax.convert.layout import Layout, Names, check_family_flags, embedding_names, special_ids
 from nash_jax.errors import UserError
 from nash_jax.spec import FAMILIES, ModelSpec, dense_spec
 
@@ -75,7 +75,7 @@ def _is_scaled(config: Mapping[str, Any]) -> bool:
 
 
 def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
-    require_family_flags(spec, {
+    check_family_flags(spec, {
         "norm_eps": None, "activation": None, "gated": None, "tied": None, "max_positions": None,
         "position_buckets": None, "position_max_distance": None,
         **dict.fromkeys(("attention_dropout_rate", "activation_dropout_rate"), (None, spec.dropout_rate)),
@@ -95,7 +95,7 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
         "vocab_size": spec.vocab_size,
         "d_model": spec.d_model,
         "d_kv": spec.head_dim,
-        "d_ff": max(1, spec.widest("encoder"), spec.widest("decoder")),
+        "d_ff": max(1, spec.max_ffn_units("encoder"), spec.max_ffn_units("decoder")),
         "num_layers": len(spec.encoder),
         "num_decoder_layers": len(spec.decoder),
         "num_heads": spec.num_heads,

@@ -15,8 +15,8 @@ SPLITS = ("train", "validation", "test")
 DROP, KEEP, DROP_TRAIN = "drop", "keep", "drop from train"
 
 
-class Kind(NamedTuple):
-    """A kind of damage or oddity.
+class IssueKind(NamedTuple):
+    """A kind of issue or oddity.
 
     Attributes:
       rule: `drop`, `keep` (counted) or `drop from train` (kept and counted in the other splits).
@@ -30,53 +30,61 @@ class Kind(NamedTuple):
 
 
 _SHIFTED = "which text belongs to which column is not known"
-KINDS = {
-    "not_utf8": Kind(DROP, "bytes that are not UTF-8", "the encoding meant can only be guessed"),
-    "not_json": Kind(DROP, "a line that is not JSON", "nothing in it can be relied on"),
-    "not_object": Kind(DROP, "JSON, but no object", "it names no columns"),
-    "missing_column": Kind(DROP, "no such column in this row", "half a pair teaches nothing"),
-    "broken_quotes": Kind(DROP, "a CSV quote not closed, or text after it", "where the field ends is not known"),
-    "fragment": Kind(DROP, "a CSV line after a broken quote that is no whole row", "it is the rest of a broken row"),
-    "too_few_fields": Kind(DROP, "fewer CSV fields than the header", _SHIFTED),
-    "too_many_fields": Kind(DROP, "more CSV fields than the header, as of a comma without quotes", _SHIFTED),
-    "header_again": Kind(DROP, "the CSV header among the rows", "files were joined; it is no data"),
-    "null": Kind(DROP, "null in place of a text", "half a pair teaches nothing"),
-    "not_text": Kind(DROP, "a number, truth value, list, object or bytes", "how it would be written is not known"),
-    "empty": Kind(DROP, "an empty text, or list of texts", "half a pair teaches nothing"),
-    "blank": Kind(DROP, "white space and invisible characters alone", "it is empty after tokenising"),
-    "nul_character": Kind(DROP, "a NUL character", "binary data, or a hole that a crash left in the file"),
-    "surrogate": Kind(DROP, "half of a surrogate pair", "it is no character, and tokenizers fail at it"),
-    "contradiction": Kind(
+ISSUE_KINDS = {
+    "not_utf8": IssueKind(DROP, "bytes that are not UTF-8", "the encoding meant can only be guessed"),
+    "not_json": IssueKind(DROP, "a line that is not JSON", "nothing in it can be relied on"),
+    "not_object": IssueKind(DROP, "JSON, but no object", "it names no columns"),
+    "missing_column": IssueKind(DROP, "no such column in this row", "half a pair teaches nothing"),
+    "broken_quotes": IssueKind(DROP, "a CSV quote not closed, or text after it", "where the field ends is not known"),
+    "fragment": IssueKind(
+        DROP, "a CSV line after a broken quote that is no whole row", "it is the rest of a broken row"
+    ),
+    "too_few_fields": IssueKind(DROP, "fewer CSV fields than the header", _SHIFTED),
+    "too_many_fields": IssueKind(DROP, "more CSV fields than the header, as of a comma without quotes", _SHIFTED),
+    "header_again": IssueKind(DROP, "the CSV header among the rows", "files were joined; it is no data"),
+    "null": IssueKind(DROP, "null in place of a text", "half a pair teaches nothing"),
+    "not_text": IssueKind(DROP, "a number, truth value, list, object or bytes", "how it would be written is not known"),
+    "empty": IssueKind(DROP, "an empty text, or list of texts", "half a pair teaches nothing"),
+    "blank": IssueKind(DROP, "white space and invisible characters alone", "it is empty after tokenising"),
+    "nul_character": IssueKind(DROP, "a NUL character", "binary data, or a hole that a crash left in the file"),
+    "surrogate": IssueKind(DROP, "half of a surrogate pair", "it is no character, and tokenizers fail at it"),
+    "contradiction": IssueKind(
         DROP, "a number of a word that is not there in the text", "which of the two is wrong is not known"
     ),
-    "label_outside_set": Kind(DROP, "a target that is none of the labels", "a class that cannot be predicted"),
-    "duplicate": Kind(
+    "label_outside_set": IssueKind(DROP, "a target that is none of the labels", "a class that cannot be predicted"),
+    "duplicate": IssueKind(
         DROP_TRAIN, "source and targets of an earlier row", "it counts twice; but scores are of all rows given"
     ),
-    "leaked": Kind(DROP_TRAIN, "a source of the validation or test split", "scores would reward memory"),
-    "same_file": Kind(
+    "leaked": IssueKind(DROP_TRAIN, "a source of the validation or test split", "scores would reward memory"),
+    "same_file": IssueKind(
         KEEP, "rows of a file that is the validation or test file too", "a trial run may want it; scores reward memory"
     ),
-    "repeated_label": Kind(
+    "repeated_label": IssueKind(
         KEEP, "source and label of an earlier row", "how often a text has a label is part of what is learnt"
     ),
-    "repeated_source": Kind(KEEP, "the source of an earlier row, other targets", "there may be several answers"),
-    "source_is_target": Kind(KEEP, "source and target are the same text", "nothing to change may be the answer"),
-    "control_character": Kind(KEEP, "control characters other than tab and line ends", "tokenizers read over them"),
-    "replacement_character": Kind(KEEP, "U+FFFD, what an earlier program could not decode", "the rest can be read"),
-    "mojibake": Kind(KEEP, "UTF-8 that was read as Windows-1252, such as Ã©", "it may be what users will type"),
-    "null_word": Kind(
+    "repeated_source": IssueKind(KEEP, "the source of an earlier row, other targets", "there may be several answers"),
+    "source_is_target": IssueKind(KEEP, "source and target are the same text", "nothing to change may be the answer"),
+    "control_character": IssueKind(
+        KEEP, "control characters other than tab and line ends", "tokenizers read over them"
+    ),
+    "replacement_character": IssueKind(
+        KEEP, "U+FFFD, what an earlier program could not decode", "the rest can be read"
+    ),
+    "mojibake": IssueKind(KEEP, "UTF-8 that was read as Windows-1252, such as Ã©", "it may be what users will type"),
+    "null_word": IssueKind(
         KEEP, "null, None, NaN or N/A as the whole text", "most often a missing value, but it may be meant"
     ),
-    "no_word": Kind(KEEP, "no letter and no digit", "emoji and punctuation may be the answer"),
-    "source_too_long": Kind(KEEP, "more tokens than max_source_length", "it is cut; the beginning is still read"),
-    "target_too_long": Kind(KEEP, "more tokens than max_target_length", "it is cut; the model learns not to end there"),
+    "no_word": IssueKind(KEEP, "no letter and no digit", "emoji and punctuation may be the answer"),
+    "source_too_long": IssueKind(KEEP, "more tokens than max_source_length", "it is cut; the beginning is still read"),
+    "target_too_long": IssueKind(
+        KEEP, "more tokens than max_target_length", "it is cut; the model learns not to end there"
+    ),
 }
 
 
-def drops(kind: str, split: str) -> bool:
+def is_dropped(kind: str, split: str) -> bool:
     """Whether rows of a kind are dropped from a split."""
-    rule = KINDS[kind].rule
+    rule = ISSUE_KINDS[kind].rule
     return rule == DROP or (rule == DROP_TRAIN and split == "train")
 
 
@@ -84,7 +92,7 @@ class RowIssue(NamedTuple):
     """What is wrong with one row.
 
     Attributes:
-      kind: of `KINDS`.
+      kind: of `ISSUE_KINDS`.
       detail: what was found there.
     """
 
@@ -95,54 +103,54 @@ class RowIssue(NamedTuple):
 Entry = tuple[str, Row | RowIssue]  # file and line or row, and what was read there
 
 
-class Findings:
+class DataIssues:
     """Rows read, and of each kind that was found in a split the number of rows and the first of them.
 
     Attributes:
       rows_read: split → number.
       places: split → file and line, or row, of each row that was kept.
-      parts: of each task of a mixture.
+      by_task: of each task of a mixture.
     """
 
     def __init__(self) -> None:
         self.rows_read: dict[str, int] = {}
         self.places: dict[str, list[str]] = {}
-        self.parts: dict[str, Findings] = {}
+        self.by_task: dict[str, DataIssues] = {}
         self._counts: dict[tuple[str, str], int] = {}
         self._first: dict[tuple[str, str], str] = {}
 
-    def begin(self, split: str) -> None:
+    def start_split(self, split: str) -> None:
         """The split's rows are read from now on."""
         self.rows_read[split], self.places[split] = 0, []
 
-    def note(self, split: str, place: str, damage: RowIssue, count: int = 1) -> None:
+    def add(self, split: str, place: str, issue: RowIssue, count: int = 1) -> None:
         """Counts a row of a kind, or `count` of which this is the first."""
-        key = split, damage.kind
+        key = split, issue.kind
         self._counts[key] = self._counts.get(key, 0) + count
-        self._first.setdefault(key, f"{place}: {damage.detail}")
+        self._first.setdefault(key, f"{place}: {issue.detail}")
 
-    def dropped(self, split: str) -> int:
+    def num_dropped(self, split: str) -> int:
         """Rows of a split that were dropped."""
-        own = sum(count for (where, kind), count in self._counts.items() if where == split and drops(kind, split))
-        return own + sum(part.dropped(split) for part in self.parts.values())
+        own = sum(count for (where, kind), count in self._counts.items() if where == split and is_dropped(kind, split))
+        return own + sum(part.num_dropped(split) for part in self.by_task.values())
 
     def to_json(self) -> list[dict[str, Any]]:
         """{"split", "kind", "rule": "dropped" or "kept", "rows", "first"} of each kind found in a split; of the parts
         with "task".
         """
-        kinds = list(KINDS)
+        kinds = list(ISSUE_KINDS)
         found = sorted(self._counts, key=lambda key: (SPLITS.index(key[0]), kinds.index(key[1])))
         own = [
             {
                 "split": split,
                 "kind": kind,
-                "rule": "dropped" if drops(kind, split) else "kept",
+                "rule": "dropped" if is_dropped(kind, split) else "kept",
                 "rows": self._counts[split, kind],
                 "first": self._first[split, kind],
             }
             for split, kind in found
         ]
-        return own + [row | {"task": name} for name, part in self.parts.items() for row in part.to_json()]
+        return own + [row | {"task": name} for name, part in self.by_task.items() for row in part.to_json()]
 
     def check_limit(self, split: str, max_dropped: float) -> None:
         """Refuses a split of which too much was dropped.
@@ -154,7 +162,7 @@ class Findings:
         Raises:
           UserError: naming the kinds, each with its number of rows and the first of them.
         """
-        read, dropped = self.rows_read[split], self.dropped(split)
+        read, dropped = self.rows_read[split], self.num_dropped(split)
         if dropped <= max_dropped * read:
             return
         kinds = [row for row in self.to_json() if row["split"] == split and row["rule"] == "dropped"]
@@ -170,21 +178,21 @@ class RowIssueError(ValueError):
     """A record that no row can be made of.
 
     Args:
-      damage: the reason.
+      issue: the reason.
     """
 
-    def __init__(self, damage: RowIssue) -> None:
-        super().__init__(damage.detail)
-        self.damage = damage
+    def __init__(self, issue: RowIssue) -> None:
+        super().__init__(issue.detail)
+        self.issue = issue
 
 
-def show(value: Any) -> str:
+def preview(value: Any) -> str:
     """How a value begins, in one line."""
     return repr(value[:60] if isinstance(value, str) else value)[:60]
 
 
 def check_rows(
-    entries: Iterable[Entry], to_rows: Callable[[Row], Sequence[Row]], split: str, findings: Findings,
+    entries: Iterable[Entry], to_rows: Callable[[Row], Sequence[Row]], split: str, issues: DataIssues,
     held_out: Mapping[str, str],
 ) -> Iterator[Row]:  # fmt: skip
     """The rows that are kept, in their order; what is found is noted.
@@ -194,28 +202,28 @@ def check_rows(
       to_rows: makes rows of a record, as a form does (`data/forms.py`); none of one that is no case of the task;
         raises RowIssueError.
       split: its name.
-      findings: takes the notes.
+      issues: takes the notes.
       held_out: sources that this split may not have → where they are.
     """
-    findings.begin(split)
+    issues.start_split(split)
     earlier: dict[str, set[tuple[str, ...]]] = {}  # source → targets seen with it
     for place, read in entries:
         try:
             rows = [] if isinstance(read, RowIssue) else to_rows(read)
         except RowIssueError as error:
-            rows, read = [], error.damage
-        findings.rows_read[split] += 1 if isinstance(read, RowIssue) else len(rows)
+            rows, read = [], error.issue
+        issues.rows_read[split] += 1 if isinstance(read, RowIssue) else len(rows)
         if isinstance(read, RowIssue):
-            findings.note(split, place, read)
+            issues.add(split, place, read)
         # a record's rows, one for each of its answers, are not held against each other: they share a source by design
-        found = [[*find_damage(row), *_compare(row, earlier, held_out)] for row in rows]
+        found = [[*find_issues(row), *_compare_row(row, earlier, held_out)] for row in rows]
         for row, own in zip(rows, found, strict=True):
-            worst = next((damage for damage in own if drops(damage.kind, split)), None)
-            for damage in [worst] if worst else own:
-                findings.note(split, place, damage)
+            worst = next((issue for issue in own if is_dropped(issue.kind, split)), None)
+            for issue in [worst] if worst else own:
+                issues.add(split, place, issue)
             if worst is None:
                 earlier.setdefault(row["source"], set()).add(_identity(row))
-                findings.places[split].append(place)
+                issues.places[split].append(place)
                 yield row
 
 
@@ -224,14 +232,14 @@ def _identity(row: Row) -> tuple[str, ...]:
     return (*row["references"], *row.get("targets", ()))
 
 
-def find_damage(row: Row) -> Iterator[RowIssue]:
+def find_issues(row: Row) -> Iterator[RowIssue]:
     """What is wrong with a row's texts: the first reason to drop it, or each oddity once."""
     odd: dict[str, RowIssue] = {}
     for name, texts in (("source", [row["source"]]), ("target", row["references"])):
         for text in texts:
-            kind = find_break(text)
-            for found in [kind] if kind else _find_oddities(text):
-                odd.setdefault(found, RowIssue(found, f"the {name} is {show(text)}"))
+            kind = unusable_text_kind(text)
+            for found in [kind] if kind else _suspicious_kinds(text):
+                odd.setdefault(found, RowIssue(found, f"the {name} is {preview(text)}"))
     yield from odd.values()
 
 
@@ -243,8 +251,8 @@ _WORD = re.compile(r"[^\W_]")
 _NULL_WORDS = frozenset({"null", "none", "nan", "n/a", "<na>"})
 
 
-def find_break(value: Any) -> str | None:
-    """The kind of damage for which a row with this value in place of a text is dropped; None of a usable text."""
+def unusable_text_kind(value: Any) -> str | None:
+    """The kind of issue for which a row with this value in place of a text is dropped; None of a usable text."""
     if not isinstance(value, str):
         return "null" if value is None else "not_text"
     if not value:
@@ -256,7 +264,7 @@ def find_break(value: Any) -> str | None:
     return None if _VISIBLE.search(value) else "blank"
 
 
-def _find_oddities(text: str) -> Iterator[str]:
+def _suspicious_kinds(text: str) -> Iterator[str]:
     """Kinds of what is odd in a text, though it may be meant."""
     if not text.isprintable() and _CONTROL.search(text):
         yield "control_character"
@@ -280,7 +288,9 @@ def _is_mojibake(text: str) -> bool:
     return True
 
 
-def _compare(row: Row, earlier: Mapping[str, set[tuple[str, ...]]], held_out: Mapping[str, str]) -> Iterator[RowIssue]:
+def _compare_row(
+    row: Row, earlier: Mapping[str, set[tuple[str, ...]]], held_out: Mapping[str, str]
+) -> Iterator[RowIssue]:
     """What is wrong with a row beside the set of labels, the other splits and the rows before it.
 
     Short texts to classify repeat themselves: of nine "thanks" eight friendly ones say what two rows would not, so rows
@@ -291,11 +301,11 @@ def _compare(row: Row, earlier: Mapping[str, set[tuple[str, ...]]], held_out: Ma
     labels = row.get("labels") or references
     outside = [reference for reference in references if reference not in labels]
     if outside:
-        yield RowIssue("label_outside_set", f"{show(outside[0])} is none of {', '.join(map(repr, labels))}")
+        yield RowIssue("label_outside_set", f"{preview(outside[0])} is none of {', '.join(map(repr, labels))}")
     if source in held_out:
-        yield RowIssue("leaked", f"{show(source)} is the source of {held_out[source]} too")
+        yield RowIssue("leaked", f"{preview(source)} is the source of {held_out[source]} too")
     if source in earlier:
         again = "repeated_label" if "labels" in row else "duplicate"
-        yield RowIssue(again if _identity(row) in earlier[source] else "repeated_source", show(source))
+        yield RowIssue(again if _identity(row) in earlier[source] else "repeated_source", preview(source))
     if references == [source]:
-        yield RowIssue("source_is_target", show(source))
+        yield RowIssue("source_is_target", preview(source))

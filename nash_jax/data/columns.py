@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.forms import Form, lacks
+from nash_jax.data.forms import Form, missing_column_message
 from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Columns:
+class RequiredColumns:
     """What a form reads of records, and how a user is told of what is missing.
 
     Attributes:
@@ -24,9 +24,9 @@ class Columns:
     expected: str = "the columns named in config.task.source_column and target_column"
     do: str = ""
 
-    def lacking(self, record: Mapping[str, Any]) -> str:
-        """What is wrong with a record, or the `skeleton` of all, that has not all columns; else empty."""
-        return next(filter(None, (lacks(record, column) for column in self.names)), "")
+    def missing(self, record: Mapping[str, Any]) -> str:
+        """What is wrong with a record, or the `schema_fields` of all, that has not all columns; else empty."""
+        return next(filter(None, (missing_column_message(record, column) for column in self.names)), "")
 
     def error(self, found: str) -> UserError:
         """The error for what was found."""
@@ -38,26 +38,26 @@ class Columns:
         Raises:
           UserError: naming the first that is missing.
         """
-        if lacking := self.lacking(record):
+        if lacking := self.missing(record):
             raise self.error(f"{place} {lacking}")
 
-    def check_once(self, header: Sequence[str], place: str) -> None:
+    def check_unique(self, header: Sequence[str], place: str) -> None:
         """No column that is read is there twice, for then which one is meant is not known.
 
         Raises:
           UserError: naming the first that is.
         """
         for name in header:
-            if header.count(name) > 1 and needs(self.names, name):
+            if header.count(name) > 1 and is_required(self.names, name):
                 raise UserError(f"{place} has the column {name!r} twice", "each column that is read once")
 
 
-def columns_of(form: Form, task: TaskConfig) -> Columns:
+def required_columns(form: Form, task: TaskConfig) -> RequiredColumns:
     """The columns of a task's form."""
     if task.form != "auto" or task.name not in TASKS:
-        return Columns(form.columns)
+        return RequiredColumns(form.columns)
     do = "or config.task.form='text' with columns of your own" if task.source == "files" else ""
-    return Columns(form.columns, f"the columns of the task {task.name}: {', '.join(form.columns)}", do)
+    return RequiredColumns(form.columns, f"the columns of the task {task.name}: {', '.join(form.columns)}", do)
 
 
 def check_label_names(features: Mapping[str, Any], form: Form, place: str) -> None:
@@ -76,7 +76,7 @@ def check_label_names(features: Mapping[str, Any], form: Form, place: str) -> No
         raise UserError(f"{place} has the labels {', '.join(names)}", f"{', '.join(form.labels)}, in this order")
 
 
-def skeleton(schema: Any) -> dict[str, Any]:
+def schema_fields(schema: Any) -> dict[str, Any]:
     """Names of an Arrow schema's columns, in those of structs their fields' names, as a record would hold them."""
     from pyarrow import types
 
@@ -88,12 +88,12 @@ def skeleton(schema: Any) -> dict[str, Any]:
     return {field.name: inner(field.type) for field in schema}
 
 
-def needs(columns: Sequence[str], name: str) -> bool:
+def is_required(columns: Sequence[str], name: str) -> bool:
     """Whether a column, or one of the fields in it, is among those read."""
     return any(column == name or column.startswith(f"{name}.") for column in columns)
 
 
-def narrow(table: Any, columns: Sequence[str]) -> Any:
+def select_columns(table: Any, columns: Sequence[str]) -> Any:
     """A `datasets` table of what is read alone: NarrativeQA has a whole book beside every question."""
     flat = table.flatten()
-    return flat.select_columns([name for name in flat.column_names if needs(columns, name)])
+    return flat.select_columns([name for name in flat.column_names if is_required(columns, name)])

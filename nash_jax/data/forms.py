@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.data.checks import Row, RowIssue, RowIssueError, find_break, show
+from nash_jax.data.checks import Row, RowIssue, RowIssueError, preview, unusable_text_kind
 
 Record = Mapping[str, Any]
 PROMPTS = ("t5", "plain")
@@ -31,16 +31,16 @@ class Form:
 
     Attributes:
       columns: what it reads; `a.b` is the field b of the column a, or of each element of it.
-      make: (record, prompt, whether for training) → rows; raises RowIssueError.
+      to_rows: (record, prompt, whether for training) → rows; raises RowIssueError.
       labels: words of the labels, by number; empty for tasks that have none.
     """
 
     columns: tuple[str, ...]
-    make: Callable[[Record, str, bool], list[Row]]
+    to_rows: Callable[[Record, str, bool], list[Row]]
     labels: tuple[str, ...] = ()
 
 
-def find(record: Any, column: str) -> Any:
+def get_nested(record: Any, column: str) -> Any:
     """The value of a column, also of a nested one.
 
     Raises:
@@ -50,70 +50,72 @@ def find(record: Any, column: str) -> Any:
         return record[column]
     head, dot, rest = column.partition(".")
     if isinstance(record, list):
-        return [find(element, column) for element in record]
+        return [get_nested(element, column) for element in record]
     if not isinstance(record, Mapping) or not dot:
         raise KeyError(column)
-    return find(record[head], rest)
+    return get_nested(record[head], rest)
 
 
-def lacks(record: Record, column: str) -> str:
+def missing_column_message(record: Record, column: str) -> str:
     """What to say of a record, or of anything with its keys, that has not the column; empty where it has."""
     try:
-        find(record, column)
+        get_nested(record, column)
     except KeyError:
         return f"has columns {sorted(map(str, record))}, not {column!r}"
     return ""
 
 
-def read(record: Record, column: str) -> Any:
-    """`find` in a record of a data set.
+def read_column(record: Record, column: str) -> Any:
+    """`get_nested` in a record of a data set.
 
     Raises:
       RowIssueError: when it has no such column.
     """
     try:
-        return find(record, column)
+        return get_nested(record, column)
     except KeyError as error:
-        raise RowIssueError(RowIssue("missing_column", lacks(record, column))) from error
+        raise RowIssueError(RowIssue("missing_column", missing_column_message(record, column))) from error
 
 
-def damaged(kind: str, column: str, value: Any, expected: str = "") -> RowIssueError:
+def row_issue_error(kind: str, column: str, value: Any, expected: str = "") -> RowIssueError:
     """The error for a value that cannot be used.
 
     Args:
-      kind: of `checks.KINDS`.
+      kind: of `checks.ISSUE_KINDS`.
       column: where it is.
       value: what is there.
       expected: what should be, where the kind does not say it.
     """
-    return RowIssueError(RowIssue(kind, f"column {column!r} holds {show(value)}" + (expected and f", not {expected}")))
+    return RowIssueError(
+        RowIssue(kind, f"column {column!r} holds {preview(value)}" + (expected and f", not {expected}"))
+    )
 
 
-def text(record: Record, column: str) -> str:
+def read_text(record: Record, column: str) -> str:
     """A text that can be used."""
-    value = read(record, column)
-    if kind := find_break(value):
-        raise damaged(kind, column, value)
+    value = read_column(record, column)
+    if kind := unusable_text_kind(value):
+        raise row_issue_error(kind, column, value)
     return str(value)
 
 
-def texts(record: Record, column: str) -> list[str]:
+def read_texts(record: Record, column: str) -> list[str]:
     """One text or several, each once, in their order."""
-    value = read(record, column)
+    value = read_column(record, column)
     several = value if isinstance(value, list) else [value]
-    kinds = [find_break(each) for each in several] or ["empty"]
+    kinds = [unusable_text_kind(each) for each in several] or ["empty"]
     if kind := next(filter(None, kinds), None):
-        raise damaged(kind, column, value)
+        raise row_issue_error(kind, column, value)
     return list(dict.fromkeys(several))
 
 
-def label_word(record: Record, column: str, labels: Sequence[str]) -> str:
+def read_label(record: Record, column: str, labels: Sequence[str]) -> str:
     """The word of a label given by number (also in digits, as CSV has it), as a truth value, or by the word itself."""
-    value = read(record, column)
+    value = read_column(record, column)
     words = dict(enumerate(labels)) | {str(i): word for i, word in enumerate(labels)} | {word: word for word in labels}
     if not isinstance(value, str | int) or value not in words:
         known = f"0 to {len(labels) - 1} or one of {', '.join(labels)}"
-        raise damaged("null" if value is None else "label_outside_set", column, value, known)
+        raise row_issue_error("null" if value is None else "label_outside_set", column, value, known)
     return words[value]
 
 
@@ -132,24 +134,24 @@ def _field(column: str) -> str:
 def text_pair(source: str, target: str) -> Form:
     """A text and what is to be made of it: summaries. What T5 puts before it is `config.task.prefix`."""
 
-    def make(record: Record, prompt: str, training: bool) -> list[Row]:
-        return [{"source": text(record, source), "references": [text(record, target)]}]
+    def to_rows(record: Record, prompt: str, training: bool) -> list[Row]:
+        return [{"source": read_text(record, source), "references": [read_text(record, target)]}]
 
-    return Form((source, target), make)
+    return Form((source, target), to_rows)
 
 
 def text_references(source: str, target: str) -> Form:
     """As `text_pair`, with one reference or a list of them."""
 
-    def make(record: Record, prompt: str, training: bool) -> list[Row]:
-        return [{"source": text(record, source), "references": texts(record, target)}]
+    def to_rows(record: Record, prompt: str, training: bool) -> list[Row]:
+        return [{"source": read_text(record, source), "references": read_texts(record, target)}]
 
-    return Form((source, target), make)
+    return Form((source, target), to_rows)
 
 
 def classification(
     name: str, columns: tuple[str, ...], labels: tuple[str, ...], label: str = "label",
-    read: Callable[[Record, str, Sequence[str]], str] = label_word,
+    read: Callable[[Record, str, Sequence[str]], str] = read_label,
 ) -> Form:  # fmt: skip
     """One or several texts → a word.
 
@@ -162,31 +164,33 @@ def classification(
     """
     words = list(labels)  # one list for all rows: there may be hundreds of labels
 
-    def make(record: Record, prompt: str, training: bool) -> list[Row]:
-        fields = {_field(column): text(record, column) for column in columns}
+    def to_rows(record: Record, prompt: str, training: bool) -> list[Row]:
+        fields = {_field(column): read_text(record, column) for column in columns}
         lone = not name and len(fields) == 1
         source = next(iter(fields.values())) if lone else join_fields(fields, prompt, name)
         return [{"source": source, "references": [read(record, label, labels)], "labels": words}]
 
-    return Form((*columns, label), make, labels)
+    return Form((*columns, label), to_rows, labels)
 
 
 def similarity(name: str, columns: tuple[str, ...], label: str = "label") -> Form:
     """STS-B: texts → their likeness from 0 to 5, rounded to fifths as T5 does: in float32, half to even."""
 
-    def make(record: Record, prompt: str, training: bool) -> list[Row]:
-        fields = {column: text(record, column) for column in columns}
-        value = read(record, label)
+    def to_rows(record: Record, prompt: str, training: bool) -> list[Row]:
+        fields = {column: read_text(record, column) for column in columns}
+        value = read_column(record, label)
         try:
             score = float(value)
         except (TypeError, ValueError, OverflowError):
             score = -1.0
         if not 0 <= score <= 5:
-            raise damaged("null" if value is None else "label_outside_set", label, value, "a number from 0 to 5")
+            raise row_issue_error(
+                "null" if value is None else "label_outside_set", label, value, "a number from 0 to 5"
+            )
         fifths = np.round(np.float32(score) * 5) / 5
         return [{"source": join_fields(fields, prompt, name), "references": [f"{fifths:.1f}"]}]
 
-    return Form((*columns, label), make)
+    return Form((*columns, label), to_rows)
 
 
 def question_answering(question: str, context: str, answers: str, spaced: bool = False) -> Form:
@@ -200,13 +204,13 @@ def question_answering(question: str, context: str, answers: str, spaced: bool =
         answers too, for that is what such a model puts out.
     """
 
-    def make(record: Record, prompt: str, training: bool) -> list[Row]:
+    def to_rows(record: Record, prompt: str, training: bool) -> list[Row]:
         clean = space_punctuation if spaced and prompt == "t5" else str
-        fields = {"question": clean(text(record, question)), "context": clean(text(record, context))}
-        references = [clean(answer) for answer in texts(record, answers)]
+        fields = {"question": clean(read_text(record, question)), "context": clean(read_text(record, context))}
+        references = [clean(answer) for answer in read_texts(record, answers)]
         return [{"source": join_fields(fields, prompt), "references": list(dict.fromkeys(references))}]
 
-    return Form((question, context, answers), make)
+    return Form((question, context, answers), to_rows)
 
 
 def space_punctuation(content: str) -> str:
@@ -217,16 +221,16 @@ def space_punctuation(content: str) -> str:
 def instruction(order: str, context: str, response: str) -> Form:
     """Dolly: an instruction, often with a text to go with it → a response. Both prompts mark the parts the same way."""
 
-    def make(record: Record, prompt: str, training: bool) -> list[Row]:
-        given = read(record, context)
-        kind = find_break(given)
+    def to_rows(record: Record, prompt: str, training: bool) -> list[Row]:
+        given = read_column(record, context)
+        kind = unusable_text_kind(given)
         if kind and kind not in ("null", "empty", "blank"):
-            raise damaged(kind, context, given)
-        parts = {"Instruction": text(record, order), "Input": given or "", "Response": ""}
+            raise row_issue_error(kind, context, given)
+        parts = {"Instruction": read_text(record, order), "Input": given or "", "Response": ""}
         said = [f"### {part}:\n{value}".strip() for part, value in parts.items() if part == "Response" or value.strip()]
-        return [{"source": "\n\n".join(said), "references": [text(record, response)]}]
+        return [{"source": "\n\n".join(said), "references": [read_text(record, response)]}]
 
-    return Form((order, context, response), make)
+    return Form((order, context, response), to_rows)
 
 
 LANGUAGES = {  # English names, which T5's prompt has; of the languages of WMT and more
@@ -250,8 +254,8 @@ def translation(source: str, target: str) -> Form:
     languages = [LANGUAGES[_field(column)] for column in (source, target)]
     order = f"translate {languages[0]} to {languages[1]}: "
 
-    def make(record: Record, prompt: str, training: bool) -> list[Row]:
+    def to_rows(record: Record, prompt: str, training: bool) -> list[Row]:
         begin = order if prompt == "t5" else ""
-        return [{"source": begin + text(record, source), "references": [text(record, target)]}]
+        return [{"source": begin + read_text(record, source), "references": [read_text(record, target)]}]
 
-    return Form((source, target), make)
+    return Form((source, target), to_rows)

@@ -7,12 +7,12 @@ from typing import Any
 from nash_jax.data.tasks import Task
 from nash_jax.errors import UserError
 
-WITHOUT = (
+OFFLINE_ADVICE = (
     "without network use your own files and folders (configs/local.py) or try configs/quickstart.py, which needs none"
 )
 
 
-def fetch(name: str, patterns: Sequence[str], what: str) -> Path:
+def fetch_repository(name: str, patterns: Sequence[str], what: str) -> Path:
     """The folder of a model repository of the hub: fetched, or from the cache.
 
     An unreachable hub is asked once, not five times with growing pauses as `from_pretrained` does.
@@ -35,26 +35,26 @@ def fetch(name: str, patterns: Sequence[str], what: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (OSError, HFValidationError) as error:  # all that the hub client raises otherwise is an OSError
         raise UserError(
-            f"{what} {name!r} is no folder here, and the hub did not give it: {reason(error)}",
+            f"{what} {name!r} is no folder here, and the hub did not give it: {first_line(error)}",
             f"the hub to answer, or the {what} in the cache {HF_HUB_CACHE}",
-            WITHOUT,
+            OFFLINE_ADVICE,
         ) from error
 
 
 def fetch_model(name: str, patterns: Sequence[str]) -> Path:
-    """`fetch` of a model with its weights; those in PyTorch's own format only if there are no others.
+    """`fetch_repository` of a model with its weights; those in PyTorch's own format only if there are no others.
 
     Args:
       name: such as "google/flan-t5-small".
       patterns: names of the files wanted beside the weights.
     """
-    folder = fetch(name, (*patterns, "model*.safetensors"), "model")
+    folder = fetch_repository(name, (*patterns, "model*.safetensors"), "model")
     if any(folder.glob("model*.safetensors*")):
         return folder
-    return fetch(name, (*patterns, "pytorch_model*.bin"), "model")
+    return fetch_repository(name, (*patterns, "pytorch_model*.bin"), "model")
 
 
-def check_data_set(repository: str, revision: str) -> None:
+def check_dataset(repository: str, revision: str) -> None:
     """Asks the hub once for a data set; when it does not answer, `datasets` will only look into its cache.
 
     A folder is not asked for.
@@ -73,7 +73,7 @@ def check_data_set(repository: str, revision: str) -> None:
         datasets.config.HF_HUB_OFFLINE = True
 
 
-def load_table(task: Task, split: str) -> Any:
+def load_split(task: Task, split: str) -> Any:
     """A split of a task of the table, from the hub or its cache, as a `datasets` table.
 
     Args:
@@ -93,13 +93,13 @@ def load_table(task: Task, split: str) -> Any:
         )  # fmt: skip
     except (OSError, ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"data set {task.repository!r} cannot be loaded: {reason(error)}",
+            f"data set {task.repository!r} cannot be loaded: {first_line(error)}",
             f"the hub to answer, or the data set in the cache {datasets.config.HF_DATASETS_CACHE}",
-            WITHOUT,
+            OFFLINE_ADVICE,
         ) from error
 
 
-def reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """An error's first line."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return line.removeprefix("Got: ").removesuffix(" (OfflineModeIsEnabled)")

@@ -11,7 +11,7 @@ from typing import Any
 
 from nash_jax.errors import UserError
 
-BROKEN = (OSError, EOFError, zlib.error)  # what reading a file, plain or gzip, raises
+READ_ERRORS = (OSError, EOFError, zlib.error)  # what reading a file, plain or gzip, raises
 
 
 def open_file(path: Path) -> gzip.GzipFile | io.BufferedReader:
@@ -25,7 +25,7 @@ def read_lines(path: Path) -> Iterator[str]:
     Raises:
       UserError: for a file cut short or not in UTF-8.
     """
-    for number, line in enumerate(read_bytes(path), 1):
+    for number, line in enumerate(read_byte_lines(path), 1):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -33,7 +33,7 @@ def read_lines(path: Path) -> Iterator[str]:
             raise UserError(f"{path}:{number}: byte {byte:#x} is not UTF-8", "UTF-8 text") from error
 
 
-def read_bytes(path: Path) -> Iterator[bytes]:
+def read_byte_lines(path: Path) -> Iterator[bytes]:
     """Lines of a file as they are, with their line ends.
 
     Raises:
@@ -45,11 +45,11 @@ def read_bytes(path: Path) -> Iterator[bytes]:
             for line in file:
                 number += 1
                 yield line
-    except BROKEN as error:
+    except READ_ERRORS as error:
         raise UserError(f"{path}:{number + 1}: cannot be read: {error}", "a whole file", "fetch it again") from error
 
 
-def parse_object(line: str, place: str) -> dict[str, Any]:
+def parse_json_object(line: str, place: str) -> dict[str, Any]:
     """The JSON object that a line holds.
 
     Args:
@@ -62,12 +62,12 @@ def parse_object(line: str, place: str) -> dict[str, Any]:
     try:
         record = json.loads(line.rstrip())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: not JSON: {json_fault(error)}", "one JSON object a line") from error
+        raise UserError(f"{place}: not JSON: {json_error(error)}", "one JSON object a line") from error
     if not isinstance(record, dict):
         raise UserError(f"{place}: a JSON {type(record).__name__}", "one JSON object a line")
     return record
 
 
-def json_fault(error: Exception) -> str:
+def json_error(error: Exception) -> str:
     """What `json.loads` complains of in a line, and in which column."""
     return re.sub(r": line 1 (column \d+).*", r" at \1", str(error))

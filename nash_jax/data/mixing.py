@@ -16,7 +16,7 @@ from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError, did_you_mean
 
 
-def mixture_parts(task: TaskConfig) -> list[TaskConfig]:
+def mixture_tasks(task: TaskConfig) -> list[TaskConfig]:
     """The settings of each task of a mixture.
 
     Raises:
@@ -63,7 +63,7 @@ def interleave(parts: Mapping[str, Mapping[str, list[Row]]], splits: Sequence[st
     return joined
 
 
-def targets_of(row: Row) -> list[str]:
+def training_targets(row: Row) -> list[str]:
     """What a row trains on: its targets where it has such, else its references."""
     return row["targets"] if "targets" in row else row["references"]
 
@@ -96,11 +96,11 @@ class Mixture:
         """Pairs of an epoch."""
         return sum(self.quotas)
 
-    def draw(self, epoch: int) -> np.ndarray:
+    def sample(self, epoch: int) -> np.ndarray:
         """Numbers of an epoch's pairs, task by task, int64 [size]."""
-        return np.concatenate([self._draw_of(task, epoch) for task in range(len(self.pairs))])
+        return np.concatenate([self._sample_task(task, epoch) for task in range(len(self.pairs))])
 
-    def _draw_of(self, task: int, epoch: int) -> np.ndarray:
+    def _sample_task(self, task: int, epoch: int) -> np.ndarray:
         pairs, quota = self.pairs[task], self.quotas[task]
         start = epoch * quota
         first, last = start // len(pairs), (start + quota - 1) // len(pairs)
@@ -111,7 +111,7 @@ class Mixture:
         return np.concatenate(passes)[begin : begin + quota]
 
 
-def mix(rows: Sequence[Row], task: TaskConfig, seed: int) -> Mixture:
+def make_mixture(rows: Sequence[Row], task: TaskConfig, seed: int) -> Mixture:
     """The mixture of training rows; an epoch has as many pairs as the tasks have together, each counted up to the cap.
 
     Args:
@@ -119,7 +119,7 @@ def mix(rows: Sequence[Row], task: TaskConfig, seed: int) -> Mixture:
       task: cap and temperature.
       seed: of the shuffling.
     """
-    names = np.repeat([row["task"] for row in rows], [len(targets_of(row)) for row in rows])
+    names = np.repeat([row["task"] for row in rows], [len(training_targets(row)) for row in rows])
     pairs = tuple(np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist()))
     sizes = [len(own) for own in pairs]
     rates = mixing_rates(sizes, task.mixture_cap, task.mixture_temperature)

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.mixing import Mixture, targets_of
+from nash_jax.data.mixing import Mixture, training_targets
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.ragged import Ragged
 
@@ -48,7 +48,7 @@ def tokenize_sources(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfi
       task: as there.
       cache: as there.
     """
-    first = np.cumsum([0, *(len(targets_of(row)) for row in rows[:-1])])  # of each row's pairs
+    first = np.cumsum([0, *(len(training_targets(row)) for row in rows[:-1])])  # of each row's pairs
     return Ragged.from_column(tokenized_table(rows, tokenizer, task, cache).select(first), "source_ids")
 
 
@@ -66,14 +66,14 @@ def tokenized_table(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig
     """
     folder = cache / _fingerprint(rows, tokenizer, task)
     if not folder.exists():
-        pairs = [(row["source"], target) for row in rows for target in targets_of(row)]
+        pairs = [(row["source"], target) for row in rows for target in training_targets(row)]
         table = datasets.Dataset.from_dict({"pair": range(len(pairs))})  # an Arrow column of texts ends at 2 GiB
 
         def encode(batch: dict[str, list[int]]) -> dict[str, Any]:
             sources, targets = zip(*(pairs[i] for i in batch["pair"]), strict=True)
-            source_ids, source_lengths = _cut(tokenizer, "text", list(sources), task.max_source_length)
+            source_ids, source_lengths = _truncate(tokenizer, "text", list(sources), task.max_source_length)
             # Marian and mBART write targets in another language
-            target_ids, target_lengths = _cut(tokenizer, "text_target", list(targets), task.max_target_length)
+            target_ids, target_lengths = _truncate(tokenizer, "text_target", list(targets), task.max_target_length)
             return {
                 "source_ids": source_ids,
                 "target_ids": target_ids,
@@ -93,7 +93,7 @@ def tokenized_table(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig
     return datasets.load_from_disk(folder)
 
 
-def _cut(tokenizer: Any, kind: str, texts: list[str], limit: int) -> tuple[list[list[int]], list[int]]:
+def _truncate(tokenizer: Any, kind: str, texts: list[str], limit: int) -> tuple[list[list[int]], list[int]]:
     """Ids of texts, cut to the limit, and how many there would be without it.
 
     Args:
@@ -141,7 +141,7 @@ def choose_shapes(sources: Ragged, targets: Ragged) -> list[Shape]:
     return sorted(set(shapes))
 
 
-def find_buckets(sources: Ragged, targets: Ragged, shapes: Sequence[Shape]) -> np.ndarray:
+def assign_buckets(sources: Ragged, targets: Ragged, shapes: Sequence[Shape]) -> np.ndarray:
     """Number of the first shape that each pair fits into; the last takes all."""
     found = np.full(len(sources), len(shapes) - 1)
     for i, (source, target) in reversed(list(enumerate(shapes))):
@@ -172,7 +172,7 @@ class Batches:
         self.sources, self.targets = sources, targets
         self.batch_size, self.seed, self.pad_id = batch_size, seed, pad_id
         self.shapes = list(shapes or choose_shapes(sources, targets))
-        self.bucket = find_buckets(sources, targets, self.shapes)
+        self.bucket = assign_buckets(sources, targets, self.shapes)
         self.mixture = mixture
         self.steps_per_epoch = (len(sources) if mixture is None else mixture.size) // batch_size
         self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
@@ -183,7 +183,7 @@ class Batches:
     def _make_plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
         """(bucket, row numbers) of each batch of an epoch."""
         rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(len(self.sources) if self.mixture is None else self.mixture.draw(epoch))
+        order = rng.permutation(len(self.sources) if self.mixture is None else self.mixture.sample(epoch))
         left, batches = np.zeros(0, np.int64), []
         for bucket in range(len(self.shapes)):
             rows = np.concatenate([left, order[self.bucket[order] == bucket]])
@@ -203,7 +203,7 @@ class Batches:
         }
 
 
-def iterate(batches: Batches, position: dict[str, Any] | None = None) -> Any:
+def make_iterator(batches: Batches, position: dict[str, Any] | None = None) -> Any:
     """A Grain iterator over the batches; `get_state()` is its position, to be given back here.
 
     Args:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.data.checks import Entry, RowIssue
-from nash_jax.data.columns import Columns, needs, skeleton
-from nash_jax.data.hub import reason
-from nash_jax.data.lines import BROKEN, json_fault, open_file, read_bytes
+from nash_jax.data.columns import RequiredColumns, is_required, schema_fields
+from nash_jax.data.hub import first_line
+from nash_jax.data.lines import READ_ERRORS, json_error, open_file, read_byte_lines
 from nash_jax.errors import UserError
 
 
-def read_records(path: Path, columns: Columns) -> Iterator[Entry]:
+def read_records(path: Path, columns: RequiredColumns) -> Iterator[Entry]:
     """(file and line or row, record or what is wrong there) of each row of a file.
 
     Args:
@@ -35,10 +35,10 @@ def read_records(path: Path, columns: Columns) -> Iterator[Entry]:
 # -- JSONL ------------------------------------------------------------------------------------------------
 
 
-def _jsonl(path: Path, columns: Columns) -> Iterator[Entry]:
+def _jsonl(path: Path, columns: RequiredColumns) -> Iterator[Entry]:
     """A line each; where no object has the columns, the first complaint is raised after the last line."""
     objects, lacking, first = 0, 0, ""
-    for number, line in enumerate(read_bytes(path), 1):
+    for number, line in enumerate(read_byte_lines(path), 1):
         if not line.strip():
             continue
         place, read = f"{path}:{number}", _parse(line, columns)
@@ -51,16 +51,16 @@ def _jsonl(path: Path, columns: Columns) -> Iterator[Entry]:
         raise columns.error(first)
 
 
-def _parse(line: bytes, columns: Columns) -> dict[str, Any] | RowIssue:
+def _parse(line: bytes, columns: RequiredColumns) -> dict[str, Any] | RowIssue:
     try:
         record = json.loads(line.decode("utf-8-sig").strip())  # files that were joined have their marks within
     except UnicodeDecodeError as error:
         return _not_utf8(error.object[error.start])
     except (ValueError, RecursionError) as error:
-        return RowIssue("not_json", f"not JSON: {json_fault(error)}")
+        return RowIssue("not_json", f"not JSON: {json_error(error)}")
     if not isinstance(record, dict):
         return RowIssue("not_object", f"a JSON {type(record).__name__}")
-    lacking = columns.lacking(record)
+    lacking = columns.missing(record)
     return RowIssue("missing_column", lacking) if lacking else record
 
 
@@ -77,7 +77,7 @@ class _Lines:
     """Lines of a file, numbered from 1, of which a record takes some and gives back those that are not its own."""
 
     def __init__(self, path: Path) -> None:
-        self._rest, self._back = read_bytes(path), deque[str]()
+        self._rest, self._back = read_byte_lines(path), deque[str]()
         self._done, self.taken = 0, list[str]()
 
     def __iter__(self) -> "_Lines":
@@ -108,7 +108,7 @@ class _Lines:
         del self.taken[1:]
 
 
-def _csv(path: Path, columns: Columns) -> Iterator[Entry]:
+def _csv(path: Path, columns: RequiredColumns) -> Iterator[Entry]:
     """A record each. After a broken quote reading goes on at the next line; until one is found that is a whole record,
     and is not ended by a quote of the broken one, lines are fragments.
     """
@@ -135,7 +135,7 @@ def _next_fields(reader: Iterator[list[str]], lines: _Lines) -> list[str] | RowI
         return RowIssue("broken_quotes", f"broken CSV: {error}")
 
 
-def _header(reader: Iterator[list[str]], path: Path, columns: Columns) -> list[str]:
+def _header(reader: Iterator[list[str]], path: Path, columns: RequiredColumns) -> list[str]:
     try:
         header = next(reader, [])
     except csv.Error as error:
@@ -143,7 +143,7 @@ def _header(reader: Iterator[list[str]], path: Path, columns: Columns) -> list[s
     if escaped := _ESCAPED.search("".join(header)):
         raise UserError(f"{path}:1: {_not_utf8(ord(escaped[0]) - 0xDC00).detail}", "UTF-8 text")
     columns.check(dict.fromkeys(header), f"{path}:1")
-    columns.check_once(header, f"{path}:1")
+    columns.check_unique(header, f"{path}:1")
     return header
 
 
@@ -182,23 +182,23 @@ def _has_bare_quote(fields: list[str], text: str) -> bool:
 # -- Parquet ----------------------------------------------------------------------------------------------
 
 
-def _parquet(path: Path, columns: Columns) -> Iterator[Entry]:
+def _parquet(path: Path, columns: RequiredColumns) -> Iterator[Entry]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with open_file(path) as file:
             parquet = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(file.read()))
-        columns.check(skeleton(parquet.schema_arrow), str(path))
-        columns.check_once(parquet.schema_arrow.names, str(path))
-        names = [name for name in parquet.schema_arrow.names if needs(columns.names, name)]
+        columns.check(schema_fields(parquet.schema_arrow), str(path))
+        columns.check_unique(parquet.schema_arrow.names, str(path))
+        names = [name for name in parquet.schema_arrow.names if is_required(columns.names, name)]
         table = parquet.read(columns=names)
         values = [_values(table[name]) for name in names]
-    except (pyarrow.ArrowException, *BROKEN) as error:
-        raise UserError(f"{path} cannot be read: {reason(error)}", "a whole Parquet file") from error
+    except (pyarrow.ArrowException, *READ_ERRORS) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}", "a whole Parquet file") from error
     for number, row in enumerate(zip(*values, strict=True), 1):
-        damage = next((value for value in row if isinstance(value, RowIssue)), None)
-        yield f"{path} row {number}", damage or dict(zip(names, row, strict=True))
+        issue = next((value for value in row if isinstance(value, RowIssue)), None)
+        yield f"{path} row {number}", issue or dict(zip(names, row, strict=True))
 
 
 def _values(column: Any) -> list[Any]:

@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.checks import SPLITS, Entry, Findings, Row, RowIssue, RowIssueError, check_rows
-from nash_jax.data.columns import Columns, check_label_names, columns_of, narrow, skeleton
+from nash_jax.data.checks import SPLITS, DataIssues, Entry, Row, RowIssue, RowIssueError, check_rows
+from nash_jax.data.columns import RequiredColumns, check_label_names, required_columns, schema_fields, select_columns
+from nash_jax.data.custom_forms import choose_form, custom_label
 from nash_jax.data.forms import Form, text_references
-from nash_jax.data.hub import check_data_set, load_table
-from nash_jax.data.mixing import interleave, mixture_parts
-from nash_jax.data.own_forms import choose_form, own_label
+from nash_jax.data.hub import check_dataset, load_split
+from nash_jax.data.mixing import interleave, mixture_tasks
 from nash_jax.data.records import read_records
-from nash_jax.data.tasks import find_task
+from nash_jax.data.tasks import get_task
 from nash_jax.errors import UserError
 
 Records = Mapping[str, Sequence[Row]]  # split → records in memory
 
 
 def load_rows(
-    task: TaskConfig, splits: Sequence[str] = SPLITS, findings: Findings | None = None,
+    task: TaskConfig, splits: Sequence[str] = SPLITS, issues: DataIssues | None = None,
     records: Records | None = None,
 ) -> dict[str, list[Row]]:  # fmt: skip
     """The rows of every split asked for, checked, in a fixed order.
@@ -29,7 +29,7 @@ def load_rows(
     Args:
       task: where they are.
       splits: those to read.
-      findings: takes note of rows that were dropped or are odd.
+      issues: takes note of rows that were dropped or are odd.
       records: split → records in memory, instead of those that `task.source` names: dicts with the columns that `task`
         names; of the form `text`, the target may be a list of references.
 
@@ -39,13 +39,13 @@ def load_rows(
     Raises:
       UserError: for missing files, columns or packages, an unreachable hub, or too many rows that cannot be used.
     """
-    findings = Findings() if findings is None else findings
+    issues = DataIssues() if issues is None else issues
     if task.mixture:
-        return _mixture_rows(task, splits, findings)
+        return _mixture_rows(task, splits, issues)
     if task.source == "pronunciation" and records is None:
         rows = _pronunciation_rows(task, splits)
     else:
-        rows = _checked_rows(task, splits, findings, records)
+        rows = _checked_rows(task, splits, issues, records)
     for split in splits:
         limit = task.max_train_examples if split == "train" else task.max_eval_examples
         if not rows[split]:
@@ -55,22 +55,22 @@ def load_rows(
     return rows
 
 
-def _mixture_rows(task: TaskConfig, splits: Sequence[str], findings: Findings) -> dict[str, list[Row]]:
+def _mixture_rows(task: TaskConfig, splits: Sequence[str], issues: DataIssues) -> dict[str, list[Row]]:
     """Rows of all tasks; what was found is noted by task, and limits and comparisons are each task's own."""
     parts = {}
-    for part in mixture_parts(task):
-        own = findings.parts[part.name] = Findings()
+    for part in mixture_tasks(task):
+        own = issues.by_task[part.name] = DataIssues()
         parts[part.name] = load_rows(part, splits, own)
     rows = interleave(parts, splits)
     for split in splits:
-        findings.rows_read[split] = sum(own.rows_read[split] for own in findings.parts.values())
-        places = {name: iter(own.places[split]) for name, own in findings.parts.items()}
-        findings.places[split] = [next(places[row["task"]]) for row in rows[split]]
+        issues.rows_read[split] = sum(own.rows_read[split] for own in issues.by_task.values())
+        places = {name: iter(own.places[split]) for name, own in issues.by_task.items()}
+        issues.places[split] = [next(places[row["task"]]) for row in rows[split]]
     return rows
 
 
 def _checked_rows(
-    task: TaskConfig, splits: Sequence[str], findings: Findings, records: Records | None
+    task: TaskConfig, splits: Sequence[str], issues: DataIssues, records: Records | None
 ) -> dict[str, list[Row]]:
     """The sound rows; those of the training split, checked last, are in no other."""
     same: list[str] = []
@@ -85,20 +85,18 @@ def _checked_rows(
     held_out: dict[str, str] = {}
     for split in sorted(splits, key=("validation", "test", "train").index):
         to_rows = _row_maker(form, task.prompt, split == "train")
-        kept = list(check_rows(entries[split], to_rows, split, findings, held_out if split == "train" else {}))
-        findings.check_limit(split, task.max_dropped)
+        kept = list(check_rows(entries[split], to_rows, split, issues, held_out if split == "train" else {}))
+        issues.check_limit(split, task.max_dropped)
         if split not in same:
-            held_out |= {row["source"]: place for row, place in zip(kept, findings.places[split], strict=True)}
+            held_out |= {row["source"]: place for row, place in zip(kept, issues.places[split], strict=True)}
         rows[split] = [row | {"source": task.prefix + row["source"]} for row in kept]
     if same and "train" in splits:
-        findings.note(
-            "train", _file(task, "train"), RowIssue("same_file", f"the {same[0]} file too"), len(rows["train"])
-        )
+        issues.add("train", _file(task, "train"), RowIssue("same_file", f"the {same[0]} file too"), len(rows["train"]))
     return {split: rows[split] for split in splits}
 
 
 def _row_maker(form: Form, prompt: str, training: bool) -> Callable[[Row], list[Row]]:
-    return lambda record: form.make(record, prompt, training)
+    return lambda record: form.to_rows(record, prompt, training)
 
 
 # -- the hub ----------------------------------------------------------------------------------------------
@@ -106,15 +104,15 @@ def _row_maker(form: Form, prompt: str, training: bool) -> Callable[[Row], list[
 
 def _hub_entries(task: TaskConfig, splits: Sequence[str]) -> tuple[Form, dict[str, Iterable[Entry]]]:
     """The task's form, and the records of every split."""
-    entry, form = find_task(task.name), choose_form(task)
-    check_data_set(entry.repository, entry.revision)
+    entry, form = get_task(task.name), choose_form(task)
+    check_dataset(entry.repository, entry.revision)
     entries: dict[str, Iterable[Entry]] = {}
     for split in splits:
         name = entry.splits[SPLITS.index(split)]
-        table, place = load_table(entry, name), f"{entry.repository} ({name})"
-        columns_of(form, task).check(skeleton(table.data.schema), place)
+        table, place = load_split(entry, name), f"{entry.repository} ({name})"
+        required_columns(form, task).check(schema_fields(table.data.schema), place)
         check_label_names(table.features, form, place)
-        entries[split] = _numbered(narrow(table, form.columns), name)
+        entries[split] = _numbered(select_columns(table, form.columns), name)
     return form, entries
 
 
@@ -143,7 +141,7 @@ def _memory_entries(
 def _file_entries(task: TaskConfig, splits: Sequence[str]) -> tuple[Form, dict[str, Iterable[Entry]]]:
     """The task's form, and the records of every split."""
     form = choose_form(task, lambda: _collect_labels(task, _target_entries(task), task.train_file))
-    columns = columns_of(form, task)
+    columns = required_columns(form, task)
     paths = {split: _path(task, split) for split in splits}
     return form, {split: list(read_records(paths[split], columns)) for split in splits}
 
@@ -165,7 +163,7 @@ def _path(task: TaskConfig, split: str) -> Path:
 
 def _target_entries(task: TaskConfig) -> Iterable[Entry]:
     """The targets of the training file."""
-    return read_records(_path(task, "train"), Columns((task.target_column,)))
+    return read_records(_path(task, "train"), RequiredColumns((task.target_column,)))
 
 
 def _collect_labels(task: TaskConfig, entries: Iterable[Entry], place: str) -> tuple[str, ...]:
@@ -173,7 +171,7 @@ def _collect_labels(task: TaskConfig, entries: Iterable[Entry], place: str) -> t
     found = set()
     for _, record in entries:
         try:
-            found |= set() if isinstance(record, RowIssue) else {own_label(record, task.target_column)}
+            found |= set() if isinstance(record, RowIssue) else {custom_label(record, task.target_column)}
         except RowIssueError:
             continue
     if len(found) < 2:

@@ -24,7 +24,7 @@ from nash_jax.data.superglue_forms import BOOLEANS, multirc, record, wsc
 from nash_jax.errors import UserError, did_you_mean
 
 Splits = tuple[str, str, str]
-OWN_SPLITS: Splits = ("train", "validation", "test")
+DEFAULT_SPLITS: Splits = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Task:
     recipe: str
     lengths: tuple[int, int, int]
     subset: str | None = None
-    splits: Splits = OWN_SPLITS
+    splits: Splits = DEFAULT_SPLITS
     revision: str = "main"
     files: str = ""
     prefix: str = ""
@@ -172,7 +172,7 @@ TASKS: dict[str, Task] = {
 }  # fmt: skip
 
 
-def find_task(name: str) -> Task:
+def get_task(name: str) -> Task:
     """The entry of that name.
 
     Raises:
@@ -187,7 +187,7 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
-def prompt_of(family: str) -> str:
+def prompt_style(family: str) -> str:
     """The prompts that models of a family know: T5's kin were trained with task and field names."""
     return "t5" if family in ("t5", "mt5", "umt5") else "plain"
 
@@ -199,8 +199,8 @@ def task_settings(name: str, family: str = "t5") -> dict[str, Any]:
       name: of the table.
       family: of the model, as in `config.model.family`.
     """
-    task = find_task(name)
-    prompt = prompt_of(family)
+    task = get_task(name)
+    prompt = prompt_style(family)
     source, target, new_tokens = task.lengths
     return {
         "name": name, "source": "hub", "form": "auto", "prompt": prompt,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.hub import fetch, reason
+from nash_jax.data.hub import fetch_repository, first_line
 from nash_jax.errors import UserError
 from nash_jax.spec import ModelSpec
 
@@ -68,13 +68,13 @@ def load_tokenizer(name: str) -> Any:
 
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = fetch(name, HUB_FILES, "tokenizer")
+        folder = fetch_repository(name, HUB_FILES, "tokenizer")
     _require_packages(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # of many kinds, plain Exception from the Rust library among them
         raise UserError(
-            f"no tokenizer could be loaded from {name!r}: {reason(error)}",
+            f"no tokenizer could be loaded from {name!r}: {first_line(error)}",
             "a folder with tokenizer.json or spiece.model, or a name on the hub",
             "name one in config.task.tokenizer",
         ) from error

@@ -11,15 +11,17 @@ import numpy as np
 from nash_jax.evaluation.metrics import Metric
 from nash_jax.evaluation.statistics import Values
 
-RESAMPLES = 1000
-LEVEL = 0.95
+NUM_RESAMPLES = 1000
+CONFIDENCE_LEVEL = 0.95
 _SEED = 57
 _CHUNK = 50  # resamples at a time: that many counts for each row are in memory
 
-Draws = Mapping[str, np.ndarray]  # value → that of each resample
+BootstrapValues = Mapping[str, np.ndarray]  # value → that of each resample
 
 
-def draw(metric: Metric, statistics: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES) -> Values:
+def bootstrap_values(
+    metric: Metric, statistics: np.ndarray, groups: np.ndarray, resamples: int = NUM_RESAMPLES
+) -> Values:
     """The values of resamples of the rows, with replacement, as many units as there are.
 
     The same resamples for every model, so that two models' draws are pairs.
@@ -42,20 +44,23 @@ def draw(metric: Metric, statistics: np.ndarray, groups: np.ndarray, resamples: 
     return _joined(found)
 
 
-def intervals(draws: Draws) -> dict[str, list[float]]:
-    """The percentile interval [low, high] of each value (Efron and Tibshirani 1993, chapter 13), at `LEVEL`."""
+def confidence_intervals(draws: BootstrapValues) -> dict[str, list[float]]:
+    """Percentile interval [low, high] of each value at `CONFIDENCE_LEVEL` (Efron and Tibshirani 1993, chapter 13)."""
     return {name: _bounds(values) for name, values in draws.items()}
 
 
-def compare(
-    metric: Metric, models: tuple[np.ndarray, np.ndarray], draws: tuple[Draws, Draws], groups: np.ndarray
+def compare_paired(
+    metric: Metric,
+    models: tuple[np.ndarray, np.ndarray],
+    draws: tuple[BootstrapValues, BootstrapValues],
+    groups: np.ndarray,
 ) -> dict[str, dict[str, Any]]:
     """What pruning did to each value, on the same rows.
 
     Args:
       metric: what reduces the statistics.
       models: statistics of the rows [n, k], by the dense model's outputs and by the pruned one's.
-      draws: of both, from `draw`.
+      draws: of both, from `bootstrap_values`.
       groups: the number of each row's unit [n].
 
     Returns:
@@ -119,7 +124,7 @@ def _joined(found: list[Values]) -> Values:
 
 
 def _bounds(values: np.ndarray) -> list[float]:
-    return [float(bound) for bound in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]
+    return [float(bound) for bound in np.quantile(values, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])]
 
 
 def _ratio_bounds(numerators: np.ndarray, denominators: np.ndarray) -> list[float] | list[None]:

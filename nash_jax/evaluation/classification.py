@@ -102,7 +102,7 @@ def reduce_matthews(statistics: np.ndarray) -> Values:
     return {"matthews": matthews, "accuracy": found["accuracy"], "invalid": found["invalid"]}
 
 
-UNREADABLE = -1.0  # T5's `string_to_float`: below all scores of STS-B, 0 to 5
+UNPARSABLE_NUMBER = -1.0  # T5's `string_to_float`: below all scores of STS-B, 0 to 5
 
 
 def measure_numbers(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
@@ -112,7 +112,7 @@ def measure_numbers(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
         given, true = _number(output), _number(row["references"][0])
         if true is None:
             raise UserError(f"a row has the reference {row['references'][0]!r}", "a number, for this metric")
-        found.append([UNREADABLE if given is None else given, true, given is None])
+        found.append([UNPARSABLE_NUMBER if given is None else given, true, given is None])
     return np.asarray(found, float).reshape(len(found), 3)
 
 

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 
 from nash_jax.config.schema import Config, TaskConfig
-from nash_jax.data.outputs import read_output
 from nash_jax.data.pipeline import tokenize_sources
+from nash_jax.data.postprocess import postprocess_output
 from nash_jax.errors import UserError
-from nash_jax.evaluation.bootstrap import compare, draw, intervals
-from nash_jax.evaluation.by_task import find_parts, join_values
+from nash_jax.evaluation.bootstrap import bootstrap_values, compare_paired, confidence_intervals
+from nash_jax.evaluation.row_subsets import merge_values, split_by_task
 from nash_jax.evaluation.text_metrics import baseline_outputs
-from nash_jax.generation.batching import generate_many
+from nash_jax.generation.batching import generate_batches
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.spec import ModelSpec
 
 
-def output_options(config: Config, own: GenerationOptions) -> GenerationOptions:
+def evaluation_options(config: Config, own: GenerationOptions) -> GenerationOptions:
     """How outputs that are scored are generated: as the model's own defaults say, but for what the config sets.
 
     Args:
@@ -70,30 +70,30 @@ class Evaluator:
         batch_size: int, cache: Path,
     ) -> None:  # fmt: skip
         self.rows, self.tokenizer, self.task, self.options, self.batch_size = rows, tokenizer, task, options, batch_size
-        self.parts = find_parts(task.metric, rows)
+        self.subsets = split_by_task(task.metric, rows)
         self.sources = tokenize_sources(rows, tokenizer, task, cache)
 
-    def outputs(self, engine: Engine) -> tuple[list[str], np.ndarray]:
+    def generate(self, engine: Engine) -> tuple[list[str], np.ndarray]:
         """Generated text and number of new tokens of every row, in the rows' order."""
         texts, lengths = [""] * len(self.rows), np.zeros(len(self.rows), int)
         pad_id, eos_id = engine.spec.pad_id, engine.spec.eos_id
-        for rows, tokens in generate_many(engine, self.sources, self.options, self.batch_size):
+        for rows, tokens in generate_batches(engine, self.sources, self.options, self.batch_size):
             decoded = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             for row, text, row_tokens in zip(rows, decoded, tokens[:, 1:], strict=True):
                 texts[row] = text
                 lengths[row] = int(((row_tokens != pad_id) & (row_tokens != eos_id)).sum())
         return texts, lengths
 
-    def read(self, texts: Sequence[str]) -> list[str]:
+    def postprocess(self, texts: Sequence[str]) -> list[str]:
         """What outputs say in the terms of their rows' references."""
-        return [read_output(text, row) for text, row in zip(texts, self.rows, strict=True)]
+        return [postprocess_output(text, row) for text, row in zip(texts, self.rows, strict=True)]
 
     def evaluate(self, engine: Engine) -> dict[str, float]:
         """The task's metrics, of a mixture also each task's own, and mean generated length (tokens)."""
-        texts, lengths = self.outputs(engine)
-        read = self.read(texts)
-        values = [part.metric.values(part.measure(read)) for part in self.parts]
-        return join_values(self.parts, values) | mean_length(lengths)
+        texts, lengths = self.generate(engine)
+        read = self.postprocess(texts)
+        values = [part.metric.values(part.measure(read)) for part in self.subsets]
+        return merge_values(self.subsets, values) | mean_length(lengths)
 
 
 def mean_length(lengths: np.ndarray) -> dict[str, float]:
@@ -101,7 +101,7 @@ def mean_length(lengths: np.ndarray) -> dict[str, float]:
     return {"generated_length": float(lengths.mean())}
 
 
-def score(evaluator: Evaluator, engines: Mapping[str, Engine], num_examples: int = 12) -> dict[str, Any]:
+def score_models(evaluator: Evaluator, engines: Mapping[str, Engine], num_examples: int = 12) -> dict[str, Any]:
     """Scores models and the baselines that need none.
 
     Args:
@@ -112,7 +112,9 @@ def score(evaluator: Evaluator, engines: Mapping[str, Engine], num_examples: int
     Returns:
       As `score_outputs`.
     """
-    return score_outputs(evaluator, {name: evaluator.outputs(engine) for name, engine in engines.items()}, num_examples)
+    return score_outputs(
+        evaluator, {name: evaluator.generate(engine) for name, engine in engines.items()}, num_examples
+    )
 
 
 def score_outputs(
@@ -122,22 +124,22 @@ def score_outputs(
 
     Args:
       evaluator: of the test rows.
-      found: texts and lengths by model, as `Evaluator.outputs` gives them.
+      found: texts and lengths by model, as `Evaluator.generate` gives them.
       num_examples: rows whose outputs are kept, spread evenly over all.
 
     Returns:
-      "metrics": {model: values, "baselines": {name: values}}, "intervals": {model: {value: [low, high]}} of the same
-      form, "paired": of `dense` and `pruned`, where both are there, what `compare` finds, "num_examples": rows scored,
-      "examples".
+      "metrics": {model: values, "baselines": {name: values}}; "intervals": {model: {value: [low, high]}}, with the
+      same structure; "paired": the result of `compare_paired` for `dense` and `pruned`, empty unless both are given;
+      "num_examples": number of rows scored; "examples": some rows with their outputs.
     """
-    rows, task, parts = evaluator.rows, evaluator.task, evaluator.parts
+    rows, task, parts = evaluator.rows, evaluator.task, evaluator.subsets
     outputs = {name: texts for name, (texts, _) in found.items()}
     # a mixture's inputs begin each in their task's way, and are not all there to be summarised
     baselines = {} if task.mixture else baseline_outputs(task.metric, rows, task.prefix)
-    read = {name: evaluator.read(texts) for name, texts in (outputs | baselines).items()}
+    read = {name: evaluator.postprocess(texts) for name, texts in (outputs | baselines).items()}
     statistics = {name: [part.measure(own) for part in parts] for name, own in read.items()}
     draws = {
-        name: [draw(part.metric, of_part, part.groups) for part, of_part in zip(parts, own, strict=True)]
+        name: [bootstrap_values(part.metric, of_part, part.groups) for part, of_part in zip(parts, own, strict=True)]
         for name, own in statistics.items()
     }
     lengths = {name: mean_length(own) for name, (_, own) in found.items()}
@@ -147,15 +149,17 @@ def score_outputs(
 
     def values(name: str) -> dict[str, float]:
         own = [part.metric.values(of_part) for part, of_part in zip(parts, statistics[name], strict=True)]
-        return join_values(parts, own) | lengths.get(name, {})
+        return merge_values(parts, own) | lengths.get(name, {})
 
     def paired(dense: str, pruned: str) -> dict[str, Any]:
         both = zip(parts, *(zip(statistics[name], draws[name], strict=True) for name in (dense, pruned)), strict=True)
-        return join_values(parts, [compare(part.metric, (a, b), (x, y), part.groups) for part, (a, x), (b, y) in both])
+        return merge_values(
+            parts, [compare_paired(part.metric, (a, b), (x, y), part.groups) for part, (a, x), (b, y) in both]
+        )
 
     return {
         "metrics": by_model(values),
-        "intervals": by_model(lambda name: join_values(parts, [intervals(own) for own in draws[name]])),
+        "intervals": by_model(lambda name: merge_values(parts, [confidence_intervals(own) for own in draws[name]])),
         "paired": paired("dense", "pruned") if {"dense", "pruned"} <= outputs.keys() else {},
         "num_examples": len(rows),
         "examples": _examples(rows, outputs, num_examples),

@@ -61,7 +61,7 @@ METRICS = {
 }
 
 
-def check_rows(metric: str, rows: Sequence[Row]) -> None:
+def check_metric_rows(metric: str, rows: Sequence[Row]) -> None:
     """The metric has its packages and can score the rows, so that no training ends in a mistake.
 
     Raises:

@@ -12,18 +12,18 @@ from nash_jax.evaluation.classification import binary_f1, measure_binary, reduce
 from nash_jax.evaluation.statistics import (
     Row,
     Values,
-    first_of,
-    group_numbers,
-    means,
-    number_keys,
+    append_count,
+    group_indices,
+    index_keys,
+    is_first,
+    mean_reducer,
     percent,
-    with_count,
 )
 from nash_jax.evaluation.text_metrics import measure_rouge
 from nash_jax.evaluation.translation import BLEU_COLUMNS, bleu_scorer, corpus_score, segment_statistics
 
 
-def normalize(answer: str) -> str:
+def normalize_answer(answer: str) -> str:
     """An answer as SQuAD's evaluation compares it: lower case, without punctuation and articles, single spaces."""
     plain = "".join(letter for letter in answer.lower() if letter not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
@@ -39,15 +39,15 @@ def word_f1(output: str, reference: str) -> float:
 def measure_squad(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
     """Exact match and F1 of words, each of a row's best reference for it."""
     pairs = zip(outputs, rows, strict=True)
-    return with_count([_match(output, row["references"]) for output, row in pairs], 2)
+    return append_count([_match(output, row["references"]) for output, row in pairs], 2)
 
 
 def _match(output: str, references: Sequence[str]) -> tuple[float, float]:
-    given, wanted = normalize(output), [normalize(reference) for reference in references]
+    given, wanted = normalize_answer(output), [normalize_answer(reference) for reference in references]
     return float(given in wanted), max(word_f1(given, reference) for reference in wanted)
 
 
-reduce_squad = means("exact_match", "f1")
+reduce_squad = mean_reducer("exact_match", "f1")
 
 
 def measure_record(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
@@ -55,22 +55,22 @@ def measure_record(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
 
     Such rows come of data that has a query once for each of its answers; the first one's output counts.
     """
-    queries = number_keys([(n, row["source"]) for n, row in zip(group_numbers(rows), rows, strict=True)])
+    queries = index_keys([(n, row["source"]) for n, row in zip(group_indices(rows), rows, strict=True)])
     answers: dict[int, list[str]] = {}
     for query, row in zip(queries, rows, strict=True):
         answers.setdefault(query, []).extend(row["references"])
     merged = [{"references": answers[query]} for query in queries]
-    return measure_squad(outputs, merged) * first_of(queries)[:, None]
+    return measure_squad(outputs, merged) * is_first(queries)[:, None]
 
 
-reduce_record = means("exact_match", "f1")
+reduce_record = mean_reducer("exact_match", "f1")
 
 
 def measure_multirc(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
     """`measure_binary`; in the first row of a group, a question, whether all of its are right; and ones."""
-    answers, questions = measure_binary(outputs, rows), group_numbers(rows)
+    answers, questions = measure_binary(outputs, rows), group_indices(rows)
     wrong = np.bincount(questions, weights=1 - answers[:, :2].sum(1))[questions]  # columns of what is right
-    first = first_of(questions)
+    first = is_first(questions)
     return np.concatenate([answers, (first * (wrong == 0))[:, None], first[:, None]], axis=1)
 
 
@@ -86,7 +86,7 @@ def measure_answers(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
     parts = [
         segment_statistics(bleu_scorer(lowercase=True), outputs, rows),
         measure_rouge(outputs, rows, ("rougeL",)),
-        *meteor(outputs, rows),
+        *measure_meteor(outputs, rows),
     ]
     return np.concatenate(parts, axis=1)
 
@@ -106,7 +106,7 @@ def reduce_answers(statistics: np.ndarray) -> Values:
     return found
 
 
-def meteor(outputs: Sequence[str], rows: Sequence[Row]) -> list[np.ndarray]:
+def measure_meteor(outputs: Sequence[str], rows: Sequence[Row]) -> list[np.ndarray]:
     """METEOR (nltk) of the best reference, [n, 1]; nothing, and a note, where nltk has no WordNet."""
     if not has_wordnet():
         return []

@@ -64,7 +64,9 @@ def sparsities(spec: ModelSpec, reference: ModelSpec | None = None) -> dict[str,
     """
     if reference is not None:
         _check_reference(spec, reference)
-    least = spec.rectangle(spec.widest("encoder"), spec.widest("decoder"))  # that this one can have been cut from
+    least = spec.with_uniform_layers(
+        spec.max_ffn_units("encoder"), spec.max_ffn_units("decoder")
+    )  # that this one can have been cut from
     found: dict[str, float | None] = {}
     for side in SIDES:
         found[f"{side}_sparsity"] = None if reference is None else _missing(reference, spec, side)

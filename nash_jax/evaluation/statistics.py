@@ -16,7 +16,7 @@ def percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return 100 * part / np.maximum(whole, 1)
 
 
-def means(*names: str) -> Callable[[np.ndarray], Values]:
+def mean_reducer(*names: str) -> Callable[[np.ndarray], Values]:
     """The `reduce` of statistics [..., m, k + 1]: k columns by name, and the number that they are means over."""
 
     def reduce(statistics: np.ndarray) -> Values:
@@ -26,30 +26,30 @@ def means(*names: str) -> Callable[[np.ndarray], Values]:
     return reduce
 
 
-def with_count(columns: Sequence[Sequence[float]], width: int) -> np.ndarray:
+def append_count(columns: Sequence[Sequence[float]], width: int) -> np.ndarray:
     """Statistics [n, width] as float64, with a last column of ones."""
     found = np.asarray(columns, float).reshape(len(columns), width)
     return np.concatenate([found, np.ones((len(found), 1))], axis=1)
 
 
-def number_keys(keys: Sequence[Hashable]) -> np.ndarray:
+def index_keys(keys: Sequence[Hashable]) -> np.ndarray:
     """Number of each key, in the order of their first sight."""
     known: dict[Hashable, int] = {}
     return np.array([known.setdefault(key, len(known)) for key in keys], int)
 
 
-def group_numbers(rows: Sequence[Row]) -> np.ndarray:
+def group_indices(rows: Sequence[Row]) -> np.ndarray:
     """Number of each row's `group`, in the order of their first rows; a row without one is its own."""
-    return number_keys([("group", row["group"]) if "group" in row else ("row", i) for i, row in enumerate(rows)])
+    return index_keys([("group", row["group"]) if "group" in row else ("row", i) for i, row in enumerate(rows)])
 
 
-def first_of(numbers: np.ndarray) -> np.ndarray:
+def is_first(numbers: np.ndarray) -> np.ndarray:
     """1.0 for the first row of each number, else 0.0."""
     found = np.zeros(len(numbers))
     found[np.unique(numbers, return_index=True)[1]] = 1
     return found
 
 
-def need(package: str) -> UserError:
+def missing_package(package: str) -> UserError:
     """The error for a metric whose package is not installed."""
     return UserError(f"config.task.metric needs the package {package}", do=f"pip install {package}")

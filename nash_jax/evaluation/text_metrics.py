@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nash_jax.evaluation.statistics import Row, Values, means, percent, with_count
+from nash_jax.evaluation.statistics import Row, Values, append_count, mean_reducer, percent
 
-ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
-def measure_rouge(outputs: Sequence[str], rows: Sequence[Row], names: Sequence[str] = ROUGE) -> np.ndarray:
+def measure_rouge(outputs: Sequence[str], rows: Sequence[Row], names: Sequence[str] = ROUGE_TYPES) -> np.ndarray:
     """ROUGE F1 with stemmer (rouge-score), each of a row's best reference for it; Lsum by sentences."""
     from rouge_score import rouge_scorer  # here, for it takes over a second to import, with all of nltk and scipy
 
@@ -19,10 +19,10 @@ def measure_rouge(outputs: Sequence[str], rows: Sequence[Row], names: Sequence[s
     for output, row in zip(outputs, rows, strict=True):
         scores = scorer.score_multi([split_sentences(r) for r in row["references"]], split_sentences(output))
         found.append([scores[name].fmeasure for name in names])
-    return with_count(found, len(names))
+    return append_count(found, len(names))
 
 
-reduce_rouge = means(*ROUGE)
+reduce_rouge = mean_reducer(*ROUGE_TYPES)
 
 
 def measure_transcription(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
@@ -35,7 +35,7 @@ def measure_transcription(outputs: Sequence[str], rows: Sequence[Row]) -> np.nda
         edits = [(edit_distance(output.split(), candidate), len(candidate)) for candidate in candidates]
         distance, length = min(edits, key=lambda pair: pair[0] / max(pair[1], 1))
         found.append([distance, length, distance > 0])
-    return with_count(found, 3)
+    return append_count(found, 3)
 
 
 def reduce_transcription(statistics: np.ndarray) -> Values:
@@ -52,10 +52,10 @@ def reduce_transcription(statistics: np.ndarray) -> Values:
 def measure_exact_match(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
     """Whether an output equals a reference, surrounding space aside."""
     hits = [[o.strip() in {r.strip() for r in row["references"]}] for o, row in zip(outputs, rows, strict=True)]
-    return with_count(hits, 1)
+    return append_count(hits, 1)
 
 
-reduce_exact_match = means("exact_match")
+reduce_exact_match = mean_reducer("exact_match")
 
 
 def split_sentences(text: str) -> str:
@@ -68,7 +68,7 @@ def first_sentence(text: str) -> str:
     return split_sentences(text).partition("\n")[0]
 
 
-def lead(text: str, words: int) -> str:
+def first_words(text: str, words: int) -> str:
     """The first words of a text."""
     return " ".join(text.split()[:words])
 
@@ -84,5 +84,5 @@ def baseline_outputs(metric: str, rows: Sequence[Row], prefix: str) -> dict[str,
     mean_words = round(sum(len(row["references"][0].split()) for row in rows) / len(rows))
     return {
         "first_sentence": [first_sentence(text) for text in texts],
-        f"first_{mean_words}_words": [lead(text, mean_words) for text in texts],
+        f"first_{mean_words}_words": [first_words(text, mean_words) for text in texts],
     }

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.evaluation.statistics import Row, Values, need
+from nash_jax.evaluation.statistics import Row, Values, missing_package
 
 BLEU_COLUMNS = 10  # length of the output, of the nearest reference; n-grams that match and all, n = 1 … 4
 
@@ -30,7 +30,7 @@ def bleu_scorer(**options: Any) -> Any:
     try:
         from sacrebleu.metrics.bleu import BLEU
     except ImportError as error:
-        raise need("sacrebleu") from error
+        raise missing_package("sacrebleu") from error
     return BLEU(force=True, **options)  # `force`: tokenised texts, as "a b .", are no mistake here
 
 

@@ -11,15 +11,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import numpy as np
 
 from nash_jax.generation.engine import Engine
-from nash_jax.generation.inputs import Inputs, batch_bucket, bucket, check_ids, check_length
+from nash_jax.generation.inputs import PaddedInputs, batch_bucket, check_ids, check_length, length_bucket
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.ragged import Ragged
 from nash_jax.runtime.progress import Progress
 
-PATIENCE = 5.0  # seconds after which it is worth saying how far it is
+PROGRESS_DELAY_S = 5.0  # seconds after which it is worth saying how far it is
 
 
-def generate_many(
+def generate_batches(
     engine: Engine,
     sources: Ragged | Sequence[Sequence[int]],
     options: GenerationOptions,
@@ -43,7 +43,7 @@ def generate_many(
       progress: say how far it is; when left out, only once it has taken some seconds.
       first_row: number of the first input in what the inputs are a part of; what is drawn for an input hangs on it.
       done: numbers of inputs that need no outputs; a batch of such alone is left out.
-      rows: from `plan_rows` for the whole that the inputs are a part of; when left out, they are the whole.
+      rows: from `plan_batch_rows` for the whole that the inputs are a part of; when left out, they are the whole.
 
     Yields:
       Numbers of inputs [B] and their outputs, int32 [B·n, L]: n consecutive rows for each.
@@ -56,21 +56,21 @@ def generate_many(
     check_length("the longest input is", int(data.lengths.max(initial=0)), engine.spec)
     there = set(done)
     batches = [batch for batch in plan_batches(data.lengths, batch_size) if not there.issuperset(batch.tolist())]
-    own_rows = plan_rows(data.lengths, batch_size) if rows is None else rows
-    count, bar = 0, _Bar(sum(map(len, batches)), progress)
+    own_rows = plan_batch_rows(data.lengths, batch_size) if rows is None else rows
+    count, bar = 0, _DelayedProgress(sum(map(len, batches)), progress)
     for numbers in batches:
-        yield numbers, engine.run(_pad(data, numbers, own_rows, engine.spec.pad_id, first_row), options)
+        yield numbers, engine.generate_padded(_pad(data, numbers, own_rows, engine.spec.pad_id, first_row), options)
         count += len(numbers)
         bar.update(count)
     bar.close()
 
 
-class _Bar:
+class _DelayedProgress:
     """A progress bar that appears when it is asked for, or (`shown` None) once things have taken long."""
 
     def __init__(self, total: int, shown: bool | None) -> None:
         self._total, self._bar = total, Progress("generating", total, 0, unit="input") if shown else None
-        self._due = time.monotonic() + (PATIENCE if shown is None else math.inf)
+        self._due = time.monotonic() + (PROGRESS_DELAY_S if shown is None else math.inf)
 
     def update(self, count: int) -> None:
         if self._bar is None and time.monotonic() > self._due and count < self._total:
@@ -83,7 +83,7 @@ class _Bar:
             self._bar.close()
 
 
-def by_input(numbers: np.ndarray, texts: Sequence[str]) -> dict[int, list[str]]:
+def group_by_input(numbers: np.ndarray, texts: Sequence[str]) -> dict[int, list[str]]:
     """Number of an input → its n consecutive texts, of a batch's numbers [B] and texts [B·n]."""
     count = len(texts) // len(numbers)
     return {number: list(texts[i * count : (i + 1) * count]) for i, number in enumerate(numbers.tolist())}
@@ -96,7 +96,7 @@ def plan_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
       lengths: tokens of each input.
       batch_size: inputs of a batch at most.
     """
-    widths = np.array([bucket(length) for length in lengths.tolist()], int)
+    widths = np.array([length_bucket(length) for length in lengths.tolist()], int)
     batches = []
     for width in sorted(set(widths.tolist()), reverse=True):
         numbers = np.flatnonzero(widths == width)
@@ -104,20 +104,20 @@ def plan_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return batches
 
 
-def plan_rows(lengths: np.ndarray, batch_size: int) -> dict[int, int]:
+def plan_batch_rows(lengths: np.ndarray, batch_size: int) -> dict[int, int]:
     """Rows of the program of each bucket of lengths: of a bucket with few inputs, fewer than `batch_size`.
 
     Args:
       lengths: tokens of each input.
       batch_size: inputs of a batch at most.
     """
-    counts = Counter(bucket(length) for length in lengths.tolist())
+    counts = Counter(length_bucket(length) for length in lengths.tolist())
     return {width: min(batch_size, batch_bucket(count)) for width, count in counts.items()}
 
 
-def _pad(data: Ragged, numbers: np.ndarray, rows: Mapping[int, int], pad_id: int, first_row: int) -> Inputs:
+def _pad(data: Ragged, numbers: np.ndarray, rows: Mapping[int, int], pad_id: int, first_row: int) -> PaddedInputs:
     """Inputs of one bucket as a batch of its shape; a text may hold the padding token, so lengths decide."""
-    width = bucket(int(data.lengths[numbers].max()))
+    width = length_bucket(int(data.lengths[numbers].max()))
     shape = (rows[width], width)
     lengths = np.zeros(shape[0], int)
     lengths[: len(numbers)] = data.lengths[numbers]
@@ -128,4 +128,4 @@ def _pad(data: Ragged, numbers: np.ndarray, rows: Mapping[int, int], pad_id: int
     mask[:, 0] = 1  # attention to nothing would be attention to all the padding
     row_ids = np.zeros(shape[0], np.int32)
     row_ids[: len(numbers)] = first_row + numbers
-    return Inputs(ids, mask, np.where(there, ids, -1).astype(np.int32), row_ids, len(numbers))
+    return PaddedInputs(ids, mask, np.where(there, ids, -1).astype(np.int32), row_ids, len(numbers))

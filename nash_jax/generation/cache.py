@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
     bias: Any
 
 
-class Decoder(NamedTuple):
+class CachedDecoder(NamedTuple):
     """A model at work on one batch.
 
     Attributes:
@@ -50,7 +50,7 @@ class Decoder(NamedTuple):
             {"params": self.params}, token_ids, position, cache, bias, cross, cross_bias, method="decode_step"
         )
 
-    def start(self, prompt: jax.Array, prompt_length: jax.Array, times: int, long_prompt: bool) -> Cache:
+    def start_cache(self, prompt: jax.Array, prompt_length: jax.Array, times: int, long_prompt: bool) -> Cache:
         """The cache before a prompt's last token is read.
 
         Args:
@@ -67,7 +67,7 @@ class Decoder(NamedTuple):
         cache = jax.lax.fori_loop(
             0,
             prompt_length - 1,
-            lambda position, cache: self.step(column(prompt, position), position, cache)[1],
+            lambda position, cache: self.step(get_column(prompt, position), position, cache)[1],
             empty_cache(spec, rows, length - 1, dtype),
         )
         return take_rows(cache, jnp.repeat(jnp.arange(rows), times))
@@ -104,11 +104,11 @@ def take_rows(cache: Cache, rows: jax.Array) -> Cache:
     return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), cache)
 
 
-def column(tokens: jax.Array, position: jax.Array) -> jax.Array:
+def get_column(tokens: jax.Array, position: jax.Array) -> jax.Array:
     """Tokens [R] at a position of [R, L]."""
     return jax.lax.dynamic_index_in_dim(tokens, position, axis=1, keepdims=False)
 
 
-def put_column(tokens: jax.Array, column: jax.Array, position: jax.Array) -> jax.Array:
+def set_column(tokens: jax.Array, column: jax.Array, position: jax.Array) -> jax.Array:
     """Tokens [..., L] with `column` [...] at a position of the last axis."""
     return jax.lax.dynamic_update_index_in_dim(tokens, column, position, axis=-1)

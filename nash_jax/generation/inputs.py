@@ -11,7 +11,7 @@ from nash_jax.errors import UserError
 from nash_jax.spec import ModelSpec
 
 
-class Inputs(NamedTuple):
+class PaddedInputs(NamedTuple):
     """A batch as the compiled program takes it.
 
     Attributes:
@@ -29,7 +29,7 @@ class Inputs(NamedTuple):
     num_rows: int
 
 
-def bucket(length: int) -> int:
+def length_bucket(length: int) -> int:
     """The least of 8, 12, 16, 24, 32, 48, 64, 96, … that is not below `length`."""
     size = 8
     while size < length:
@@ -42,7 +42,7 @@ def batch_bucket(rows: int) -> int:
     return 1 << max(rows - 1, 0).bit_length()
 
 
-def pad_inputs(input_ids: np.ndarray, attention_mask: np.ndarray, row_ids: np.ndarray, pad_id: int) -> Inputs:
+def pad_inputs(input_ids: np.ndarray, attention_mask: np.ndarray, row_ids: np.ndarray, pad_id: int) -> PaddedInputs:
     """Padded to a batch bucket and a length bucket.
 
     Padding that was given counts for rules on the input, as in transformers; what is added here does not.
@@ -54,13 +54,13 @@ def pad_inputs(input_ids: np.ndarray, attention_mask: np.ndarray, row_ids: np.nd
       pad_id: padding token.
     """
     rows, length = input_ids.shape
-    shape = (batch_bucket(rows), bucket(length))
+    shape = (batch_bucket(rows), length_bucket(length))
     ids, source = np.full(shape, pad_id, np.int32), np.full(shape, -1, np.int32)
     mask, own = np.zeros(shape, np.int32), np.zeros(shape[0], np.int32)
     ids[:rows, :length] = source[:rows, :length] = input_ids
     mask[:rows, :length], own[:rows] = attention_mask, row_ids
     mask[rows:, 0] = 1
-    return Inputs(ids, mask, source, own, rows)
+    return PaddedInputs(ids, mask, source, own, rows)
 
 
 def check_inputs(input_ids: Any, attention_mask: Any, spec: ModelSpec) -> None:

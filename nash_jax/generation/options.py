@@ -11,7 +11,7 @@ from nash_jax.errors import UserError, did_you_mean
 DEFAULT_NEW_TOKENS = 64
 
 # Fields of transformers that change the output and that are not here → the value at which they do nothing.
-UNSUPPORTED: dict[str, Any] = {
+UNSUPPORTED_FIELDS: dict[str, Any] = {
     "assistant_early_exit": None,
     "constraints": None,
     "diversity_penalty": 0.0,
@@ -34,7 +34,7 @@ UNSUPPORTED: dict[str, Any] = {
 }
 
 
-class _Kind(NamedTuple):
+class _FieldType(NamedTuple):
     """How a value is read into its normal form (`ValueError` when it cannot be), and what to expect."""
 
     read: Callable[[Any], Any]
@@ -46,88 +46,90 @@ def _require(holds: bool) -> None:
         raise ValueError
 
 
-def _read_whole(value: Any, least: int = 0) -> int:
+def _read_int(value: Any, least: int = 0) -> int:
     _require(isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least)
     return int(value)
 
 
-def _read_number(value: Any, accepts: Callable[[float], bool] = math.isfinite) -> float:
+def _read_float(value: Any, accepts: Callable[[float], bool] = math.isfinite) -> float:
     _require(isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value))
     _require(accepts(float(value)))
     return float(value)
 
 
-def _read_list(value: Any, read: Callable[[Any], Any] = _read_whole) -> tuple[Any, ...]:
+def _read_list(value: Any, read: Callable[[Any], Any] = _read_int) -> tuple[Any, ...]:
     _require(isinstance(value, list | tuple))
     return tuple(read(item) for item in value)
 
 
-def _read_filled(value: Any) -> tuple[int, ...]:
+def _read_nonempty(value: Any) -> tuple[int, ...]:
     _require(isinstance(value, list | tuple) and len(value) > 0)
     return _read_list(value)
 
 
-def _read_special(value: Any) -> tuple[int, ...]:
-    return _read_filled(value if isinstance(value, list | tuple) else [value])
+def _read_one_or_more(value: Any) -> tuple[int, ...]:
+    return _read_nonempty(value if isinstance(value, list | tuple) else [value])
 
 
-def _read_flag(value: Any) -> bool:
+def _read_bool(value: Any) -> bool:
     _require(isinstance(value, bool))
     return value
 
 
 def _read_stopping(value: Any) -> bool | str:
-    return value if value == "never" else _read_flag(value)
+    return value if value == "never" else _read_bool(value)
 
 
 def _read_decay(value: Any) -> tuple[int, float]:
     start, factor = _read_list(value, lambda item: item)
-    return _read_whole(start), _read_number(factor, lambda x: x > 0)
+    return _read_int(start), _read_float(factor, lambda x: x > 0)
 
 
-def _whole(least: int) -> _Kind:
-    return _Kind(lambda value: _read_whole(value, least), f"a whole number, {least} or more")
+def _int_at_least(least: int) -> _FieldType:
+    return _FieldType(lambda value: _read_int(value, least), f"a whole number, {least} or more")
 
 
-_ID = _Kind(_read_whole, "a token id")
-_IDS = _Kind(_read_list, "a list of token ids")
-_SPECIAL = _Kind(_read_special, "a token id or a list of them")
-_FLAG = _Kind(_read_flag, "True or False")
-_NUMBER = _Kind(_read_number, "a number")
-_POSITIVE = _Kind(lambda value: _read_number(value, lambda x: x > 0), "a number above 0")
-_SHARE = _Kind(lambda value: _read_number(value, lambda x: 0 <= x <= 1), "a number from 0 to 1")
+_ID = _FieldType(_read_int, "a token id")
+_IDS = _FieldType(_read_list, "a list of token ids")
+_ONE_OR_MORE_IDS = _FieldType(_read_one_or_more, "a token id or a list of them")
+_BOOL = _FieldType(_read_bool, "True or False")
+_NUMBER = _FieldType(_read_float, "a number")
+_POSITIVE = _FieldType(lambda value: _read_float(value, lambda x: x > 0), "a number above 0")
+_PROBABILITY = _FieldType(lambda value: _read_float(value, lambda x: 0 <= x <= 1), "a number from 0 to 1")
 
-_KINDS: dict[str, _Kind] = {
-    "max_new_tokens": _whole(1),
-    "max_length": _whole(1),
-    "min_new_tokens": _whole(0),
-    "min_length": _whole(0),
-    "num_beams": _whole(1),
-    "num_return_sequences": _whole(1),
+_FIELD_TYPES: dict[str, _FieldType] = {
+    "max_new_tokens": _int_at_least(1),
+    "max_length": _int_at_least(1),
+    "min_new_tokens": _int_at_least(0),
+    "min_length": _int_at_least(0),
+    "num_beams": _int_at_least(1),
+    "num_return_sequences": _int_at_least(1),
     "length_penalty": _NUMBER,
-    "early_stopping": _Kind(_read_stopping, "True, False or 'never'"),
-    "do_sample": _FLAG,
+    "early_stopping": _FieldType(_read_stopping, "True, False or 'never'"),
+    "do_sample": _BOOL,
     "temperature": _POSITIVE,
-    "top_k": _whole(0),
-    "top_p": _SHARE,
-    "min_p": _SHARE,
+    "top_k": _int_at_least(0),
+    "top_p": _PROBABILITY,
+    "min_p": _PROBABILITY,
     "repetition_penalty": _POSITIVE,
     "encoder_repetition_penalty": _POSITIVE,
-    "no_repeat_ngram_size": _whole(0),
-    "encoder_no_repeat_ngram_size": _whole(0),
-    "bad_words_ids": _Kind(lambda value: _read_list(value, _read_filled), "a list of non-empty lists of token ids"),
+    "no_repeat_ngram_size": _int_at_least(0),
+    "encoder_no_repeat_ngram_size": _int_at_least(0),
+    "bad_words_ids": _FieldType(
+        lambda value: _read_list(value, _read_nonempty), "a list of non-empty lists of token ids"
+    ),
     "forced_bos_token_id": _ID,
-    "forced_eos_token_id": _SPECIAL,
+    "forced_eos_token_id": _ONE_OR_MORE_IDS,
     "suppress_tokens": _IDS,
     "begin_suppress_tokens": _IDS,
-    "exponential_decay_length_penalty": _Kind(_read_decay, "[start, factor], a whole number and a number above 0"),
-    "remove_invalid_values": _FLAG,
-    "renormalize_logits": _FLAG,
-    "decoder_start_token_id": _Kind(_read_whole, "one token id for all rows"),
-    "bos_token_id": _SPECIAL,
-    "eos_token_id": _SPECIAL,
+    "exponential_decay_length_penalty": _FieldType(_read_decay, "[start, factor], a whole number and a number above 0"),
+    "remove_invalid_values": _BOOL,
+    "renormalize_logits": _BOOL,
+    "decoder_start_token_id": _FieldType(_read_int, "one token id for all rows"),
+    "bos_token_id": _ONE_OR_MORE_IDS,
+    "eos_token_id": _ONE_OR_MORE_IDS,
     "pad_token_id": _ID,
-    "seed": _whole(0),
+    "seed": _int_at_least(0),
 }
 
 
@@ -222,7 +224,7 @@ class GenerationOptions:
         """A step that forces only suppressed tokens would leave nothing to choose."""
         forced = {"forced_bos_token_id": self.forced_bos_token_id, "forced_eos_token_id": self.forced_eos_token_id}
         for name, ids in forced.items():
-            if ids is not None and set(_read_special(ids)) <= set(self.suppress_tokens):
+            if ids is not None and set(_read_one_or_more(ids)) <= set(self.suppress_tokens):
                 raise UserError(f"{name}={ids} stands in suppress_tokens too", "a token in one of the two")
 
     def replace(self, **changes: Any) -> "GenerationOptions":
@@ -232,13 +234,13 @@ class GenerationOptions:
           UserError: for a name that is no option, or a value that is none of this option's.
         """
         for name in changes:
-            if name in UNSUPPORTED:
+            if name in UNSUPPORTED_FIELDS:
                 raise UserError(f"generation option {name!r} of transformers is not supported", do="leave it out")
-            if name not in _KINDS:
-                raise UserError(f"there is no generation option {name!r}{did_you_mean(name, _KINDS)}")
+            if name not in _FIELD_TYPES:
+                raise UserError(f"there is no generation option {name!r}{did_you_mean(name, _FIELD_TYPES)}")
         return dataclasses.replace(self, **changes)
 
-    def limits(self, prompt_length: int) -> tuple[int, int]:
+    def length_limits(self, prompt_length: int) -> tuple[int, int]:
         """(least, greatest) total length, the prompt included.
 
         `max_new_tokens` wins over `max_length`, `min_new_tokens` over `min_length`. With neither maximum it is the
@@ -275,7 +277,7 @@ def _read(field: Any, value: Any) -> Any:
     """The value in its normal form; None means the default where that is nothing (None or an empty list)."""
     if value is None and not isinstance(field.default, int | float):
         return field.default
-    kind = _KINDS[field.name]
+    kind = _FIELD_TYPES[field.name]
     try:
         return kind.read(value)
     except ValueError:
@@ -283,7 +285,7 @@ def _read(field: Any, value: Any) -> Any:
 
 
 def _to_json(name: str, value: Any) -> Any:
-    if _KINDS[name] is _SPECIAL and len(value) == 1:
+    if _FIELD_TYPES[name] is _ONE_OR_MORE_IDS and len(value) == 1:
         return value[0]
     return _lists(value)
 
@@ -313,7 +315,7 @@ def options_from_files(
     fields = _legacy_fields(model_config) if generation_config is None else generation_config
     _refuse_unsupported(fields, source)
     try:
-        options = GenerationOptions(**{n: v for n, v in fields.items() if n in _KINDS and v is not None})
+        options = GenerationOptions(**{n: v for n, v in fields.items() if n in _FIELD_TYPES and v is not None})
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     if options.decoder_start_token_id is None and options.bos_token_id is not None:
@@ -331,13 +333,15 @@ def _legacy_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def unsupported_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Those fields of a file that change the output of transformers and have no option here, with their values."""
-    return {name: fields[name] for name, neutral in UNSUPPORTED.items() if fields.get(name) not in (None, neutral)}
+    return {
+        name: fields[name] for name, neutral in UNSUPPORTED_FIELDS.items() if fields.get(name) not in (None, neutral)
+    }
 
 
 def _refuse_unsupported(fields: Mapping[str, Any], source: str) -> None:
     for name, value in unsupported_fields(fields).items():
         raise UserError(
             f"{source} sets {name} to {value!r}, which is not supported",
-            f"{name} unset or {UNSUPPORTED[name]!r}",
+            f"{name} unset or {UNSUPPORTED_FIELDS[name]!r}",
             "remove it from the file, which gives another output than transformers",
         )

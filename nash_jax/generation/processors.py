@@ -21,12 +21,12 @@ _ANY = -1  # in a prefix: every token matches
 _NONE = -2  # in a context: no token stands here
 
 
-class Rules(NamedTuple):
+class ProcessorRules(NamedTuple):
     """The static part: what is on and sizes. Hashable, for a static argument of `jax.jit`.
 
     Attributes:
-      processors: names that `process` applies, in order.
-      warpers: names that `sampling.warp` applies, in order.
+      processors: names that `apply_processors` applies, in order.
+      warpers: names that `sampling.apply_warpers` applies, in order.
       no_repeat_ngram_size: of the output.
       encoder_no_repeat_ngram_size: of the input.
       top_k: of sampling, not above the vocabulary.
@@ -41,7 +41,7 @@ class Rules(NamedTuple):
     min_tokens_to_keep: int
 
 
-class Step(NamedTuple):
+class StepContext(NamedTuple):
     """Where generation stands.
 
     Attributes:
@@ -52,15 +52,15 @@ class Step(NamedTuple):
       source: encoder ids [R, S], if a rule needs them.
     """
 
-    rules: Rules
+    rules: ProcessorRules
     values: Values
     tokens: jax.Array
     length: jax.Array
     source: jax.Array | None
 
 
-def process(
-    rules: Rules,
+def apply_processors(
+    rules: ProcessorRules,
     values: Values,
     scores: jax.Array,
     tokens: jax.Array,
@@ -78,7 +78,7 @@ def process(
       source: int32 [R, S], for rules on the input. Negative ids are not there: a caller that pads sources marks
         its padding so; padding given as an ordinary id counts like one, as in transformers.
     """
-    step = Step(rules, values, tokens, length, source)
+    step = StepContext(rules, values, tokens, length, source)
     for name in rules.processors:
         scores = _PROCESSORS[name](step, scores)
     return scores
@@ -98,36 +98,36 @@ def _rows(ids: jax.Array) -> jax.Array:
     return jnp.arange(ids.shape[0])[:, None]
 
 
-def _generated(step: Step, scores: jax.Array) -> jax.Array:
+def _generated(step: StepContext, scores: jax.Array) -> jax.Array:
     """Tokens [R, L], V where none is there yet."""
     there = jnp.arange(step.tokens.shape[1]) < step.length
     return jnp.where(there[None], step.tokens, scores.shape[1])
 
 
-def _source(step: Step, scores: jax.Array) -> jax.Array:
+def _source(step: StepContext, scores: jax.Array) -> jax.Array:
     """Encoder ids [R, S], V for padding: a negative index would count from the end."""
     if step.source is None:
         raise ValueError(f"{step.rules.processors} need the source ids")
     return jnp.where(step.source < 0, scores.shape[1], step.source)
 
 
-def _encoder_repetition_penalty(step: Step, scores: jax.Array) -> jax.Array:
+def _encoder_repetition_penalty(step: StepContext, scores: jax.Array) -> jax.Array:
     return _penalise(scores, _source(step, scores), step.values["encoder_repetition_penalty"])
 
 
-def _repetition_penalty(step: Step, scores: jax.Array) -> jax.Array:
+def _repetition_penalty(step: StepContext, scores: jax.Array) -> jax.Array:
     return _penalise(scores, _generated(step, scores), step.values["repetition_penalty"])
 
 
-def _no_repeat_ngram(step: Step, scores: jax.Array) -> jax.Array:
+def _no_repeat_ngram(step: StepContext, scores: jax.Array) -> jax.Array:
     return _ban_ngrams(step, scores, _generated(step, scores), step.rules.no_repeat_ngram_size)
 
 
-def _encoder_no_repeat_ngram(step: Step, scores: jax.Array) -> jax.Array:
+def _encoder_no_repeat_ngram(step: StepContext, scores: jax.Array) -> jax.Array:
     return _ban_ngrams(step, scores, _source(step, scores), step.rules.encoder_no_repeat_ngram_size)
 
 
-def _ban_ngrams(step: Step, scores: jax.Array, text: jax.Array, size: int) -> jax.Array:
+def _ban_ngrams(step: StepContext, scores: jax.Array, text: jax.Array, size: int) -> jax.Array:
     """Bans what follows the last size-1 tokens anywhere in `text` [R, W]; ids of V in it are never banned."""
     known = size - 1
     windows = text.shape[1] - known
@@ -140,11 +140,11 @@ def _ban_ngrams(step: Step, scores: jax.Array, text: jax.Array, size: int) -> ja
     return _ban(scores, jnp.where(match, text[:, known:], scores.shape[1]))
 
 
-def _bad_words(step: Step, scores: jax.Array) -> jax.Array:
+def _bad_words(step: StepContext, scores: jax.Array) -> jax.Array:
     return jnp.where(step.values["bad_words"][None], -jnp.inf, scores)
 
 
-def _bad_sequences(step: Step, scores: jax.Array) -> jax.Array:
+def _bad_sequences(step: StepContext, scores: jax.Array) -> jax.Array:
     """Bans the last token of each sequence whose other tokens [M, P] are the last generated ones."""
     prefixes = step.values["bad_prefixes"]
     places = step.length - prefixes.shape[1] + jnp.arange(prefixes.shape[1])
@@ -154,7 +154,7 @@ def _bad_sequences(step: Step, scores: jax.Array) -> jax.Array:
     return _ban(scores, jnp.where(match, step.values["bad_last"][None], scores.shape[1]))
 
 
-def _min_length(step: Step, scores: jax.Array) -> jax.Array:
+def _min_length(step: StepContext, scores: jax.Array) -> jax.Array:
     return jnp.where(step.values["eos"][None] & (step.length < step.values["min_length"]), -jnp.inf, scores)
 
 
@@ -162,39 +162,39 @@ def _force(scores: jax.Array, ids: jax.Array, now: jax.Array) -> jax.Array:
     return jnp.where(now, jnp.where(ids, 0.0, -jnp.inf)[None], scores)
 
 
-def _forced_bos(step: Step, scores: jax.Array) -> jax.Array:
+def _forced_bos(step: StepContext, scores: jax.Array) -> jax.Array:
     return _force(scores, step.values["forced_bos"], step.length == 1)
 
 
-def _forced_eos(step: Step, scores: jax.Array) -> jax.Array:
+def _forced_eos(step: StepContext, scores: jax.Array) -> jax.Array:
     return _force(scores, step.values["forced_eos"], step.length == step.values["max_length"] - 1)
 
 
-def _remove_invalid(step: Step, scores: jax.Array) -> jax.Array:
+def _remove_invalid(step: StepContext, scores: jax.Array) -> jax.Array:
     return jnp.nan_to_num(scores)
 
 
-def _decay(step: Step, scores: jax.Array) -> jax.Array:
+def _decay(step: StepContext, scores: jax.Array) -> jax.Array:
     """EOS scores s + |s|·(factor^n - 1), n tokens after the start; not where s is infinite."""
     late = step.length - step.values["decay_start"]
     grown = scores + jnp.abs(scores) * jnp.expm1(late * step.values["decay_log_factor"])
     return jnp.where(step.values["eos"][None] & (late > 0) & jnp.isfinite(scores), grown, scores)
 
 
-def _suppress(step: Step, scores: jax.Array) -> jax.Array:
+def _suppress(step: StepContext, scores: jax.Array) -> jax.Array:
     return jnp.where(step.values["suppress"][None], -jnp.inf, scores)
 
 
-def _begin_suppress(step: Step, scores: jax.Array) -> jax.Array:
+def _begin_suppress(step: StepContext, scores: jax.Array) -> jax.Array:
     now = step.length == step.values["begin_index"]
     return jnp.where(step.values["begin_suppress"][None] & now, -jnp.inf, scores)
 
 
-def _renormalize(step: Step, scores: jax.Array) -> jax.Array:
+def _renormalize(step: StepContext, scores: jax.Array) -> jax.Array:
     return jax.nn.log_softmax(scores, axis=-1)
 
 
-_PROCESSORS: dict[str, Callable[[Step, jax.Array], jax.Array]] = {  # in the order of `_get_logits_processor`
+_PROCESSORS: dict[str, Callable[[StepContext, jax.Array], jax.Array]] = {  # in the order of `_get_logits_processor`
     "encoder_repetition_penalty": _encoder_repetition_penalty,
     "repetition_penalty": _repetition_penalty,
     "no_repeat_ngram_size": _no_repeat_ngram,
@@ -216,11 +216,11 @@ _Part = tuple[bool, dict[str, Any]]  # whether it is on, the values it reads
 
 def make_rules(
     options: GenerationOptions, *, vocab_size: int, eos_ids: tuple[int, ...], prompt_length: int, max_length: int
-) -> tuple[Rules, Values]:
-    """Prepares `process` and `sampling.warp`, on the host.
+) -> tuple[ProcessorRules, Values]:
+    """Prepares `apply_processors` and `sampling.apply_warpers`, on the host.
 
-    Another value of an option that is on stays within the same `Rules` and the same shapes, so it compiles nothing;
-    n-gram sizes, `top_k` and the power of two above the number and length of bad sequences do.
+    A new value of an active option keeps the same `ProcessorRules` and shapes, so nothing is recompiled. A new n-gram
+    size, a new `top_k`, or bad sequences whose number or length exceeds the next power of two do recompile.
 
     Args:
       options: what to apply.
@@ -236,7 +236,7 @@ def make_rules(
     parts = _penalties(options) | _bans(options, eos_ids, vocab_size)
     parts |= _lengths(options, eos_ids, vocab_size, prompt_length, max_length)
     warpers = _warpers(options)
-    rules = Rules(
+    rules = ProcessorRules(
         processors=tuple(name for name in _PROCESSORS if parts[name][0]),
         warpers=tuple(name for name, (on, _) in warpers.items() if on),
         no_repeat_ngram_size=options.no_repeat_ngram_size,
@@ -277,7 +277,7 @@ def _lengths(
     options: GenerationOptions, eos_ids: tuple[int, ...], vocab_size: int, prompt_length: int, max_length: int
 ) -> dict[str, _Part]:
     """Rules that hold at some lengths only."""
-    min_length, _ = options.limits(prompt_length)
+    min_length, _ = options.length_limits(prompt_length)
     bos, last, first = options.forced_bos_token_id, options.forced_eos_token_id, options.begin_suppress_tokens
     start, factor = options.exponential_decay_length_penalty or (0, 1.0)
     begin = prompt_length + (bos is not None and prompt_length == 1)  # the first token that is not forced

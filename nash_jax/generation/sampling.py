@@ -6,13 +6,13 @@ R rows, V vocabulary.
 import jax
 import jax.numpy as jnp
 
-from nash_jax.generation.processors import Rules, Values
+from nash_jax.generation.processors import ProcessorRules, Values
 
 _INFINITE_BITS = 0x7F800000  # of float32 infinity; bits of floats from 0 up are ordered like the floats
 _ROUNDING = 1e-6  # relative; scores nearer to each other than this are ties
 
 
-def warp(rules: Rules, values: Values, scores: jax.Array) -> jax.Array:
+def apply_warpers(rules: ProcessorRules, values: Values, scores: jax.Array) -> jax.Array:
     """Temperature, top-k, top-p and min-p in transformers' order; cut tokens become -inf.
 
     Each cut keeps scores from a threshold up, so tokens that tie with the last one kept are kept too. transformers does
@@ -22,7 +22,7 @@ def warp(rules: Rules, values: Values, scores: jax.Array) -> jax.Array:
     Args:
       rules: static part, from `processors.make_rules`.
       values: dynamic part.
-      scores: float32 [R, V] after `processors.process`.
+      scores: float32 [R, V] after `processors.apply_processors`.
     """
     if "temperature" in rules.warpers:
         scores = scores / values["temperature"]
@@ -86,7 +86,7 @@ def _nucleus_radius(scores: jax.Array, distance: jax.Array, top: jax.Array, top_
     return jax.lax.bitcast_convert_type(reached, jnp.float32)
 
 
-def perturb(scores: jax.Array, key: jax.Array, row_ids: jax.Array, position: jax.Array) -> jax.Array:
+def add_gumbel_noise(scores: jax.Array, key: jax.Array, row_ids: jax.Array, position: jax.Array) -> jax.Array:
     """Scores with Gumbel noise: the greatest is a draw, the n greatest are n draws without replacement.
 
     The noise of a row hangs on the key, the row's id and the position alone: a row draws the same in any batch and at
@@ -109,6 +109,6 @@ def perturb(scores: jax.Array, key: jax.Array, row_ids: jax.Array, position: jax
     return scores + jax.vmap(noise)(row_ids)
 
 
-def draw(scores: jax.Array, key: jax.Array, row_ids: jax.Array, position: jax.Array) -> jax.Array:
-    """One token a row, int32 [R], with probability softmax(scores); arguments as in `perturb`."""
-    return jnp.argmax(perturb(scores, key, row_ids, position), axis=-1).astype(jnp.int32)
+def sample_tokens(scores: jax.Array, key: jax.Array, row_ids: jax.Array, position: jax.Array) -> jax.Array:
+    """One token a row, int32 [R], with probability softmax(scores); arguments as in `add_gumbel_noise`."""
+    return jnp.argmax(add_gumbel_noise(scores, key, row_ids, position), axis=-1).astype(jnp.int32)

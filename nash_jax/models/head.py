@@ -9,14 +9,14 @@ import numpy as np
 from nash_jax.spec import ModelSpec
 
 
-def tied_head(params: Mapping[str, Any]) -> np.ndarray:
+def tied_lm_head(params: Mapping[str, Any]) -> np.ndarray:
     """The decoder's embedding table as an LM head, [d_model, vocab]."""
     table = params["shared" if "shared" in params else "decoder"]["embedding"]
     return np.ascontiguousarray(np.asarray(table).T)
 
 
-def untie(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
+def untie_head(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
     """The same function with an LM head of its own, [d_model, vocab]: faster in decoding than the tied table."""
     if not spec.tied:
         return spec, dict(params)
-    return dataclasses.replace(spec, tied=False), {**params, "lm_head": tied_head(params)}
+    return dataclasses.replace(spec, tied=False), {**params, "lm_head": tied_lm_head(params)}

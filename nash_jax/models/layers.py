@@ -19,7 +19,7 @@ from nash_jax.spec import ModelSpec
 Masks = Mapping[str, jax.Array]
 Dtype = jnp.dtype | type
 
-NEGATIVE = -1e9  # added to scores that must not be attended to; finite, so a row of padding stays finite
+MASK_VALUE = -1e9  # added to scores that must not be attended to; finite, so a row of padding stays finite
 
 ACTIVATION_FNS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
@@ -38,7 +38,7 @@ def apply_mask(x: jax.Array, masks: Masks | None, name: str) -> jax.Array:
 
 def attention_bias(attention_mask: jax.Array) -> jax.Array:
     """Padding mask [B, S] of 0/1 → additive bias [B, 1, 1, S], float32."""
-    return jnp.where(attention_mask[:, None, None, :] > 0, 0.0, NEGATIVE).astype(jnp.float32)
+    return jnp.where(attention_mask[:, None, None, :] > 0, 0.0, MASK_VALUE).astype(jnp.float32)
 
 
 class RMSNorm(nn.Module):
@@ -114,11 +114,11 @@ class Sublayer(nn.Module):
         if self.spec.bias:
             self.output_bias = self.param(bias_name, nn.initializers.zeros, (self.spec.d_model,))
 
-    def enter(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
+    def pre_norm_input(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
         """The sub-layer's input of the residual stream [B, T, D]."""
         return self.norm(x, masks) if self.spec.pre_norm else x
 
-    def leave(
+    def add_residual(
         self, x: jax.Array, product: jax.Array | None, masks: Masks | None = None, *, deterministic: bool = True
     ) -> jax.Array:
         """The residual stream after the sub-layer.
@@ -156,11 +156,11 @@ class FeedForward(Sublayer):
     def __call__(self, x: jax.Array, masks: Masks | None = None, *, deterministic: bool = True) -> jax.Array:
         """The residual stream [B, T, D] after the sub-layer."""
         if self.size == 0:
-            return self.leave(x, None, masks, deterministic=deterministic)
-        hidden = self._hidden(self.enter(x, masks))
+            return self.add_residual(x, None, masks, deterministic=deterministic)
+        hidden = self._hidden(self.pre_norm_input(x, masks))
         hidden = apply_mask(hidden, masks, f"{self.place}.units")
         hidden = self.hidden_dropout(hidden, deterministic=deterministic)
-        return self.leave(x, hidden @ self.wo.astype(self.dtype), masks, deterministic=deterministic)
+        return self.add_residual(x, hidden @ self.wo.astype(self.dtype), masks, deterministic=deterministic)
 
     def _hidden(self, x: jax.Array) -> jax.Array:
         act = ACTIVATION_FNS[self.spec.activation]
@@ -221,12 +221,12 @@ class Attention(Sublayer):
 
     def query_keys_values(self, x: jax.Array, masks: Masks | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Self-attention query, key and value, each [B, T, N, H], of the residual stream [B, T, D]."""
-        qkv = self._project(self.enter(x, masks), self.qkv)  # [B, T, 3, N, H]
+        qkv = self._project(self.pre_norm_input(x, masks), self.qkv)  # [B, T, 3, N, H]
         return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
 
     def query(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
         """Cross-attention query [B, T, N, H] of the residual stream [B, T, D]."""
-        return self._project(self.enter(x, masks), self.q)
+        return self._project(self.pre_norm_input(x, masks), self.q)
 
     def attend(
         self,
@@ -249,7 +249,7 @@ class Attention(Sublayer):
           deterministic: no dropout.
 
         Returns:
-          What `leave` adds to the residual stream, [B, T, D].
+          What `add_residual` adds to the residual stream, [B, T, D].
         """
         if self.spec.scaled_attention:
             query = query * jnp.asarray(self.head_dim**-0.5, query.dtype)

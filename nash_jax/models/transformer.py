@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from nash_jax.axes import param_axes
 from nash_jax.models.layers import (
-    NEGATIVE,
+    MASK_VALUE,
     Attention,
     Dtype,
     FeedForward,
@@ -40,7 +40,7 @@ class _Block(nn.Module):
         size, s = self.spec.sublayers()[place][1], self.spec
         return kind(s, place, self.dtype) if size or s.bias or not s.pre_norm else None
 
-    def _own_bias(self, bias: Bias, side: str, heads: Sequence[int]) -> jax.Array:
+    def _layer_bias(self, bias: Bias, side: str, heads: Sequence[int]) -> jax.Array:
         """This layer's bias, [B, n, T, S] for its n heads or [B, 1, T, S] for all."""
         if isinstance(bias, list):
             return bias[self.index]
@@ -59,9 +59,9 @@ class _Block(nn.Module):
         product = None
         if heads:
             q, k, v = attention.query_keys_values(x, masks)
-            own = self._own_bias(bias, side, heads)
+            own = self._layer_bias(bias, side, heads)
             product = attention.attend(q, k, v, own, masks, deterministic=deterministic)
-        return attention.leave(x, product, masks, deterministic=deterministic)
+        return attention.add_residual(x, product, masks, deterministic=deterministic)
 
 
 class EncoderBlock(_Block):
@@ -115,9 +115,9 @@ class DecoderBlock(_Block):
                     jax.lax.dynamic_update_slice(cache[0], k.astype(cache[0].dtype), start),
                     jax.lax.dynamic_update_slice(cache[1], v.astype(cache[1].dtype), start),
                 )
-                own = self._own_bias(bias, "decoder", self.spec.decoder[self.index].self_heads)
+                own = self._layer_bias(bias, "decoder", self.spec.decoder[self.index].self_heads)
                 product = attention.attend(q, *cache, own)
-            x = attention.leave(x, product)
+            x = attention.add_residual(x, product)
         return self._rest(x, cross, cross_bias, None, True), cache
 
     def keys_values(self, encoded: jax.Array) -> KeysValues | None:
@@ -135,7 +135,7 @@ class DecoderBlock(_Block):
                 # beams of one source are so many queries to its keys
                 q = q.reshape(cross[0].shape[0], -1, *q.shape[2:])
                 product = attention.attend(q, *cross, cross_bias, masks, deterministic=deterministic).reshape(x.shape)
-            x = attention.leave(x, product, masks, deterministic=deterministic)
+            x = attention.add_residual(x, product, masks, deterministic=deterministic)
         return self._transform(x, masks, deterministic)
 
 
@@ -195,7 +195,7 @@ class _Stack(nn.Module):
         has_table = f"{self.side}/position_bias/embedding" in param_axes(self.spec)
         return self.position_bias(relative_position) if has_table else None
 
-    def finish(self, x: jax.Array, masks: Masks | None = None, deterministic: bool = True) -> jax.Array:
+    def final_output(self, x: jax.Array, masks: Masks | None = None, deterministic: bool = True) -> jax.Array:
         """The stack's output [B, T, D]."""
         if not self.spec.pre_norm:
             return x
@@ -263,7 +263,7 @@ class EncoderDecoder(nn.Module):
         for layer in self.encoder.layers:
             x = layer(x, bias, masks, deterministic)
             hidden.append(x)
-        return self.encoder.finish(x, masks, deterministic), hidden
+        return self.encoder.final_output(x, masks, deterministic), hidden
 
     def decode(
         self,
@@ -277,7 +277,7 @@ class EncoderDecoder(nn.Module):
         """Target ids [B, T] and encoder output [B, S, D] → logits [B, T, V] float32, each layer's output."""
         positions = jnp.arange(decoder_input_ids.shape[1])
         relative = positions[None, :] - positions[:, None]
-        causal = jnp.where(relative > 0, NEGATIVE, 0.0)[None, None]  # [1, 1, T, T]
+        causal = jnp.where(relative > 0, MASK_VALUE, 0.0)[None, None]  # [1, 1, T, T]
         bias = _plus(self.decoder.bias(relative), causal, expand=True)
         cross_bias = attention_bias(attention_mask)
         x = self.decoder.embed(self._table(), decoder_input_ids, positions, masks, deterministic)
@@ -285,7 +285,7 @@ class EncoderDecoder(nn.Module):
         for layer in self.decoder.layers:
             x = layer(x, bias, encoded, cross_bias, masks, deterministic)
             hidden.append(x)
-        return self._logits(self.decoder.finish(x, masks, deterministic), masks), hidden
+        return self._logits(self.decoder.final_output(x, masks, deterministic), masks), hidden
 
     def __call__(
         self,
@@ -310,7 +310,7 @@ class EncoderDecoder(nn.Module):
         The row of step t is `[:, T-1-t : 2T-1-t]`.
         """
         distance = jnp.arange(2 * max_length - 1) - (max_length - 1)  # key position minus query position
-        causal = jnp.where(distance > 0, NEGATIVE, 0.0)[None]
+        causal = jnp.where(distance > 0, MASK_VALUE, 0.0)[None]
         return _plus(self.decoder.bias(distance), causal, expand=False)
 
     def decode_step(
@@ -347,7 +347,7 @@ class EncoderDecoder(nn.Module):
         for layer, own, keys_values in zip(self.decoder.layers, cache, cross, strict=True):
             x, own = layer.step(x, own, position, own_bias, keys_values, cross_bias)
             updated.append(own)
-        return self._logits(self.decoder.finish(x))[:, 0], updated
+        return self._logits(self.decoder.final_output(x))[:, 0], updated
 
     def _logits(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
         x = x * self.spec.output_scale

@@ -10,13 +10,13 @@ from nash_jax.models import build
 from nash_jax.spec import ModelSpec
 
 
-def fresh_params(spec: ModelSpec, seed: int) -> dict[str, Any]:
+def init_params(spec: ModelSpec, seed: int) -> dict[str, Any]:
     """Parameters as training starts from them, on the host."""
     return jax.device_get(jax.jit(_init(spec))(jax.random.key(seed)))
 
 
 def param_shapes(spec: ModelSpec) -> dict[str, Any]:
-    """What `fresh_params` would be, as shapes and dtypes."""
+    """What `init_params` would be, as shapes and dtypes."""
     return jax.eval_shape(_init(spec), jax.random.key(0))
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from nash_jax.data.tasks import TASKS
-from nash_jax.evaluation.metrics import METRICS, Metric, check_rows
-from nash_jax.evaluation.statistics import group_numbers
+from nash_jax.evaluation.metrics import METRICS, Metric, check_metric_rows
+from nash_jax.evaluation.statistics import group_indices
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class RowSubset:
     """Rows that are scored together.
 
     Attributes:
@@ -31,14 +31,14 @@ class Part:
     @functools.cached_property
     def groups(self) -> np.ndarray:
         """The number of each row's group [n]."""
-        return group_numbers(self.rows)
+        return group_indices(self.rows)
 
     def measure(self, outputs: Sequence[str]) -> np.ndarray:
         """Statistics of these rows [n, k], of the outputs of all."""
         return self.metric.measure([outputs[i] for i in self.numbers], self.rows)
 
 
-def find_parts(metric: str, rows: Sequence[Mapping[str, Any]]) -> list[Part]:
+def split_by_task(metric: str, rows: Sequence[Mapping[str, Any]]) -> list[RowSubset]:
     """All rows, and those of each task that rows name.
 
     Args:
@@ -46,18 +46,19 @@ def find_parts(metric: str, rows: Sequence[Mapping[str, Any]]) -> list[Part]:
       rows: of any order.
     """
     return [
-        Part(prefix, METRICS[own], numbers, [rows[i] for i in numbers]) for prefix, own, numbers in _split(metric, rows)
+        RowSubset(prefix, METRICS[own], numbers, [rows[i] for i in numbers])
+        for prefix, own, numbers in _split(metric, rows)
     ]
 
 
-def check_parts(metric: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """`check_rows` of all rows and of each task's, before any training.
+def check_subsets(metric: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """`check_metric_rows` of all rows and of each task's, before any training.
 
     Raises:
       UserError: as there.
     """
     for _, own, numbers in _split(metric, rows):
-        check_rows(own, [rows[i] for i in numbers])
+        check_metric_rows(own, [rows[i] for i in numbers])
 
 
 def _split(metric: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[int]]]:
@@ -67,11 +68,11 @@ def _split(metric: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str
         yield f"{name}/", TASKS[name].metric, [i for i, row in enumerate(rows) if row.get("task") == name]
 
 
-def join_values(parts: Sequence[Part], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merge_values(parts: Sequence[RowSubset], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What was found for each part, by value, under one roof.
 
     Args:
-      parts: of `find_parts`.
+      parts: of `split_by_task`.
       found: value → what is said of it, for each part.
     """
     return {part.prefix + name: said for part, own in zip(parts, found, strict=True) for name, said in own.items()}

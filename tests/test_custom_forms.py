@@ -6,7 +6,7 @@ import pytest
 from task_fixtures import write_jsonl
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.checks import Findings
+from nash_jax.data.checks import DataIssues
 from nash_jax.data.sources import load_rows
 from nash_jax.errors import UserError
 
@@ -105,7 +105,7 @@ def test_labels_that_come_again_stay(tmp_path):
     files["test_file"] = str(write_jsonl(tmp_path / "b.jsonl", [{"text": "text 5", "kind": "cold"}] * 2))
     task = TaskConfig(name="own", source="files", form="classification", source_column="text", target_column="kind",
                       prefix="", **files)  # fmt: skip
-    findings = Findings()
+    findings = DataIssues()
     rows = load_rows(task, ["train", "test"], findings)
     assert [(row["source"], *row["references"]) for row in rows["train"]] == [tuple(r.values()) for r in train[:-1]]
     found = [(row["split"], row["kind"], row["rule"], row["rows"]) for row in findings.to_json()]
@@ -126,7 +126,7 @@ def test_bytes_that_are_not_utf8_within_a_nested_column(tmp_path):
         name="own", source="files", form="qa", source_column="question,document.text", target_column="answers.text",
         prefix="", train_file=str(tmp_path / "a.parquet"), max_dropped=0.5,
     )  # fmt: skip
-    findings = Findings()
+    findings = DataIssues()
     assert [row["references"] for row in load_rows(task, ["train"], findings)["train"]] == [["a"], ["c"]]
     (found,) = findings.to_json()
     assert (found["kind"], found["first"]) == ("not_utf8", f"{tmp_path}/a.parquet row 2: byte 0xe9 is not UTF-8")

@@ -10,7 +10,7 @@ from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
 
 
-def rectangular(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
+def pad_to_uniform(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
     """Pads a ragged model with zeros to all heads and equal units in every layer: the same function.
 
     Kept heads go back to their old places, so that T5's shared position bias stays right. A padded head's
@@ -20,10 +20,10 @@ def rectangular(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, 
     Returns:
       The rectangular spec and its parameters.
     """
-    encoder_units, decoder_units = max(1, spec.widest("encoder")), max(1, spec.widest("decoder"))
+    encoder_units, decoder_units = max(1, spec.max_ffn_units("encoder")), max(1, spec.max_ffn_units("decoder"))
     if not spec.absolute_positions:
         encoder_units = decoder_units = max(encoder_units, decoder_units)
-    full = spec.rectangle(encoder_units, decoder_units)
+    full = spec.with_uniform_layers(encoder_units, decoder_units)
     ids = _kept_ids(spec)
     sizes, flat, new = full.axis_sizes(), flatten(params), {}
     for path, names in param_axes(full).items():

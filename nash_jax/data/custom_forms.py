@@ -3,15 +3,15 @@
 from collections.abc import Callable, Sequence
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.checks import find_break
+from nash_jax.data.checks import unusable_text_kind
 from nash_jax.data.forms import (
     LANGUAGES,
     Form,
     Record,
     classification,
-    damaged,
     question_answering,
-    read,
+    read_column,
+    row_issue_error,
     text_pair,
     translation,
 )
@@ -42,7 +42,7 @@ def choose_form(task: TaskConfig, collect_labels: Callable[[], tuple[str, ...]] 
         raise UserError(f"config.task.form is {task.form!r}", "'auto' with config.task.source='hub'")
     columns = tuple(name.strip() for name in task.source_column.split(","))
     if task.form == "classification":
-        return classification("", columns, collect_labels(), task.target_column, read_own_label)
+        return classification("", columns, collect_labels(), task.target_column, read_custom_label)
     if task.form == "qa":
         return _question_answering(task, columns)
     if task.form == "translation":
@@ -73,21 +73,21 @@ def _translation(task: TaskConfig) -> Form:
     return translation(task.source_column, task.target_column)
 
 
-def own_label(record: Record, column: str) -> str:
+def custom_label(record: Record, column: str) -> str:
     """A label as a word; numbers and truth values as they are written."""
-    value = read(record, column)
-    kind = find_break(str(value) if isinstance(value, int) else value)
+    value = read_column(record, column)
+    kind = unusable_text_kind(str(value) if isinstance(value, int) else value)
     if kind:
-        raise damaged(kind, column, value)
+        raise row_issue_error(kind, column, value)
     return str(value).strip()
 
 
-def read_own_label(record: Record, column: str, labels: Sequence[str]) -> str:
+def read_custom_label(record: Record, column: str, labels: Sequence[str]) -> str:
     """A label that the training rows have too."""
-    word = own_label(record, column)
+    word = custom_label(record, column)
     if word not in labels:
         some = ", ".join(f"{label:.60}" for label in labels[:_SHOWN]) + f" … ({len(labels):,})" * (len(labels) > _SHOWN)
-        raise damaged("label_outside_set", column, word, f"a label of the training rows: {some}")
+        raise row_issue_error("label_outside_set", column, word, f"a label of the training rows: {some}")
     return word
 
 

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 
 from nash_jax.errors import UserError
-from nash_jax.generation.inputs import Inputs, bucket, check_ids, check_length
+from nash_jax.generation.inputs import PaddedInputs, check_ids, check_length, length_bucket
 from nash_jax.generation.options import GenerationOptions
-from nash_jax.generation.processors import Rules, Values, make_rules
+from nash_jax.generation.processors import ProcessorRules, Values, make_rules
 from nash_jax.spec import ModelSpec
 
 
-class Plan(NamedTuple):
-    """Compiled in: another plan is another program.
+class StaticArgs(NamedTuple):
+    """Compiled in: another static is another program.
 
     Attributes:
       num_beams: K; 1 without beam search.
@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     num_eos: int
     do_sample: bool
     long_prompt: bool
-    rules: Rules
+    rules: ProcessorRules
 
 
 class BeamSettings(NamedTuple):
@@ -42,16 +42,16 @@ class BeamSettings(NamedTuple):
       norms: float32 [L+1]; the sum of t log-probabilities is divided by `norms[t]`, t to the power of the
         length penalty. A table, since powers of the device may round otherwise than the host's.
       stop_when_full: an input is done once K beams have finished (`early_stopping=True`).
-      hope_for_longest: what a running beam may still reach is judged at the maximal length, not at the
+      score_at_max_length: what a running beam may still reach is judged at the maximal length, not at the
         present one (`early_stopping="never"` and a positive length penalty).
     """
 
     norms: np.ndarray
     stop_when_full: np.bool_
-    hope_for_longest: np.bool_
+    score_at_max_length: np.bool_
 
 
-class Request(NamedTuple):
+class TracedArgs(NamedTuple):
     """Handed over: other values run the same program.
 
     Attributes:
@@ -81,10 +81,10 @@ class Request(NamedTuple):
     beams: Any
 
 
-def make_request(
-    spec: ModelSpec, options: GenerationOptions, inputs: Inputs, decoder_input_ids: Any | None, stop_at_eos: bool
-) -> tuple[Plan, Request]:
-    """Plan and request of a call; `Engine.generate` says what the arguments are.
+def make_program_args(
+    spec: ModelSpec, options: GenerationOptions, inputs: PaddedInputs, decoder_input_ids: Any | None, stop_at_eos: bool
+) -> tuple[StaticArgs, TracedArgs]:
+    """Plan and traced of a call; `Engine.generate` says what the arguments are.
 
     Raises:
       UserError: for prompts of a wrong shape, ids outside of the vocabulary, more beams than the vocabulary has
@@ -100,14 +100,14 @@ def make_request(
     beams, drawn = options.num_beams, options.do_sample
     if beams + len(ends) > spec.vocab_size:
         raise UserError(f"num_beams is {beams}", f"no more than the {spec.vocab_size - len(ends)} tokens to begin with")
-    plan = Plan(beams, options.num_return_sequences, len(eos_ids), drawn, prompt.shape[1] > 1, rules)
-    length = bucket(max_length - 1) + 1  # the last token is written, but never read
+    static = StaticArgs(beams, options.num_return_sequences, len(eos_ids), drawn, prompt.shape[1] > 1, rules)
+    length = length_bucket(max_length - 1) + 1  # the last token is written, but never read
     # In beam search transformers takes the EOS where the padding id is 0, as if none were set.
     fill_id = eos_ids[0] if beams > 1 and pad_id == 0 else pad_id
     padded = np.full((len(inputs.input_ids), length), fill_id, np.int32)
     padded[:, 0] = start_id
     padded[: len(prompt), : prompt.shape[1]] = prompt
-    return plan, Request(
+    return static, TracedArgs(
         prompt=padded,
         prompt_length=np.int32(prompt.shape[1]),
         max_length=np.int32(max_length),
@@ -148,7 +148,7 @@ def _prompt(given: Any | None, start_id: int, num_rows: int, vocab_size: int) ->
 
 def _max_length(options: GenerationOptions, prompt_length: int, spec: ModelSpec) -> int:
     """Total length at most; the last token is written, but needs no position."""
-    longest = options.limits(prompt_length)[1]
+    longest = options.length_limits(prompt_length)[1]
     if options.max_new_tokens is None and options.max_length is None and spec.absolute_positions:
         longest = min(longest, spec.max_positions + 1)
     check_length("outputs can be", longest - 1, spec)

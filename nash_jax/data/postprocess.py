@@ -9,7 +9,7 @@ _DETERMINERS = frozenset({
 })  # fmt: skip
 
 
-def read_output(output: str, row: dict[str, Any]) -> str:
+def postprocess_output(output: str, row: dict[str, Any]) -> str:
     """What an output says in the terms of the row's references.
 
     A label is the output without the blanks around it (another text is a wrong label, not an error). Where the model is
@@ -24,11 +24,11 @@ def read_output(output: str, row: dict[str, Any]) -> str:
     if "labels" not in row:
         return output
     if "targets" in row:
-        return str(names_noun(output, row["targets"][0])) if _words(output) else ""
+        return str(matches_noun(output, row["targets"][0])) if _words(output) else ""
     return output.strip()
 
 
-def names_noun(output: str, noun: str) -> bool:
+def matches_noun(output: str, noun: str) -> bool:
     """Whether an output names a noun, by T5's rule: determiners and case aside, the words of one are among the other's.
 
     "fuzzy bunny" names "the bunny"; "Bob" does not name "Bob's hat".

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from nash_jax.convert.hf import complete, read_json
+from nash_jax.convert.hf import fill_defaults, read_json
 from nash_jax.errors import UserError
 from nash_jax.generation.options import GenerationOptions, options_from_files, unsupported_fields
 
 GENERATION_FILE = "generation_config.json"
 
 
-def read_generation(folder: Path) -> GenerationOptions:
+def load_generation_options(folder: Path) -> GenerationOptions:
     """The generation defaults in a folder of the hub's layout, or in an export.
 
     Without `generation_config.json` they are those of `config.json`, where old checkpoints have them, completed by
@@ -37,4 +37,4 @@ def _fields(folder: Path) -> tuple[Path, dict[str, Any]]:
     file, old = folder / GENERATION_FILE, folder / "config.json"
     if file.exists():
         return file, read_json(file)
-    return old, complete(read_json(old)) if old.exists() else {}  # an export may have neither
+    return old, fill_defaults(read_json(old)) if old.exists() else {}  # an export may have neither
