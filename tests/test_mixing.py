@@ -137,15 +137,18 @@ def test_rows_of_a_mixture(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mixture": "rte,colla"}, "config.task.mixture names 'colla' (did you mean 'cola'?); expected of samsum, "),
+        (
+            {"mixture": "rte,colla"},
+            "config.task.mixture names 'colla' (did you mean 'cola'?); expected one of samsum, ",
+        ),
         ({"mixture": "rte"}, "config.task.mixture is 'rte'; expected two tasks or more, each once"),
         ({"mixture": "rte,cola,rte"}, "config.task.mixture is 'rte,cola,rte'; expected two tasks or more, each once"),
-        ({"name": "rte"}, "config.task.name is 'rte', a single task; expected a name of the mixture's own"),
+        ({"name": "rte"}, "config.task.name is 'rte', a single task; expected a name for the mixture"),
         (
             {"form": "text"},
-            "config.task.mixture with config.task.source or form of another kind; expected hub or",
+            "config.task.mixture with another config.task.source or form; expected 'hub' or",
         ),
-        ({"test_file": "t.jsonl"}, "config.task.test_file is 't.jsonl'; expected {task} in it, which stands for each"),
+        ({"test_file": "t.jsonl"}, "config.task.test_file is 't.jsonl'; expected a path with {task}, replaced by each"),
     ],
 )
 def test_mixtures_that_are_refused(tmp_path, fields, message):

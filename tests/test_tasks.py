@@ -221,8 +221,8 @@ def test_a_repository_that_is_not_there(tmp_path, monkeypatch):
 
 def test_settings_that_do_not_go_together():
     assert complaint(config("cola", prefix="summarize: ")) == (
-        "config.task.prefix is 'summarize: '; expected none for the task cola, whose inputs say themselves what is "
-        "asked for; config.task.prefix=''"
+        "config.task.prefix is 'summarize: '; expected no prefix for the task cola, whose inputs already "
+        "name the task; config.task.prefix=''"
     )
     assert complaint(config("cola", form="text")) == (
         "config.task.form is 'text'; expected 'auto' with config.task.source='hub'"

@@ -1,8 +1,8 @@
-"""The way back: from a model's output to what a task's metric compares with the references."""
+"""Postprocessing: from a model's output to the text that a metric compares with the references."""
 
 from typing import Any
 
-# articles, demonstratives and the like: of no account when two noun phrases are compared (T5's list)
+# articles, demonstratives and similar words, ignored when two noun phrases are compared (list of T5's postprocessor)
 _DETERMINERS = frozenset({
     "a", "an", "each", "every", "few", "her", "his", "many", "much", "my", "our", "some", "that", "the", "their",
     "these", "this", "those", "which", "whose", "your",
@@ -10,16 +10,16 @@ _DETERMINERS = frozenset({
 
 
 def postprocess_output(output: str, row: dict[str, Any]) -> str:
-    """What an output says in the terms of the row's references.
+    """Returns an output in the form of the row's references.
 
-    A label is the output without the blanks around it (another text is a wrong label, not an error). Where the model is
-    to name a noun and the references say whether a given noun is meant (WSC), it is "True" or "False"; or "", which is
-    no label, where it names nothing: else silence would be right wherever another noun is asked about. Other outputs
-    stay as they are.
+    Labels: surrounding white space is removed (a text that is not a label counts as wrong, not as an error).
+    WSC, where the model names a noun and the reference says whether a given noun is correct: "True" or "False"; "" if
+    the output names no noun, since an empty output would otherwise be correct for every "False".
+    Other outputs are unchanged.
 
     Args:
       output: decoded text.
-      row: of a form.
+      row: a row of a form.
     """
     if "labels" not in row:
         return output
@@ -29,14 +29,15 @@ def postprocess_output(output: str, row: dict[str, Any]) -> str:
 
 
 def matches_noun(output: str, noun: str) -> bool:
-    """Whether an output names a noun, by T5's rule: determiners and case aside, the words of one are among the other's.
+    """Returns whether an output names a noun, by T5's rule.
 
-    "fuzzy bunny" names "the bunny"; "Bob" does not name "Bob's hat".
+    Determiners and case are ignored; then the words of one phrase must be a subset of the words of the other:
+    "fuzzy bunny" matches "the bunny"; "Bob" does not match "Bob's hat". Source: `wsc_simple` of T5's postprocessors.
     """
     if ("'" in output) != ("'" in noun):
         return False
-    said, meant = _words(output), _words(noun)
-    return bool(said) and bool(meant) and (said <= meant or meant <= said)
+    words, noun_words = _words(output), _words(noun)
+    return bool(words) and bool(noun_words) and (words <= noun_words or noun_words <= words)
 
 
 def _words(phrase: str) -> set[str]:

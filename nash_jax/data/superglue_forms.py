@@ -1,6 +1,6 @@
-"""Forms of SuperGLUE's tasks that are more than fields and a label: MultiRC, ReCoRD, WSC.
+"""Forms of the SuperGLUE tasks that need more than fields and a label: MultiRC, ReCoRD, WSC.
 
-Sources as in `forms`: `glue`, `record`, `wsc_simple` of T5's preprocessors, `wsc_simple` of its postprocessors.
+Sources as in `forms`: `glue`, `record` and `wsc_simple` of T5's preprocessors; `wsc_simple` of its postprocessors.
 """
 
 import re
@@ -21,7 +21,7 @@ BOOLEANS = ("False", "True")
 
 
 def multirc() -> Form:
-    """A paragraph, a question, one answer → whether it is right. All answers to a question are one group."""
+    """A paragraph, a question and one answer → whether it is correct. All answers to a question are one group."""
     columns = ("question", "answer", "paragraph")
     groups = ("idx.paragraph", "idx.question")
 
@@ -36,7 +36,7 @@ def multirc() -> Form:
 
 
 def record() -> Form:
-    """A passage and a query with a gap → the entity that fills it; in training one row an answer."""
+    """A passage and a query with a gap → the entity that fills it; for training, one row per answer."""
 
     def to_rows(record: Record, prompt: str, training: bool) -> list[Row]:
         passage = re.sub(r"([.?!\"'])\n@highlight\n", r"\1 ", read_text(record, "passage"))
@@ -54,10 +54,10 @@ def record() -> Form:
 
 
 def wsc() -> Form:
-    """A text with a pronoun between asterisks → the noun it stands for, in free words.
+    """A text with a pronoun marked by asterisks → the noun that the pronoun refers to, as free text.
 
-    Records ask of one noun whether it is the one. Training takes those where it is; scored is whether the model names
-    the noun exactly where it is (`outputs.read_output`).
+    A record asks whether one given noun is correct. Training uses the records where it is. The score counts whether the
+    model names the noun if and only if it is correct (`postprocess.postprocess_output`).
     """
     columns = ("text", "span1_text", "span2_text", "span2_index", "label")
 
@@ -75,18 +75,18 @@ def wsc() -> Form:
 
 
 def mark_pronoun(content: str, pronoun: str, index: int | str) -> str:
-    """Asterisks around a pronoun; what is written together with it is set off by a space.
+    """Puts asterisks around a pronoun, separated by spaces from attached characters.
 
-    Some indices of the data are one off: the nearest word that is the pronoun is meant. T5's authors patch those texts
-    one by one, with the same result.
+    Some indices in the data are off by one, so the nearest word equal to the pronoun is marked. T5's authors correct
+    these texts one by one, with the same result.
 
     Args:
       content: the text.
-      pronoun: a word of it.
-      index: its number, words being what single spaces divide.
+      pronoun: one of its words.
+      index: index of the pronoun among the words, separated by single spaces.
 
     Raises:
-      RowIssueError: when the text has no such word.
+      RowIssueError: if the text does not contain the word.
     """
     words, wanted = content.strip().split(" "), pronoun.strip().lower()
     places = [i for i, word in enumerate(words) if wanted in (word.lower(), word.strip(".,;:!?\"'()").lower())]
