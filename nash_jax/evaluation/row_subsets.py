@@ -1,4 +1,4 @@
-"""Which rows are scored together: all of them, and those of each task of a mixture by the task's own metric."""
+"""Subsets of rows that are scored together: all rows, and the rows of each task of a mixture, by the task's metric."""
 
 import dataclasses
 import functools
@@ -17,62 +17,66 @@ class RowSubset:
     """Rows that are scored together.
 
     Attributes:
-      prefix: what their values' names begin with: nothing, or `task/`.
-      metric: what they are scored by.
-      numbers: which rows they are.
-      rows: they themselves.
+      prefix: prefix of the names of their values: empty, or `task/`.
+      metric: scores them.
+      indices: their indices among all rows.
+      rows: the rows.
     """
 
     prefix: str
     metric: Metric
-    numbers: Sequence[int]
+    indices: Sequence[int]
     rows: Sequence[Mapping[str, Any]]
 
     @functools.cached_property
     def groups(self) -> np.ndarray:
-        """The number of each row's group [n]."""
+        """Group index of each row, int [n]."""
         return group_indices(self.rows)
 
     def measure(self, outputs: Sequence[str]) -> np.ndarray:
-        """Statistics of these rows [n, k], of the outputs of all."""
-        return self.metric.measure([outputs[i] for i in self.numbers], self.rows)
+        """Returns the statistics of these rows, float64 [n, k], from the outputs of all rows."""
+        return self.metric.measure([outputs[i] for i in self.indices], self.rows)
 
 
 def split_by_task(metric: str, rows: Sequence[Mapping[str, Any]]) -> list[RowSubset]:
-    """All rows, and those of each task that rows name.
+    """Returns the subset of all rows, then one subset for each task named by the rows.
 
     Args:
-      metric: of all rows.
-      rows: of any order.
+      metric: metric for all rows.
+      rows: in any order.
     """
     return [
-        RowSubset(prefix, METRICS[own], numbers, [rows[i] for i in numbers])
-        for prefix, own, numbers in _split(metric, rows)
+        RowSubset(prefix, METRICS[name], indices, [rows[i] for i in indices])
+        for prefix, name, indices in _split(metric, rows)
     ]
 
 
 def check_subsets(metric: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """`check_metric_rows` of all rows and of each task's, before any training.
+    """Calls `check_metric_rows` for each subset, so that errors occur before training.
 
     Raises:
-      UserError: as there.
+      UserError: as `check_metric_rows`.
     """
-    for _, own, numbers in _split(metric, rows):
-        check_metric_rows(own, [rows[i] for i in numbers])
+    for _, name, indices in _split(metric, rows):
+        check_metric_rows(name, [rows[i] for i in indices])
 
 
 def _split(metric: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[int]]]:
-    """(prefix, metric, numbers of rows)."""
+    """(prefix, metric, row indices) of each subset."""
     yield "", metric, list(range(len(rows)))
     for name in dict.fromkeys(row["task"] for row in rows if "task" in row):
         yield f"{name}/", TASKS[name].metric, [i for i, row in enumerate(rows) if row.get("task") == name]
 
 
-def merge_values(parts: Sequence[RowSubset], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What was found for each part, by value, under one roof.
+def merge_values(subsets: Sequence[RowSubset], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merges the values of all subsets into one dict; names get the subset's prefix.
 
     Args:
-      parts: of `split_by_task`.
-      found: value → what is said of it, for each part.
+      subsets: from `split_by_task`.
+      found: for each subset, name → value.
     """
-    return {part.prefix + name: said for part, own in zip(parts, found, strict=True) for name, said in own.items()}
+    return {
+        subset.prefix + name: value
+        for subset, values in zip(subsets, found, strict=True)
+        for name, value in values.items()
+    }
