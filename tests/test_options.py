@@ -224,8 +224,8 @@ def test_contradictions_are_refused_as_in_transformers():
     for changes, words in [
         ({"num_return_sequences": 2}, "expected 1 in greedy search"),
         ({"num_return_sequences": 4, "num_beams": 3}, "no more than num_beams=3"),
-        ({"forced_bos_token_id": 3, "suppress_tokens": [3]}, "forced_bos_token_id=3 stands in suppress_tokens too"),
-        ({"forced_eos_token_id": [3, 4], "suppress_tokens": [3, 4, 5]}, "stands in suppress_tokens too"),
+        ({"forced_bos_token_id": 3, "suppress_tokens": [3]}, "forced_bos_token_id=3 is in suppress_tokens too"),
+        ({"forced_eos_token_id": [3, 4], "suppress_tokens": [3, 4, 5]}, "is in suppress_tokens too"),
     ]:
         with pytest.raises(UserError, match=words):
             GenerationOptions().replace(**changes)

@@ -1,10 +1,10 @@
-"""Beam search, step by step that of `transformers` 5: greedy (the C best continuations) or sampled (C drawn).
+"""Beam search with the same steps as in `transformers` 5: deterministic (C best continuations) or sampled (C drawn).
 
-Letters: B inputs, K beams of each, C candidates at a step (enough that K of them go on even if the best ones
-end), V vocabulary, L tokens of an output, n outputs for each input.
+Letters: B inputs, K beams for each, C candidates in a step (so many that K remain even if the best ones end), V
+vocabulary size, L output length in tokens, n outputs for each input.
 
-An input's result hangs on no other: what can no longer improve changes no more, however long others take.
-Source of the rules: `GenerationMixin._beam_search` of transformers 5.23.
+The result for an input does not depend on the other inputs: a finished input does not change while others continue.
+Source of the algorithm: `GenerationMixin._beam_search` of transformers 5.23.
 """
 
 from typing import Any, NamedTuple
@@ -17,16 +17,16 @@ from nash_jax.generation.cache import Cache, CachedDecoder, get_column, set_colu
 from nash_jax.generation.processors import apply_processors
 from nash_jax.generation.program_args import StaticArgs, TracedArgs
 
-REJECTED = -1e9  # added to scores of what must not be chosen; finite, so that the least bad can be if nothing is left
+REJECTED = -1e9  # added to scores of excluded beams; finite, so that the best of them is chosen if none is left
 
 
 class Beams(NamedTuple):
-    """Candidates of a step (C of them instead of K), or those of them that go on; best first, or as drawn.
+    """Candidates of a step (C instead of K), or the candidates that continue; sorted by score, or as drawn.
 
     Attributes:
       tokens: int32 [B, K, L].
       scores: sums of log-probabilities, float32 [B, K].
-      parents: the beam each continues, int32 [B, K].
+      parents: index of the beam that each continues, int32 [B, K].
     """
 
     tokens: jax.Array
@@ -35,13 +35,13 @@ class Beams(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """The best finished sequences so far, best first; until there are K, others keep their places.
+    """The best finished sequences so far, best first; unused places are filled with placeholders.
 
     Attributes:
       tokens: int32 [B, K, L].
-      scores: sums of log-probabilities over the length's power, float32 [B, K].
-      lengths: generated tokens, int32 [B, K].
-      ended: bool [B, K]; false for a place kept.
+      scores: sums of log-probabilities, divided by length ** length_penalty, float32 [B, K].
+      lengths: number of generated tokens, int32 [B, K].
+      ended: bool [B, K]; False for a placeholder.
     """
 
     tokens: jax.Array
@@ -51,15 +51,15 @@ class Finished(NamedTuple):
 
 
 class BeamState(NamedTuple):
-    """The loop's carry.
+    """Carry of the decoding loop.
 
     Attributes:
-      length: tokens written in each running beam, the prompt included, int32 scalar.
+      length: tokens in each running beam, including the prompt, int32 scalar.
       tokens: of running beams, int32 [B, K, L].
       scores: of running beams, float32 [B, K].
-      finished: what would be returned now.
-      open: bool [B]; a running beam may still outdo a finished one.
-      cache: self-attention keys and values by layer, [B·K, …].
+      finished: the best finished sequences.
+      open: bool [B]; whether a running beam may still become better than a finished one.
+      cache: self-attention keys and values for each layer, [B·K, …].
     """
 
     length: jax.Array
@@ -71,19 +71,19 @@ class BeamState(NamedTuple):
 
 
 def beam_search(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> tuple[jax.Array, jax.Array]:
-    """Goes on until no input can improve, all are full (where that ends it), or to the maximal length.
+    """Runs beam search until no input can improve, or all have K finished beams (if configured), or `max_length`.
 
     Args:
-      decoder: the model at work.
+      decoder: the model and the encoded batch.
       static: with K > 1 beams.
       traced: prompts, limits and beam settings.
 
     Returns:
-      int32 [B·n, L]: the n best sequences of each input; and how many columns are in use.
+      The n best sequences of each input, int32 [B·n, L], and the number of used columns, int32 scalar.
     """
-    real = jnp.arange(traced.prompt.shape[0]) < traced.num_rows  # [B]; the others only fill the batch
+    real = jnp.arange(traced.prompt.shape[0]) < traced.num_rows  # [B]; the other rows are batch padding
 
-    def go_on(state: BeamState) -> jax.Array:
+    def cond(state: BeamState) -> jax.Array:
         full = jnp.all(state.finished.ended | ~real[:, None]) & traced.beams.stop_when_full
         return (state.length < traced.max_length) & jnp.any(state.open) & ~full
 
@@ -98,14 +98,14 @@ def beam_search(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) 
         cache = _reorder(cache, running.parents)
         return BeamState(state.length + 1, running.tokens, running.scores, finished, still_open, cache)
 
-    state = jax.lax.while_loop(go_on, step, _start(decoder, static, traced, real))
+    state = jax.lax.while_loop(cond, step, _start(decoder, static, traced, real))
     best = jax.tree.map(lambda x: x[:, : static.num_return_sequences], state.finished)
     width = traced.prompt_length + jnp.max(jnp.where(real[:, None], best.lengths, 0))
     return best.tokens.reshape(-1, best.tokens.shape[-1]), width
 
 
 def _start(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs, real: jax.Array) -> BeamState:
-    """K equal beams of which the first alone has a chance, so that the first step takes different tokens."""
+    """K equal beams, all but the first rejected, so that the first step selects K different tokens."""
     shape = (traced.prompt.shape[0], static.num_beams)
     tokens = jnp.broadcast_to(traced.prompt[:, None], (*shape, traced.prompt.shape[1]))
     finished = Finished(tokens, jnp.full(shape, REJECTED), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
@@ -116,7 +116,7 @@ def _start(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs, real:
 def _log_probs(
     decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs, state: BeamState
 ) -> tuple[jax.Array, Cache]:
-    """Log-probabilities of the next token [B, K, V] after all rules, and the cache with this position."""
+    """Log-probabilities of the next token [B, K, V] after all processors, and the updated cache."""
     tokens = state.tokens.reshape(-1, state.tokens.shape[-1])  # [B·K, L]
     logits, cache = decoder.step(get_column(tokens, state.length - 1), state.length - 1, state.cache)
     source = jnp.repeat(traced.source, static.num_beams, axis=0)
@@ -127,7 +127,7 @@ def _log_probs(
 
 
 def _candidates(log_probs: jax.Array, state: BeamState, static: StaticArgs, traced: TracedArgs) -> Beams:
-    """The C best continuations of all beams, or C drawn without replacement."""
+    """The C best continuations of all beams, or C continuations sampled without replacement."""
     scores = log_probs + state.scores[..., None]
     flat = scores.reshape(scores.shape[0], -1)  # [B, K·V]
     rank = sampling.add_gumbel_noise(flat, traced.key, traced.row_ids, state.length) if static.do_sample else flat
@@ -138,20 +138,20 @@ def _candidates(log_probs: jax.Array, state: BeamState, static: StaticArgs, trac
 
 
 def _ended(tokens: jax.Array, length: jax.Array, traced: TracedArgs) -> jax.Array:
-    """Which candidates [B, C] stop here: their last token is an EOS, or there is no room for more."""
+    """Whether candidates end in this step, bool [B, C]: their last token is EOS, or the maximum length is reached."""
     last = jax.lax.dynamic_index_in_dim(tokens, length, axis=2, keepdims=False)
     return jnp.any(last[..., None] == traced.eos_ids[None, None], axis=-1) | (length + 1 >= traced.max_length)
 
 
 def _running(candidates: Beams, ended: jax.Array, num_beams: int) -> Beams:
-    """The K best candidates that have not ended."""
+    """Returns the K best candidates that have not ended."""
     scores = candidates.scores + ended * REJECTED
     best = jax.lax.top_k(scores, num_beams)[1]
     return _pick(candidates._replace(scores=scores), best)
 
 
 def _finish(candidates: Beams, ended: jax.Array, state: BeamState, traced: TracedArgs) -> Finished:
-    """The K best of what had finished and of what finishes now, if among the K best candidates."""
+    """Returns the K best of the finished sequences and of the candidates that end now and are among the K best."""
     old, num_beams = state.finished, state.scores.shape[1]
     generated = state.length + 1 - traced.prompt_length
     ended = ended & (jnp.arange(ended.shape[1]) < num_beams)[None]
@@ -164,7 +164,7 @@ def _finish(candidates: Beams, ended: jax.Array, state: BeamState, traced: Trace
 
 
 def _may_improve(scores: jax.Array, finished: Finished, generated: jax.Array, traced: TracedArgs) -> jax.Array:
-    """Whether the best running beam may outdo a finished one, by the heuristic of `early_stopping`; bool [B]."""
+    """Whether the best running beam may become better than a finished one, by the `early_stopping` rule; bool [B]."""
     longest = traced.max_length - traced.prompt_length
     reachable = scores[:, :1] / traced.beams.norms[jnp.where(traced.beams.score_at_max_length, longest, generated)]
     worst = jnp.where(finished.ended, jnp.min(finished.scores, axis=1, keepdims=True), REJECTED)
@@ -172,13 +172,13 @@ def _may_improve(scores: jax.Array, finished: Finished, generated: jax.Array, tr
 
 
 def _reorder(cache: Cache, parents: jax.Array) -> Cache:
-    """Each beam's cache is that of the beam [B, K] it continues."""
+    """Reorders the cache by the parents [B, K] of the beams."""
     first = jnp.arange(parents.shape[0])[:, None] * parents.shape[1]
     return take_rows(cache, (first + parents).reshape(-1))
 
 
 def _pick(tree: Any, index: jax.Array) -> Any:
-    """From arrays [B, M, …], entries [B, K] of the second axis."""
+    """Selects entries [B, K] along the second axis of arrays [B, M, …]."""
     return jax.tree.map(
         lambda x: jnp.take_along_axis(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1), tree
     )

@@ -1,6 +1,6 @@
-"""One sequence a row: the best token at each step, or one drawn.
+"""Greedy search and sampling: one sequence per row.
 
-Letters: B inputs, n outputs for each, R = B·n rows, L tokens of an output, V vocabulary.
+Letters: B inputs, n outputs for each, R = B·n rows, L output length in tokens, V vocabulary size.
 """
 
 from typing import NamedTuple
@@ -15,13 +15,13 @@ from nash_jax.generation.program_args import StaticArgs, TracedArgs
 
 
 class GreedyState(NamedTuple):
-    """The loop's carry.
+    """Carry of the decoding loop.
 
     Attributes:
-      length: tokens written in each row, the prompt included, int32 scalar.
+      length: tokens in each row, including the prompt, int32 scalar.
       tokens: int32 [R, L]; padding after EOS and from `length` on.
-      done: rows that have ended, bool [R].
-      cache: self-attention keys and values by layer, of positions before `length - 1`.
+      done: whether rows have ended, bool [R].
+      cache: self-attention keys and values for each layer, of positions before `length - 1`.
     """
 
     length: jax.Array
@@ -31,20 +31,20 @@ class GreedyState(NamedTuple):
 
 
 def greedy(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> tuple[jax.Array, jax.Array]:
-    """Goes on until all rows have ended, or to the maximal length.
+    """Generates until all rows have ended, or to the maximum length.
 
     Args:
-      decoder: the model at work.
-      static: without beams.
+      decoder: the model and the encoded batch.
+      static: with one beam.
       traced: prompts and limits.
 
     Returns:
-      int32 [R, L]: prompt, tokens up to and with EOS, padding; and how many columns are in use.
+      int32 [R, L]: prompt, tokens including EOS, padding; and the number of used columns, int32 scalar.
     """
     times = static.num_return_sequences
     source = jnp.repeat(traced.source, times, axis=0)
 
-    def go_on(state: GreedyState) -> jax.Array:
+    def cond(state: GreedyState) -> jax.Array:
         return (state.length < traced.max_length) & ~jnp.all(state.done)
 
     def step(state: GreedyState) -> GreedyState:
@@ -54,12 +54,12 @@ def greedy(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> tu
         token = jnp.where(done, traced.pad_id, _choose(scores, length, static, traced))
         return GreedyState(length + 1, set_column(tokens, token, length), done | _ends(token, traced), cache)
 
-    state = jax.lax.while_loop(go_on, step, _start(decoder, static, traced))
+    state = jax.lax.while_loop(cond, step, _start(decoder, static, traced))
     return state.tokens, state.length
 
 
 def _start(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> GreedyState:
-    """Prompts in place; rows that only fill the batch are done."""
+    """Initial state with the prompts; padding rows of the batch are marked as done."""
     times, rows = static.num_return_sequences, traced.prompt.shape[0]
     return GreedyState(
         traced.prompt_length,
@@ -70,7 +70,7 @@ def _start(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> Gr
 
 
 def _choose(scores: jax.Array, length: jax.Array, static: StaticArgs, traced: TracedArgs) -> jax.Array:
-    """The next token of each row, int32 [R], from scores [R, V]."""
+    """Chooses the next token of each row, int32 [R], from scores [R, V]."""
     if not static.do_sample:
         return jnp.argmax(scores, axis=-1).astype(jnp.int32)
     times = static.num_return_sequences
@@ -81,5 +81,5 @@ def _choose(scores: jax.Array, length: jax.Array, static: StaticArgs, traced: Tr
 
 
 def _ends(token: jax.Array, traced: TracedArgs) -> jax.Array:
-    """Which tokens [R] are an EOS."""
+    """Whether tokens [R] are EOS."""
     return jnp.any(token[:, None] == traced.eos_ids[None], axis=1)
