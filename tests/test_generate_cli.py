@@ -306,7 +306,9 @@ FLAGS = {
     ("--suppress_tokens=[5,x]",): "generation option suppress_tokens is '[5,x]'; expected a list of token ids",
     ("--suppress_tokens=[259]",): "suppress_tokens holds the id 259; expected ids below the vocabulary's 259",
     ("--num_return_sequences=2",): "num_return_sequences is 2; expected 1 in greedy search; set num_beams or do_sample",
-    ("--column=document",): "column 'document' of {}/rows.txt, a file of lines; expected a column of a .jsonl file",
+    (
+        "--column=document",
+    ): "column 'document' of {}/rows.txt, a file of lines; expected a column only for a .jsonl file",
 }
 FILES = {
     ("input", "none.txt"): "no file {}/none.txt; expected an existing file",

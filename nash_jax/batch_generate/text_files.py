@@ -1,4 +1,4 @@
-"""Files of texts: one a line, or in a column of JSONL; checked in whole before anything is done with them."""
+"""Files of texts: one text per line, or a JSONL column. The whole file is checked before it is used."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from nash_jax.data.lines import parse_json_object, read_lines
 from nash_jax.errors import UserError, did_you_mean
 
-TEXT_COLUMNS = ("source", "document", "text")  # where a text is looked for when no column is named
+TEXT_COLUMNS = ("source", "document", "text")  # text columns to look for if no column is given
 UNSUPPORTED_SUFFIXES = (".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".zip", ".bz2", ".xz", ".zst")
 
 
@@ -17,9 +17,9 @@ class TextRow(NamedTuple):
     """A row of a file.
 
     Attributes:
-      place: file and line.
-      record: the JSON object; of a text file {"source": text}.
-      text: what the column holds.
+      place: file and line number.
+      record: the JSON object; {"source": text} for a text file.
+      text: the text to generate for.
     """
 
     place: str
@@ -28,12 +28,12 @@ class TextRow(NamedTuple):
 
 
 class FileScan(NamedTuple):
-    """What a whole file holds.
+    """Result of reading a whole file.
 
     Attributes:
-      num_rows: lines.
-      num_empty: texts of blanks alone.
-      digest: of the lines, hexadecimal.
+      num_rows: number of lines.
+      num_empty: number of texts with only white space.
+      digest: SHA-256 of the lines, hexadecimal.
     """
 
     num_rows: int
@@ -43,12 +43,12 @@ class FileScan(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TextFile:
-    """A file to read texts from; `open_text_file` makes one.
+    """A file to read texts from; created by `open_text_file`.
 
     Attributes:
-      path: a .jsonl file, or text with one text a line; also with .gz.
-      column: of JSONL; None: lines are texts.
-      new_column: what rows may not have, since it will be added to them.
+      path: a .jsonl file, or a text file with one text per line; optionally .gz.
+      column: text column of JSONL; None: lines are texts.
+      new_column: column that will be added, so rows must not have it.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class TextFile:
         """Reads and checks the whole file.
 
         Raises:
-          UserError: for the first broken row, or a file without rows.
+          UserError: for the first invalid row, or an empty file.
         """
         num_rows, num_empty, digest = 0, 0, hashlib.sha256()
         for num_rows, line in enumerate(read_lines(self.path), 1):
@@ -70,10 +70,10 @@ class TextFile:
         return FileScan(num_rows, num_empty, digest.hexdigest())
 
     def rows(self, scan: FileScan) -> Iterator[TextRow]:
-        """The rows.
+        """Yields the rows.
 
         Raises:
-          UserError: at the end, when the file is not what it was at the time of the scan.
+          UserError: after the last row, if the file has changed since the scan.
         """
         digest = hashlib.sha256()
         for number, line in enumerate(read_lines(self.path), 1):
@@ -98,15 +98,15 @@ class TextFile:
 
 
 def open_text_file(path: Path, column: str | None, new_column: str | None = None) -> TextFile:
-    """A file of texts: JSONL when it is named .jsonl or .jsonl.gz, else one text a line.
+    """Opens a file of texts: JSONL if its name ends in .jsonl or .jsonl.gz, else one text per line.
 
     Args:
       path: the file.
-      column: where JSONL has its texts; when left out, the first of `TEXT_COLUMNS` that the first row has.
-      new_column: what rows of JSONL may not have.
+      column: text column of JSONL; None: the first of `TEXT_COLUMNS` that the first row has.
+      new_column: column that rows of JSONL must not have.
 
     Raises:
-      UserError: for a file that is not there or of another kind, or when there is no telling the column.
+      UserError: if the file does not exist or has an unsupported type, or the text column is unknown.
     """
     if not path.is_file():
         raise UserError(f"no file {path}", "an existing file")
@@ -116,7 +116,7 @@ def open_text_file(path: Path, column: str | None, new_column: str | None = None
     if name.endswith(".jsonl"):
         return TextFile(path, column or _first_column(path), new_column)
     if column is not None:
-        raise UserError(f"column {column!r} of {path}, a file of lines", "a column of a .jsonl file alone")
+        raise UserError(f"column {column!r} of {path}, a file of lines", "a column only for a .jsonl file")
     return TextFile(path, None)
 
 
@@ -133,7 +133,7 @@ def _first_column(path: Path) -> str:
 
 
 def _checked(value: Any, what: str) -> str:
-    """A text that a tokenizer can read; it may be empty."""
+    """Returns a text that a tokenizer can read; it may be empty."""
     if not isinstance(value, str):
         raise UserError(f"{what} holds {value!r:.60}", "a text")
     try:

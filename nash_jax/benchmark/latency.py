@@ -1,4 +1,4 @@
-"""Whole-generation latency of several models, timed in turn in one process."""
+"""Latency of whole generations of several models, timed alternately in one process."""
 
 import math
 import os
@@ -20,13 +20,18 @@ Call = Callable[[], Any]
 def measure_latency(engines: Mapping[str, Engine], config: BenchmarkConfig, seed: int = 0) -> list[dict[str, Any]]:
     """Times every model at every batch size and output length.
 
-    All models read the same random ids (so they share a vocabulary), generate exactly so many tokens, and are run in
-    turn, so that a slow moment of the machine hits all alike. Each call blocks until its result is there; the first,
-    which compiles, is left out.
+    All models read the same random ids (so they share a vocabulary), generate exactly the given number of tokens, and
+    run alternately, so that slow phases of the machine affect all of them. Each call blocks until its result is ready;
+    the first call, which compiles, is excluded.
+
+    Args:
+      engines: name → model.
+      config: batch sizes, lengths and number of runs.
+      seed: of the random ids.
 
     Returns:
-      Rows of report.json's `benchmark`: times in milliseconds; `encode_ms` is the median time of encoder and
-      cross-attention keys and values, `per_token_ms` the median rest divided by the tokens.
+      Rows of report.json's `benchmark`, times in milliseconds. `encode_ms` is the median time of the encoder and the
+      cross-attention keys and values; `per_token_ms` is the rest of the median divided by the number of tokens.
     """
     vocabulary = min(engine.spec.source_vocab_size for engine in engines.values())
     ids = {size: random_ids(vocabulary, size, config.source_length, seed) for size in config.batch_sizes}
@@ -68,36 +73,39 @@ def _row(
 
 
 def compile_all(calls: Sequence[Call]) -> None:
-    """Runs each call once, as many at a time as there are processors, so that their programs compile side by side."""
+    """Runs each call once in a thread pool, so that their programs are compiled in parallel."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda call: call(), calls))
 
 
 def random_ids(vocab_size: int, batch_size: int, source_length: int, seed: int = 0) -> np.ndarray:
-    """Source ids of rows without padding, int32 [B, S]."""
+    """Returns random source ids without padding, int32 [B, S]."""
     rng = np.random.default_rng(seed)
     return rng.integers(3, vocab_size, (batch_size, source_length)).astype(np.int32)
 
 
 def generation_call(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:
-    """A call that generates exactly `new_tokens` tokens for ids [B, S], and waits for them."""
+    """Returns a call that generates exactly `new_tokens` tokens for ids [B, S] and blocks until they are ready."""
     mask, options = np.ones_like(ids), GenerationOptions(max_new_tokens=new_tokens)
     return lambda: engine.generate(ids, mask, options, stop_at_eos=False)
 
 
 def encoding_call(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:
-    """A call that does what comes before the first token (encoder, cross-attention keys and values), and waits."""
+    """Returns a call that runs what precedes the first token (encoder, cross-attention keys and values) and blocks."""
     mask = np.ones_like(ids)
     return lambda: engine.encode_only(ids, mask, new_tokens)
 
 
 def time_interleaved(calls: Mapping[Name, Call], runs: int, at_least_ms: float = 0.0) -> dict[Name, np.ndarray]:
-    """Milliseconds of a call, [runs] for each of `calls`, interleaved; compilation is left out.
+    """Times several calls alternately; compilation is excluded.
 
     Args:
-      calls: what to time; each blocks until its result is there.
-      runs: measurements of each.
-      at_least_ms: a measurement repeats its call until it lasts about so long, and gives their mean.
+      calls: name → call to time, which blocks until its result is ready.
+      runs: number of measurements of each call.
+      at_least_ms: a measurement repeats its call until it lasts about this long, and is the mean over repetitions.
+
+    Returns:
+      Name → milliseconds per call, float64 [runs].
     """
     repeats = {name: _repeats(call, at_least_ms) for name, call in calls.items()}
     times: dict[Name, list[float]] = {name: [] for name in calls}
@@ -108,13 +116,13 @@ def time_interleaved(calls: Mapping[Name, Call], runs: int, at_least_ms: float =
 
 
 def _repeats(call: Call, at_least_ms: float) -> int:
-    """How often to repeat a call in one measurement; compiles it."""
+    """Returns how often to repeat a call in one measurement; also compiles it."""
     call()
     return math.ceil(at_least_ms / _time(call, 1)) if at_least_ms else 1
 
 
 def _time(call: Call, repeats: int) -> float:
-    """Mean milliseconds of some calls in a row."""
+    """Returns the mean milliseconds of consecutive calls."""
     start = time.perf_counter()
     for _ in range(repeats):
         call()
@@ -122,12 +130,12 @@ def _time(call: Call, repeats: int) -> float:
 
 
 def sample_std(ms: np.ndarray) -> float:
-    """Sample standard deviation; 0 of a single run."""
+    """Returns the sample standard deviation; 0 for a single run."""
     return float(ms.std(ddof=1)) if len(ms) > 1 else 0.0
 
 
 def speedups(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Batch size → median time of dense over median time of pruned, at the output length that was timed first."""
+    """Returns batch size → median time of dense / median time of pruned, at the first output length."""
     median = {(r["model"], r["batch_size"]): r["median_ms"] for r in rows if r["new_tokens"] == rows[0]["new_tokens"]}
     sizes = sorted({r["batch_size"] for r in rows})
     return {str(b): median["dense", b] / median["pruned", b] for b in sizes}

@@ -1,8 +1,8 @@
-"""What padding to a rectangle costs: a ragged model against its folder for `transformers`, both in our engine.
+"""Cost of padding layers to uniform sizes: a ragged model against its `transformers` folder, both run by our engine.
 
 python -m nash_jax.benchmark.padding_cost [--preset=t5-small] [--decoder_layers=2] [--source=128] [--new_tokens=32]
 
-Random weights; layers are narrowed unevenly, as pruning does; both models are timed in turn.
+Uses random weights; layers are pruned unevenly, as in real runs; the two models are timed alternately.
 """
 
 import sys
@@ -36,10 +36,10 @@ _SPARSITIES = (0.3, 0.6, 0.8)  # of the encoder's attention and FFN
 
 
 def uneven_masks(spec: ModelSpec, sparsity: float, seed: int) -> dict[str, np.ndarray]:
-    """Masks of 0 and 1 over encoder heads and units that close a share of the encoder's parameters.
+    """Returns masks of 0 and 1 over encoder heads and units that remove a share of the encoder's parameters.
 
-    Every gate has a normal score of its own plus one of its layer's, and the lowest close: some layers keep nearly
-    all, some nearly nothing.
+    Each gate's score is the sum of two normal variables, one for the gate and one for its layer, and the lowest scores
+    are removed. So some layers keep almost everything, others almost nothing.
     """
     rng, sizes = np.random.default_rng(seed), spec.axis_sizes()
     costs = gate_costs(size_terms(param_axes(spec), sizes, "encoder"), sizes)
@@ -53,7 +53,7 @@ def uneven_masks(spec: ModelSpec, sparsity: float, seed: int) -> dict[str, np.nd
 
 
 def prune_model(dense: ModelSpec, params: Any, sparsity: float, decoder_layers: int) -> tuple[Seq2Seq, float]:
-    """The model with a shorter decoder and a narrower encoder, and the share of the encoder that is gone."""
+    """Returns the model with a shorter decoder and a pruned encoder, and the encoder's sparsity."""
     kept = choose_layers(len(dense.decoder), decoder_layers)
     spec, params = select_layers(dense, params, decoder=kept)
     narrow, small = compact(spec, params, uneven_masks(spec, sparsity, 0))
@@ -61,7 +61,7 @@ def prune_model(dense: ModelSpec, params: Any, sparsity: float, decoder_layers: 
 
 
 def compare_models(dense: ModelSpec, params: Any, sparsity: float, decoder_layers: int, timing: BenchmarkConfig) -> str:
-    """Sizes of a pruned model's export and of its folder for `transformers`, and ratios of their times."""
+    """Compares file sizes and times of a pruned model's export and of its `transformers` folder; returns the text."""
     ragged, removed = prune_model(dense, params, sparsity, decoder_layers)
     widths = " ".join(f"{len(layer.heads)}/{layer.ffn}" for layer in ragged.spec.encoder)
     lines = [f"encoder sparsity {removed:.1%}, heads/units by layer {widths}"]
@@ -77,7 +77,7 @@ def compare_models(dense: ModelSpec, params: Any, sparsity: float, decoder_layer
 
 
 def time_ratios(models: Mapping[str, Seq2Seq], batch_size: int, timing: BenchmarkConfig) -> list[str]:
-    """How much longer the padded model takes: the median of pairs timed one after the other, and their quartiles."""
+    """Returns lines with the ratio of times, padded / ragged: median and quartiles over pairs timed alternately."""
     ids = random_ids(models["ragged"].spec.source_vocab_size, batch_size, timing.source_length)
     lines = []
     for what, make in (("encoder pass", encoding_call), ("generation", generation_call)):
@@ -95,7 +95,7 @@ def _timing() -> BenchmarkConfig:
 
 def run(argv: Sequence[str]) -> None:
     """Prints sizes and ratios for each sparsity."""
-    flags.FLAGS(list(argv))  # not app.run, under which Orbax tells of every file
+    flags.FLAGS(list(argv))  # not app.run, which would enable Orbax's log messages for every file
     dense, timing = preset(_PRESET.value), _timing()
     params = random_params(dense, scale=0.05)
     tokens = f"{_BATCH.value} × {_SOURCE.value} → {_TOKENS.value} tokens"

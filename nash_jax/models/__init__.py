@@ -1,4 +1,4 @@
-"""The Flax module over a `ModelSpec`."""
+"""Flax modules built from a `ModelSpec`."""
 
 import jax.numpy as jnp
 
