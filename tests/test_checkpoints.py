@@ -208,9 +208,9 @@ def test_weights_that_do_not_fit(tmp_path, damage):
         ({"weight_map": {"a": "../other/model.safetensors"}}, r"names the shards \['../other/model.safetensors'\]"),
         ({"weight_map": {"a": "/etc/passwd"}}, r"names the shards \['/etc/passwd'\]; expected files beside it"),
         ({"weight_map": {}}, r"names the shards \[\]; expected files beside it; fetch it again"),
-        ({"weight_map": {"a": 3}}, "is no index of shards: TypeError"),
-        ({}, "is no index of shards: KeyError"),
-        ([], "is no index of shards: TypeError"),
+        ({"weight_map": {"a": 3}}, "is not an index of shards: TypeError"),
+        ({}, "is not an index of shards: KeyError"),
+        ([], "is not an index of shards: TypeError"),
     ],
 )
 def test_an_index_names_files_beside_it(tmp_path, stem, index, message):
@@ -328,10 +328,10 @@ def cut_short(torch, file):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda torch, f: f.write_bytes(b"version https://git-lfs.github.com/spec/v1"), "it is no file of PyTorch's"),
+        (lambda torch, f: f.write_bytes(b"version https://git-lfs.github.com/spec/v1"), "it is not a PyTorch file"),
         (lambda torch, f: torch.save(torch.nn.Linear(1, 1), f), r"it asks for torch.nn.modules.linear.Linear"),
-        (lambda torch, f: torch.save({"state_dict": {"a": torch.ones(1)}}, f), "holds a dict of other things"),
-        (lambda torch, f: torch.save([torch.ones(1)], f), "holds a list of other things; expected a state dict"),
+        (lambda torch, f: torch.save({"state_dict": {"a": torch.ones(1)}}, f), "holds a dict, not only tensors"),
+        (lambda torch, f: torch.save([torch.ones(1)], f), "holds a list, not only tensors; expected a state dict"),
         (
             lambda torch, f: torch.save({"a": torch.ones(1)}, f) or f.write_bytes(f.read_bytes()[:99]),
             "as weights alone",

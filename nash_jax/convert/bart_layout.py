@@ -1,7 +1,7 @@
-"""BART, mBART, Marian and Pegasus as `transformers` writes them.
+"""BART, mBART, Marian and Pegasus in the layout of `transformers`.
 
-They differ in flags alone: where norms are, how positions are embedded, whether embeddings are scaled and normed.
-`final_logits_bias` is a buffer there and may be missing; sinusoids may be stored or not.
+They differ only in flags: position of the norms, position embeddings, scaling and normalization of embeddings.
+`final_logits_bias` is a buffer in transformers and may be missing; sinusoids may be stored or not.
 """
 
 from collections.abc import Mapping
@@ -45,10 +45,10 @@ def _spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
     for side in ("encoder", "decoder"):
         if d_model % config[f"{side}_attention_heads"]:
             raise UserError(f"{side}_attention_heads is {config[f'{side}_attention_heads']}", f"a divisor of {d_model}")
-    own_table = config["model_type"] == "marian" and not config["share_encoder_decoder_embeddings"]
+    separate_table = config["model_type"] == "marian" and not config["share_encoder_decoder_embeddings"]
     return dense_spec(
-        vocab_size=(config.get("decoder_vocab_size") if own_table else None) or config["vocab_size"],
-        encoder_vocab_size=config["vocab_size"] if own_table else None,
+        vocab_size=(config.get("decoder_vocab_size") if separate_table else None) or config["vocab_size"],
+        encoder_vocab_size=config["vocab_size"] if separate_table else None,
         d_model=d_model,
         d_ff=config["encoder_ffn_dim"],
         decoder_d_ff=config["decoder_ffn_dim"],
@@ -108,22 +108,22 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _vocabularies(spec: ModelSpec) -> dict[str, Any]:
-    """Sizes and sharing of embedding tables; only Marian's class knows of two vocabularies."""
-    apart = spec.encoder_vocab_size is not None
+    """Sizes and sharing of embedding tables; only Marian's class supports two vocabularies."""
+    separate = spec.encoder_vocab_size is not None
     if spec.family == "marian":
         return {
-            "vocab_size": spec.encoder_vocab_size if apart else spec.vocab_size,
+            "vocab_size": spec.encoder_vocab_size if separate else spec.vocab_size,
             "decoder_vocab_size": spec.vocab_size,
-            "share_encoder_decoder_embeddings": not apart,
+            "share_encoder_decoder_embeddings": not separate,
             "tie_word_embeddings": spec.tied,
         }
-    if apart and spec.encoder_vocab_size != spec.vocab_size:
+    if separate and spec.encoder_vocab_size != spec.vocab_size:
         raise UserError(
             f"the encoder has {spec.encoder_vocab_size} tokens, the decoder {spec.vocab_size}",
             f"one vocabulary, as {spec.family} in transformers has it",
             "save an export instead",
         )
-    return {"vocab_size": spec.vocab_size, "tie_word_embeddings": spec.tied and not apart}
+    return {"vocab_size": spec.vocab_size, "tie_word_embeddings": spec.tied and not separate}
 
 
 def _names(spec: ModelSpec) -> Names:

@@ -1,4 +1,4 @@
-"""How a checkpoint generates, as its files say."""
+"""Reads the generation options of a checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ GENERATION_FILE = "generation_config.json"
 
 
 def load_generation_options(folder: Path) -> GenerationOptions:
-    """The generation defaults in a folder of the hub's layout, or in an export.
+    """Returns the generation defaults in a folder of the hub's layout, or in an export.
 
-    Without `generation_config.json` they are those of `config.json`, where old checkpoints have them, completed by
-    its class's defaults. What cannot be followed is named in a printed note and left out, so that a model whose
-    defaults are not ours can be pruned and looked at all the same.
+    Without `generation_config.json`, the fields are read from `config.json`, where old checkpoints have them, with the
+    defaults of its class. Fields that are not supported are ignored with a printed note, so that the model can still be
+    pruned and evaluated.
 
     Raises:
       UserError: for a file that is not JSON.
@@ -33,8 +33,8 @@ def load_generation_options(folder: Path) -> GenerationOptions:
 
 
 def _fields(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The file that speaks of generation, and its fields."""
+    """Returns the file with the generation fields, and the fields."""
     file, old = folder / GENERATION_FILE, folder / "config.json"
     if file.exists():
         return file, read_json(file)
-    return old, fill_defaults(read_json(old)) if old.exists() else {}  # an export may have neither
+    return old, fill_defaults(read_json(old)) if old.exists() else {}  # an export may have none of the two
