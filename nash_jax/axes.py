@@ -56,10 +56,10 @@ def _sublayer(spec: ModelSpec, name: str, axis: str, size: int) -> dict[str, tup
         inner = {"q": head, "kv": ("kv", *head)} if sublayer == "cross_attention" else {"qkv": ("qkv", *head)}
         axes[f"{path}/out"] = (*head, "embed")
         axes |= _position_bias(spec, side, sublayer, path, axis)
-    for leaf, own in inner.items():
-        axes[f"{path}/{leaf}"] = ("embed", *own)
+    for leaf, inner_axes in inner.items():
+        axes[f"{path}/{leaf}"] = ("embed", *inner_axes)
         if spec.bias:
-            axes[f"{path}/{leaf}_bias"] = own
+            axes[f"{path}/{leaf}_bias"] = inner_axes
     return axes
 
 
@@ -84,9 +84,9 @@ def sublayer_path(name: str) -> str:
 def mask_sites(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
     """Returns parameter path → names of the masks that are folded into it at compaction.
 
-    Head and unit masks are applied directly before the output projection, sub-layer masks directly after it, so both
-    are folded into it, the sub-layer mask also into the output bias. A d_model mask is applied to token and
-    position embeddings and to sub-layer outputs. A tied LM head uses the masked table, both before and after compaction.
+    Head and unit masks are applied directly before the output projection, sub-layer masks directly after it, so
+    both are folded into it, the sub-layer mask also into the output bias. A d_model mask is applied to token and
+    position embeddings and to sub-layer outputs. A tied LM head uses the masked table, before and after compaction.
     """
     sites: dict[str, tuple[str, ...]] = {}
     sublayers = {sublayer_path(name): (name, axis) for name, (axis, _) in spec.sublayers().items()}

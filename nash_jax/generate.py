@@ -106,7 +106,10 @@ def check_output(path: Path) -> None:
     if path.is_dir():
         raise UserError(f"--output: {path} is a folder", "a file")
     if path.suffix == ".gz" or path.name.endswith(UNSUPPORTED_SUFFIXES):
-        raise UserError(f"--output: {path} is of unknown kind", ".jsonl, or text with one output a line, not packed")
+        raise UserError(
+            f"--output: {path} has an unsupported file type",
+            ".jsonl, or a text file with one output per line, not compressed",
+        )
 
 
 def run(argv: Sequence[str]) -> None:

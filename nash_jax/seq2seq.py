@@ -70,7 +70,7 @@ class Seq2Seq:
           UserError: for a model without tokenizer, or options that are not valid.
         """
         if self.tokenizer is None:
-            raise UserError("this model has no tokenizer", "tokenizer files beside it", "or use generate_ids")
+            raise UserError("this model has no tokenizer", "tokenizer files in the same folder", "or use generate_ids")
         if isinstance(texts, str):
             raise UserError("texts is one string", "a list of texts", f"write generate([{texts[:20]!r}…])")
         chosen = self.generation.replace(**options)

@@ -47,11 +47,11 @@ def random_spec(seed: int, *, ragged: bool = False, family: str = "t5", **flags:
         dropout_rate=0.0,
     )
     if FAMILIES[family]:
-        own: dict[str, Any] = dict(FAMILIES[family])
+        of_family: dict[str, Any] = dict(FAMILIES[family])
         if family in _BART_LIKE:
             scale = d_model**0.5 if rng.random() < 0.5 else 1.0
-            own |= {"gated": False, "output_scale": 1.0, "embedding_scale": scale}
-        spec = dataclasses.replace(spec, **(own | {"family": family, "tied": spec.tied}))
+            of_family |= {"gated": False, "output_scale": 1.0, "embedding_scale": scale}
+        spec = dataclasses.replace(spec, **(of_family | {"family": family, "tied": spec.tied}))
     elif family == "custom":
         spec = dataclasses.replace(spec, **_random_flags(rng, spec), family=family)
     return dataclasses.replace(spec, **flags)

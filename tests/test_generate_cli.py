@@ -306,24 +306,28 @@ FLAGS = {
     ("--suppress_tokens=[5,x]",): "generation option suppress_tokens is '[5,x]'; expected a list of token ids",
     ("--suppress_tokens=[259]",): "suppress_tokens holds the id 259; expected ids below the vocabulary's 259",
     ("--num_return_sequences=2",): "num_return_sequences is 2; expected 1 in greedy search; set num_beams or do_sample",
-    (
-        "--column=document",
-    ): "column 'document' of {}/rows.txt, a file of lines; expected a column only for a .jsonl file",
+    ("--column=document",): "column 'document' of {}/rows.txt, a text file; expected a column only for a .jsonl file",
 }
 FILES = {
     ("input", "none.txt"): "no file {}/none.txt; expected an existing file",
-    ("input", "rows.csv"): "{}/rows.csv is of unknown kind; expected .jsonl, or text with one text a line, also with",
+    (
+        "input",
+        "rows.csv",
+    ): "{}/rows.csv has an unsupported file type; expected .jsonl, or a text file with one text",
     ("input", "broken.jsonl"): "{}/broken.jsonl:2: not JSON: Expecting value at column 13; expected one JSON object",
     ("input", "other.jsonl"): "{}/other.jsonl:2 has columns ['body'], not 'document'; expected it in every row",
     ("input", "done.jsonl"): "{}/done.jsonl:1 has a column 'output' already; expected none: it would be lost; rename",
     ("output", "none/out.txt"): "--output: no folder {}/none; expected an existing one",
     ("output", ""): "--output: {} is a folder; expected a file",
-    ("output", "out.txt.gz"): "--output: {}/out.txt.gz is of unknown kind; expected .jsonl, or text with one output a",
-    ("output", "out.json"): "--output: {}/out.json is of unknown kind; expected .jsonl",
+    (
+        "output",
+        "out.txt.gz",
+    ): "--output: {}/out.txt.gz has an unsupported file type; expected .jsonl, or a text file with one",
+    ("output", "out.json"): "--output: {}/out.json has an unsupported file type; expected .jsonl",
     ("output", "own.txt"): "{}/own.txt is there, but not its settings own.txt.settings.json; expected results that th",
     ("output", "/proc/out.txt"): "/proc/out.txt.partial cannot be written: ",
-    ("model", "bare"): "the model bare has no tokenizer; expected tokenizer files beside it",
-    ("model", "./none"): "model: no folder './none'; expected a folder, or a name of the hub such as google/flan-t5-sm",
+    ("model", "bare"): "the model bare has no tokenizer; expected tokenizer files in the same folder",
+    ("model", "./none"): "model: no folder './none'; expected a folder, or a name on the hub such as google/flan-t5-sm",
     ("model", "small"): "{}/odd.txt:2: the tokens of this text hold 130; expected ids from 0 to 99, the model's voca",
 }
 

@@ -59,7 +59,9 @@ def test_from_the_cache_without_network(model, cache, monkeypatch, old):
     if old:
         to_pytorch(repository / "snapshots" / SHA)
     assert_same(nash_jax.load("someone/tiny"), model)
-    with pytest.raises(UserError, match="model 'someone/other' is no folder here, and the hub did not give it"):
+    with pytest.raises(
+        UserError, match="model 'someone/other' is not a folder, and could not be downloaded from the hub"
+    ):
         nash_jax.load("someone/other")
 
 

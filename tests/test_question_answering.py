@@ -169,5 +169,5 @@ for _ in range(2):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     keys = "['bleu1', 'bleu4', 'rougeL']"
-    note = "note: no METEOR, for nltk has no WordNet: python -m nltk.downloader wordnet"
+    note = "note: METEOR is not computed, since nltk has no WordNet: python -m nltk.downloader wordnet"
     assert done.stdout.splitlines() == [note, keys, keys]

@@ -142,7 +142,7 @@ BROKEN_JSON = {
         '{"text": "Plain text. Again?", "gist": "b"}'
     ),
 }
-LIMIT = "; expected no more than config.task.max_dropped=0 of them; repair them, or allow more"
+LIMIT = "; expected no more than config.task.max_dropped=0 of them; correct them, or allow more"
 
 
 @pytest.mark.parametrize("message", BROKEN_JSON)
@@ -206,9 +206,9 @@ def test_broken_parquet(task):
     path = write_parquet(Path("rows.parquet"), records_of(PAIRS))
     whole = path.read_bytes()
     save(path, whole[: len(whole) // 2])
-    assert re.match(r"rows.parquet cannot be read: .+; expected a whole Parquet file", complaint(task(path)))
+    assert re.match(r"rows.parquet cannot be read: .+; expected a complete Parquet file", complaint(task(path)))
     save(path, b"")
-    assert re.match(r"rows.parquet cannot be read: .+; expected a whole Parquet file", complaint(task(path)))
+    assert re.match(r"rows.parquet cannot be read: .+; expected a complete Parquet file", complaint(task(path)))
     write_parquet(path, [{"text": "a", "summary": "b"}])
     assert complaint(task(path)).startswith("rows.parquet has columns ['summary', 'text'], not 'gist'; expected")
     write_parquet(path, [{"text": "a", "gist": "b"}, {"text": "c", "gist": None}])
@@ -261,7 +261,10 @@ def test_files_that_cannot_be_used(task, tmp_path):
     assert complaint(missing) == "config.task.test_file: no file none.csv; expected an existing file"
     for name in ("rows.txt", "rows.gz", "rows", "rows.jsonl.zip"):
         save(Path(name), b"a")
-        assert complaint(task(name)) == f"{name} is of unknown kind; expected .jsonl, .csv or .parquet, also with .gz"
+        assert (
+            complaint(task(name))
+            == f"{name} has an unsupported file type; expected .jsonl, .csv or .parquet, also with .gz"
+        )
 
 
 @pytest.mark.parametrize("kind", WRITERS)

@@ -128,7 +128,7 @@ def test_files_in_another_schema(tmp_path, monkeypatch):
     task = config("mnli", source="files", train_file="a.jsonl")
     assert complaint(task, ["train"]) == (
         "a.jsonl:1 has columns ['label', 'premise'], not 'hypothesis'; expected the columns of the task mnli: "
-        "hypothesis, premise, label; or config.task.form='text' with columns of your own"
+        "hypothesis, premise, label; or config.task.form='text' with your columns"
     )
     own = dataclasses.replace(task, form="text", source_column="premise", target_column="premise")
     assert load_rows(own, ["train"])["train"] == [{"source": "a", "references": ["a"]}]

@@ -53,8 +53,8 @@ def test_column_is_the_first_of_three(tmp_path, record, column):
 GOOD = '{"document": "sound"}\n'
 BROKEN = {
     '{"document": "cut': "rows.jsonl:3: not JSON: Unterminated string starting at at column 14; expected one JSON obj",
-    "": "rows.jsonl:3: not JSON: Expecting value at column 1; expected one JSON object a line",
-    '["document"]': "rows.jsonl:3: a JSON list; expected one JSON object a line",
+    "": "rows.jsonl:3: not JSON: Expecting value at column 1; expected one JSON object per line",
+    '["document"]': "rows.jsonl:3: a JSON list; expected one JSON object per line",
     "[" * 100_000: "rows.jsonl:3: not JSON: ",
     '{"documents": "a"}': r"rows.jsonl:3 has columns \['documents'\], not 'document' \(did you mean 'documents'\?\)",
     '{"document": null}': "rows.jsonl:3: column 'document' holds None; expected a text",
@@ -79,9 +79,19 @@ def test_columns_of_results_may_be_read_where_nothing_is_added(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "column", "says"),
     [
-        ("rows.csv", "a,b\n", None, "rows.csv is of unknown kind; expected .jsonl, or text with one text a line"),
-        ("rows.parquet.gz", "", None, "rows.parquet.gz is of unknown kind"),
-        ("rows.txt", "a\n", "document", "column 'document' of .*rows.txt, a file of lines; expected a column of a .js"),
+        (
+            "rows.csv",
+            "a,b\n",
+            None,
+            "rows.csv has an unsupported file type; expected .jsonl, or a text file with one text per line",
+        ),
+        ("rows.parquet.gz", "", None, "rows.parquet.gz has an unsupported file type"),
+        (
+            "rows.txt",
+            "a\n",
+            "document",
+            "column 'document' of .*rows.txt, a text file; expected a column only for a .jsonl",
+        ),
         ("rows.txt", "", None, "rows.txt is empty; expected at least one line"),
         ("rows.jsonl", "", None, "rows.jsonl is empty; expected at least one line"),
         ("rows.jsonl", '{"body": "a"}', None, "rows.jsonl:1 has columns .'body'.; expected one of source, document, t"),

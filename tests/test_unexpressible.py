@@ -30,8 +30,8 @@ FREE = {family: T5_FREE if family in T5_LIKE else BART_FREE for family in FAMILI
 FREE["marian"] = BART_FREE | {"encoder_vocab_size"}
 SAID_OTHERWISE = {  # flags of BART's relatives that are refused for what comes of them
     "encoder_vocab_size": "the encoder has 99 tokens, the decoder 23; expected one vocabulary",
-    "decoder_head_dim": "decoder heads are 6 wide in all, d_model is 8; expected equal widths",
-    "decoder_num_heads": "decoder heads are 20 wide in all, d_model is 8; expected equal widths",
+    "decoder_head_dim": "decoder heads have a total width of 6, d_model is 8; expected equal widths",
+    "decoder_num_heads": "decoder heads have a total width of 20, d_model is 8; expected equal widths",
 }
 
 

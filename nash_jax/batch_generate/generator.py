@@ -96,7 +96,7 @@ class FileGenerator:
 
     def __init__(self, model: "Seq2Seq", job: GenerationJob) -> None:
         if model.tokenizer is None:
-            raise UserError(f"the model {job.model} has no tokenizer", "tokenizer files beside it")
+            raise UserError(f"the model {job.model} has no tokenizer", "tokenizer files in the same folder")
         self.model, self.job, self.stats = model, job, GenerationStats()
         self.tokenizer: Any = model.tokenizer
         self.options = model.generation.replace(**job.options)

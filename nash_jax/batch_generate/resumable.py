@@ -176,7 +176,7 @@ def _writing(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path} cannot be written: {error.strerror or error}",
             "a folder to write to and room in it",
-            "what was done is kept, and the same command goes on after it",
+            "the results so far are kept; run the same command again to continue",
         ) from error
 
 

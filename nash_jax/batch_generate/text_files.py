@@ -80,7 +80,7 @@ class TextFile:
             digest.update(line.encode())
             yield self._row(line, f"{self.path}:{number}")
         if digest.hexdigest() != scan.digest:
-            raise UserError(f"{self.path} was changed while it was read", "the same rows from begin to end")
+            raise UserError(f"{self.path} was changed while it was read", "an unchanged file")
 
     def _row(self, line: str, place: str) -> TextRow:
         if self.column is None:
@@ -112,11 +112,13 @@ def open_text_file(path: Path, column: str | None, new_column: str | None = None
         raise UserError(f"no file {path}", "an existing file")
     name = path.name.removesuffix(".gz")
     if name.endswith(UNSUPPORTED_SUFFIXES):
-        raise UserError(f"{path} is of unknown kind", ".jsonl, or text with one text a line, also with .gz")
+        raise UserError(
+            f"{path} has an unsupported file type", ".jsonl, or a text file with one text per line, also with .gz"
+        )
     if name.endswith(".jsonl"):
         return TextFile(path, column or _first_column(path), new_column)
     if column is not None:
-        raise UserError(f"column {column!r} of {path}, a file of lines", "a column only for a .jsonl file")
+        raise UserError(f"column {column!r} of {path}, a text file", "a column only for a .jsonl file")
     return TextFile(path, None)
 
 

@@ -78,7 +78,7 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
         width = spec.heads_of(side) * spec.head_dim_of(side)
         if width != spec.d_model:
             raise UserError(
-                f"{side} heads are {width} wide in all, d_model is {spec.d_model}",
+                f"{side} heads have a total width of {width}, d_model is {spec.d_model}",
                 f"equal widths, as {spec.family} in transformers has them",
                 "save an export instead",
             )

@@ -23,12 +23,12 @@ def load_generation_options(folder: Path) -> GenerationOptions:
     file, fields = _fields(folder)
     refused = unsupported_fields(fields)
     for name, value in refused.items():
-        print(f"note: {file} sets {name} to {value!r}: not supported, generation does without it")
+        print(f"note: {file} sets {name} to {value!r}: not supported, ignored in generation")
     known = {name: value for name, value in fields.items() if name not in refused}
     try:
         return options_from_files(known, {}) if file.name == GENERATION_FILE else options_from_files(None, known)
     except UserError as error:
-        print(f"note: {folder}: {error}; generation does without these defaults")
+        print(f"note: {folder}: {error}; these generation defaults are ignored")
         return GenerationOptions()
 
 

@@ -55,7 +55,7 @@ def _files(folder: Path, stem: str, suffix: str) -> list[Path]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is not an index of shards: {error!r}", "the file as it was saved") from error
     if outside or not names:
-        raise UserError(f"{index} names the shards {outside or names}", "files beside it", "fetch it again")
+        raise UserError(f"{index} names the shards {outside or names}", "files in the same folder", "download it again")
     return [folder / name for name in names]
 
 
@@ -73,7 +73,9 @@ def _safetensors(file: Path) -> Tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)
                 yield name, _float32(tensors.get_tensor(name))
     except SafetensorError as error:
-        raise UserError(f"{file} cannot be read: {error}", "a whole safetensors file", "fetch it again") from error
+        raise UserError(
+            f"{file} cannot be read: {error}", "a complete safetensors file", "download it again"
+        ) from error
 
 
 def _float32(tensor: np.ndarray) -> np.ndarray:
@@ -88,8 +90,8 @@ def _torch_file(file: Path) -> Tensors:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types; the message names what was refused
         raise UserError(
-            f"{file} cannot be read as weights alone: {_refusal(error)}",
-            "a whole state dict of tensors",
+            f"{file} cannot be read by the weights-only reader: {_refusal(error)}",
+            "a complete state dict of tensors",
             "no other content of such a file is loaded",
         ) from error
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):

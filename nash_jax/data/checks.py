@@ -132,8 +132,8 @@ class DataIssues:
 
     def num_dropped(self, split: str) -> int:
         """Number of dropped rows of a split, over all tasks."""
-        own = sum(count for (where, kind), count in self._counts.items() if where == split and is_dropped(kind, split))
-        return own + sum(part.num_dropped(split) for part in self.by_task.values())
+        here = sum(n for (where, kind), n in self._counts.items() if where == split and is_dropped(kind, split))
+        return here + sum(issues.num_dropped(split) for issues in self.by_task.values())
 
     def to_json(self) -> list[dict[str, Any]]:
         """Returns one object for each (split, kind): {"split", "kind", "rule": "dropped" or "kept", "rows", "first"}.
@@ -142,7 +142,7 @@ class DataIssues:
         """
         kinds = list(ISSUE_KINDS)
         found = sorted(self._counts, key=lambda key: (SPLITS.index(key[0]), kinds.index(key[1])))
-        own = [
+        rows = [
             {
                 "split": split,
                 "kind": kind,
@@ -152,7 +152,7 @@ class DataIssues:
             }
             for split, kind in found
         ]
-        return own + [row | {"task": name} for name, part in self.by_task.items() for row in part.to_json()]
+        return rows + [row | {"task": name} for name, issues in self.by_task.items() for row in issues.to_json()]
 
     def check_limit(self, split: str, max_dropped: float) -> None:
         """Checks that not too many rows of a split were dropped.
@@ -168,11 +168,11 @@ class DataIssues:
         if dropped <= max_dropped * read:
             return
         kinds = [row for row in self.to_json() if row["split"] == split and row["rule"] == "dropped"]
-        said = ", ".join(f"{row['kind']} {row['rows']:,} ({row['first']})" for row in kinds)
+        listed = ", ".join(f"{row['kind']} {row['rows']:,} ({row['first']})" for row in kinds)
         raise UserError(
-            f"{dropped:,} of {read:,} {split} rows cannot be used: {said}",
+            f"{dropped:,} of {read:,} {split} rows cannot be used: {listed}",
             f"no more than config.task.max_dropped={max_dropped:g} of them",
-            "repair them, or allow more",
+            "correct them, or allow more",
         )
 
 
@@ -222,9 +222,9 @@ def check_rows(
             issues.add(split, place, read)
         # rows of one record (one row per answer) share the source on purpose, so they are not compared to each other
         found = [[*find_issues(row), *_compare_row(row, earlier, held_out)] for row in rows]
-        for row, own in zip(rows, found, strict=True):
-            worst = next((issue for issue in own if is_dropped(issue.kind, split)), None)
-            for issue in [worst] if worst else own:
+        for row, row_issues in zip(rows, found, strict=True):
+            worst = next((issue for issue in row_issues if is_dropped(issue.kind, split)), None)
+            for issue in [worst] if worst else row_issues:
                 issues.add(split, place, issue)
             if worst is None:
                 earlier.setdefault(row["source"], set()).add(_identity(row))

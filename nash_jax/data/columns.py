@@ -56,7 +56,7 @@ def required_columns(form: Form, task: TaskConfig) -> RequiredColumns:
     """Returns the columns that the form of a task reads."""
     if task.form != "auto" or task.name not in TASKS:
         return RequiredColumns(form.columns)
-    do = "or config.task.form='text' with columns of your own" if task.source == "files" else ""
+    do = "or config.task.form='text' with your columns" if task.source == "files" else ""
     return RequiredColumns(form.columns, f"the columns of the task {task.name}: {', '.join(form.columns)}", do)
 
 

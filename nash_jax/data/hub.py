@@ -29,7 +29,7 @@ def fetch_repository(name: str, patterns: Sequence[str], what: str) -> Path:
       UserError: if the hub does not answer or does not have the repository, and the cache does not have it either.
     """
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"{what}: no folder {name!r}", "a folder, or a name of the hub such as google/flan-t5-small")
+        raise UserError(f"{what}: no folder {name!r}", "a folder, or a name on the hub such as google/flan-t5-small")
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import HFValidationError
@@ -38,8 +38,8 @@ def fetch_repository(name: str, patterns: Sequence[str], what: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (OSError, HFValidationError) as error:  # all other errors of the hub client are OSErrors
         raise UserError(
-            f"{what} {name!r} is no folder here, and the hub did not give it: {first_line(error)}",
-            f"the hub to answer, or the {what} in the cache {HF_HUB_CACHE}",
+            f"{what} {name!r} is not a folder, and could not be downloaded from the hub: {first_line(error)}",
+            f"an answer of the hub, or the {what} in the cache {HF_HUB_CACHE}",
             OFFLINE_ADVICE,
         ) from error
 
@@ -106,7 +106,7 @@ def load_split(task: Task, split: str) -> Any:
     except (OSError, ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(
             f"data set {task.repository!r} cannot be loaded: {first_line(error)}",
-            f"the hub to answer, or the data set in the cache {datasets.config.HF_DATASETS_CACHE}",
+            f"an answer of the hub, or the data set in the cache {datasets.config.HF_DATASETS_CACHE}",
             OFFLINE_ADVICE,
         ) from error
 

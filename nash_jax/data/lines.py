@@ -46,7 +46,9 @@ def read_byte_lines(path: Path) -> Iterator[bytes]:
                 number += 1
                 yield line
     except READ_ERRORS as error:
-        raise UserError(f"{path}:{number + 1}: cannot be read: {error}", "a whole file", "fetch it again") from error
+        raise UserError(
+            f"{path}:{number + 1}: cannot be read: {error}", "a complete file", "download it again"
+        ) from error
 
 
 def parse_json_object(line: str, place: str) -> dict[str, Any]:
@@ -62,9 +64,9 @@ def parse_json_object(line: str, place: str) -> dict[str, Any]:
     try:
         record = json.loads(line.rstrip())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: not JSON: {json_error(error)}", "one JSON object a line") from error
+        raise UserError(f"{place}: not JSON: {json_error(error)}", "one JSON object per line") from error
     if not isinstance(record, dict):
-        raise UserError(f"{place}: a JSON {type(record).__name__}", "one JSON object a line")
+        raise UserError(f"{place}: a JSON {type(record).__name__}", "one JSON object per line")
     return record
 
 

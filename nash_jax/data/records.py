@@ -28,7 +28,7 @@ def read_records(path: Path, columns: RequiredColumns) -> Iterator[Entry]:
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     readers = {"jsonl": _jsonl, "json": _jsonl, "csv": _csv, "parquet": _parquet}
     if kind not in readers:
-        raise UserError(f"{path} is of unknown kind", ".jsonl, .csv or .parquet, also with .gz")
+        raise UserError(f"{path} has an unsupported file type", ".jsonl, .csv or .parquet, also with .gz")
     yield from readers[kind](path, columns)
 
 
@@ -160,7 +160,7 @@ def _as_record(fields: list[str], header: list[str], taken: list[str], recoverin
             return RowIssue("fragment", count)
         return RowIssue("too_few_fields" if len(fields) < len(header) else "too_many_fields", count)
     if recovering and _has_bare_quote(fields, "".join(taken)):
-        return RowIssue("fragment", "a quote within a field that has none around it")
+        return RowIssue("fragment", "a quote in an unquoted field")
     if [field.removeprefix("\ufeff") for field in fields] == header:
         return RowIssue("header_again", "the header")
     escaped = _ESCAPED.search("".join(fields))
@@ -196,7 +196,7 @@ def _parquet(path: Path, columns: RequiredColumns) -> Iterator[Entry]:
         table = parquet.read(columns=names)
         values = [_values(table[name]) for name in names]
     except (pyarrow.ArrowException, *READ_ERRORS) as error:
-        raise UserError(f"{path} cannot be read: {first_line(error)}", "a whole Parquet file") from error
+        raise UserError(f"{path} cannot be read: {first_line(error)}", "a complete Parquet file") from error
     for number, row in enumerate(zip(*values, strict=True), 1):
         issue = next((value for value in row if isinstance(value, RowIssue)), None)
         yield f"{path} row {number}", issue or dict(zip(names, row, strict=True))

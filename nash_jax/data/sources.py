@@ -59,12 +59,12 @@ def _mixture_rows(task: TaskConfig, splits: Sequence[str], issues: DataIssues) -
     """Rows of all tasks; issues are recorded by task, and limits and duplicate checks apply to each task separately."""
     parts = {}
     for part in mixture_tasks(task):
-        own = issues.by_task[part.name] = DataIssues()
-        parts[part.name] = load_rows(part, splits, own)
+        issues.by_task[part.name] = DataIssues()
+        parts[part.name] = load_rows(part, splits, issues.by_task[part.name])
     rows = interleave(parts, splits)
     for split in splits:
-        issues.rows_read[split] = sum(own.rows_read[split] for own in issues.by_task.values())
-        places = {name: iter(own.places[split]) for name, own in issues.by_task.items()}
+        issues.rows_read[split] = sum(of_task.rows_read[split] for of_task in issues.by_task.values())
+        places = {name: iter(of_task.places[split]) for name, of_task in issues.by_task.items()}
         issues.places[split] = [next(places[row["task"]]) for row in rows[split]]
     return rows
 

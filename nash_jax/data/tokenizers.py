@@ -32,7 +32,7 @@ def choose_tokenizer(task: TaskConfig, of_checkpoint: Any | None, rows: list[dic
     elif task.source == "pronunciation":
         tokenizer = build_pronunciation_tokenizer(rows)
     else:
-        raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init that brings one")
+        raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init with a tokenizer")
     ids = tokenizer(rows[0]["source"])["input_ids"]
     if tokenizer.eos_token_id not in ids[-2:]:  # mBART's tokenizer appends the language id after EOS
         raise UserError(f"the tokenizer ends a text with id {ids[-1]}", f"EOS, {tokenizer.eos_token_id}")
@@ -76,7 +76,7 @@ def load_tokenizer(name: str) -> Any:
         raise UserError(
             f"no tokenizer could be loaded from {name!r}: {first_line(error)}",
             "a folder with tokenizer.json or spiece.model, or a name on the hub",
-            "name one in config.task.tokenizer",
+            "set config.task.tokenizer",
         ) from error
     for token in ("pad_token", "eos_token"):
         if getattr(tokenizer, token) is None:

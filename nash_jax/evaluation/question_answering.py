@@ -130,6 +130,6 @@ def has_wordnet() -> bool:
     try:
         wordnet.ensure_loaded()
     except LookupError:
-        print("note: no METEOR, for nltk has no WordNet: python -m nltk.downloader wordnet", flush=True)
+        print("note: METEOR is not computed, since nltk has no WordNet: python -m nltk.downloader wordnet", flush=True)
         return False
     return True

@@ -39,7 +39,7 @@ def index_keys(keys: Sequence[Hashable]) -> np.ndarray:
 
 
 def group_indices(rows: Sequence[Row]) -> np.ndarray:
-    """Returns the index of each row's `group`, in order of first occurrence, int [n]; rows without one are alone."""
+    """Returns the index of each row's `group`, in order of first occurrence, int [n]; a row without one is a group."""
     return index_keys([("group", row["group"]) if "group" in row else ("row", i) for i, row in enumerate(rows)])
 
 

@@ -343,5 +343,5 @@ def _refuse_unsupported(fields: Mapping[str, Any], source: str) -> None:
         raise UserError(
             f"{source} sets {name} to {value!r}, which is not supported",
             f"{name} unset or {UNSUPPORTED_FIELDS[name]!r}",
-            "remove it from the file, which gives another output than transformers",
+            "remove it from the file; the output will differ from transformers",
         )
