@@ -147,9 +147,9 @@ def damaged(request, tmp_path_factory):
     """(task, places, rows, what was loaded, the record of it) of 10,000 rows in a format."""
     folder = tmp_path_factory.mktemp(request.param)
     task, places, rows = write_all(folder, request.param)
-    findings = DataIssues()
-    loaded = load_rows(task, issues=findings)
-    return task, places, rows, loaded, summarize_data(loaded, make_tokenizer(), task, folder, findings)
+    issues = DataIssues()
+    loaded = load_rows(task, issues=issues)
+    return task, places, rows, loaded, summarize_data(loaded, make_tokenizer(), task, folder, issues)
 
 
 def test_every_kind_is_counted_with_its_first_place(damaged):
@@ -251,11 +251,11 @@ def test_labels():
     """A label that is none of the set drops the row; the summary counts those that occur."""
     labels = ["yes", "no", "maybe"]
     rows = [{"source": f"a {i}", "references": [word], "labels": labels} for i, word in enumerate(("yes", "yse", "no"))]
-    findings = DataIssues()
+    issues = DataIssues()
     entries = [(f"rows:{i}", row) for i, row in enumerate(rows)]
-    kept = list(check_rows(entries, lambda row: [row], "train", findings, {}))
+    kept = list(check_rows(entries, lambda row: [row], "train", issues, {}))
     assert kept == [rows[0], rows[2]]
-    (found,) = findings.to_json()
+    (found,) = issues.to_json()
     assert (found["kind"], found["rows"]) == ("label_outside_set", 1)
     assert found["first"] == "rows:1: 'yse' is none of 'yes', 'no', 'maybe'"
 
@@ -264,38 +264,38 @@ def test_scores_are_of_all_rows_given():
     """A duplicate is dropped from the training split alone."""
     entries = [("a:1", {"source": "a", "references": ["b"]})] * 2
     for split, left in (("train", 1), ("validation", 2), ("test", 2)):
-        findings = DataIssues()
-        assert len(list(check_rows(entries, lambda row: [row], split, findings, {}))) == left
-        assert findings.num_dropped(split) == 2 - left
-        assert [row["rule"] for row in findings.to_json()] == ["dropped" if split == "train" else "kept"]
+        issues = DataIssues()
+        assert len(list(check_rows(entries, lambda row: [row], split, issues, {}))) == left
+        assert issues.num_dropped(split) == 2 - left
+        assert [row["rule"] for row in issues.to_json()] == ["dropped" if split == "train" else "kept"]
 
 
 @pytest.mark.parametrize(
     ("dropped", "share", "refused"), [(2, 0.2, False), (3, 0.2, True), (1, 0.0, True), (0, 0.0, False)]
 )
 def test_limit(dropped, share, refused):
-    findings = DataIssues()
+    issues = DataIssues()
     entries = [(f"a:{i}", {"source": str(i), "references": ["b"]}) for i in range(10 - dropped)]
     entries += [("a:99", RowIssue("not_json", "what"))] * dropped
-    assert len(list(check_rows(entries, lambda row: [row], "test", findings, {}))) == 10 - dropped
+    assert len(list(check_rows(entries, lambda row: [row], "test", issues, {}))) == 10 - dropped
     if refused:
         with pytest.raises(
             UserError, match=f"{dropped} of 10 test rows cannot be used: not_json {dropped} .a:99: what.;"
         ):
-            findings.check_limit("test", share)
+            issues.check_limit("test", share)
     else:
-        findings.check_limit("test", share)
+        issues.check_limit("test", share)
 
 
 def test_one_file_for_all_splits(tmp_path):
     """It is meant, as in a trial run: no row is dropped, but it is said."""
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"".join(json_line(document=source, summary=target) for source, target in HELD_OUT))
-    findings = DataIssues()
+    issues = DataIssues()
     files = {f"{split}_file": str(path) for split in ("train", "validation", "test")}
-    rows = load_rows(TaskConfig(name="own", source="files", **files), issues=findings)
+    rows = load_rows(TaskConfig(name="own", source="files", **files), issues=issues)
     assert rows["train"] == rows["test"] and len(rows["train"]) == len(HELD_OUT)
-    (found,) = findings.to_json()
+    (found,) = issues.to_json()
     assert (found["kind"], found["rows"], found["split"]) == ("same_file", len(HELD_OUT), "train")
     assert found["first"] == f"{path}: the validation file too"
 
@@ -314,11 +314,11 @@ def test_hub_rows_are_checked(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))  # not among the data
     monkeypatch.setitem(TASKS, "samsum", dataclasses.replace(TASKS["samsum"], repository=str(folder)))
-    findings = DataIssues()
-    loaded = load_rows(TaskConfig(max_dropped=0.25), issues=findings)
+    issues = DataIssues()
+    loaded = load_rows(TaskConfig(max_dropped=0.25), issues=issues)
     assert {split: len(own) for split, own in loaded.items()} == {"train": 10, "validation": 9, "test": 7}
     assert loaded["train"][3] == {"source": "summarize: text number 3", "references": ["Brief 3"]}
-    found = [(row["split"], row["kind"], row["rule"], row["first"].partition(":")[0]) for row in findings.to_json()]
+    found = [(row["split"], row["kind"], row["rule"], row["first"].partition(":")[0]) for row in issues.to_json()]
     assert found == [
         ("train", "null", "dropped", "train row 11"),
         ("train", "duplicate", "dropped", "train row 12"),
@@ -355,10 +355,10 @@ def test_reading_goes_on_after_a_broken_quote(tmp_path, name):
     text, kinds, sources = RECOVERIES[name]
     path = tmp_path / "rows.csv"
     path.write_bytes(f"document,summary\n{text}".encode())
-    findings = DataIssues()
+    issues = DataIssues()
     task = TaskConfig(name="own", source="files", test_file=str(path), prefix="", max_dropped=0.99)
-    assert [row["source"] for row in load_rows(task, ("test",), findings)["test"]] == sources
-    found = {row["kind"]: row["first"] for row in findings.to_json()}
+    assert [row["source"] for row in load_rows(task, ("test",), issues)["test"]] == sources
+    found = {row["kind"]: row["first"] for row in issues.to_json()}
     assert found.keys() == kinds.keys()
     assert all(found[kind].startswith(f"{path}:{line}: ") for kind, line in kinds.items()), found
 
@@ -368,9 +368,9 @@ def test_a_quote_in_every_row_takes_no_longer(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("document,summary\n" + "".join(f'"a{i},"" b\n' for i in range(4000)) + "c,d\n")
     task = TaskConfig(name="own", source="files", test_file=str(path), prefix="", max_dropped=0.9999)
-    findings = DataIssues()
-    assert len(load_rows(task, ("test",), findings)["test"]) == 1
-    assert findings.rows_read == {"test": 4001}
+    issues = DataIssues()
+    assert len(load_rows(task, ("test",), issues)["test"]) == 1
+    assert issues.rows_read == {"test": 4001}
 
 
 # -- tokens ------------------------------------------------------------------------------------------------

@@ -105,10 +105,10 @@ def test_labels_that_come_again_stay(tmp_path):
     files["test_file"] = str(write_jsonl(tmp_path / "b.jsonl", [{"text": "text 5", "kind": "cold"}] * 2))
     task = TaskConfig(name="own", source="files", form="classification", source_column="text", target_column="kind",
                       prefix="", **files)  # fmt: skip
-    findings = DataIssues()
-    rows = load_rows(task, ["train", "test"], findings)
+    issues = DataIssues()
+    rows = load_rows(task, ["train", "test"], issues)
     assert [(row["source"], *row["references"]) for row in rows["train"]] == [tuple(r.values()) for r in train[:-1]]
-    found = [(row["split"], row["kind"], row["rule"], row["rows"]) for row in findings.to_json()]
+    found = [(row["split"], row["kind"], row["rule"], row["rows"]) for row in issues.to_json()]
     assert found == [
         ("train", "leaked", "dropped", 1), ("train", "repeated_label", "kept", 2),
         ("train", "repeated_source", "kept", 1), ("test", "repeated_label", "kept", 1),
@@ -126,7 +126,7 @@ def test_bytes_that_are_not_utf8_within_a_nested_column(tmp_path):
         name="own", source="files", form="qa", source_column="question,document.text", target_column="answers.text",
         prefix="", train_file=str(tmp_path / "a.parquet"), max_dropped=0.5,
     )  # fmt: skip
-    findings = DataIssues()
-    assert [row["references"] for row in load_rows(task, ["train"], findings)["train"]] == [["a"], ["c"]]
-    (found,) = findings.to_json()
+    issues = DataIssues()
+    assert [row["references"] for row in load_rows(task, ["train"], issues)["train"]] == [["a"], ["c"]]
+    (found,) = issues.to_json()
     assert (found["kind"], found["first"]) == ("not_utf8", f"{tmp_path}/a.parquet row 2: byte 0xe9 is not UTF-8")

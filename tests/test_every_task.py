@@ -61,15 +61,15 @@ def models(tmp_path_factory, quick_engine):
 
 def read(name, family, folder, monkeypatch):
     """The task's settings and rows; nothing of the fixtures is damaged."""
-    fields, findings = task_settings(name, family) | LENGTHS, DataIssues()
+    fields, issues = task_settings(name, family) | LENGTHS, DataIssues()
     if family == "t5":
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
         use_repository(monkeypatch, folder / "repository", name)
     else:
         fields |= write_files(folder, name) | {"source": "files"}
     task = TaskConfig(**fields)
-    rows = load_rows(task, issues=findings)
-    assert not [row for row in findings.to_json() if row["rule"] == "dropped"]
+    rows = load_rows(task, issues=issues)
+    assert not [row for row in issues.to_json() if row["rule"] == "dropped"]
     return task, rows
 
 

@@ -151,7 +151,7 @@ def test_several_outputs_are_lines_of_text(tmp_path, command):
 
 
 def test_chunks_change_nothing(tmp_path, command, monkeypatch):
-    """Rows are read and put in batches by chunks, here of 4 rows; what is drawn for a row hangs on its number."""
+    """Rows are read and put in batches by chunks, here of 4 rows; sampling for a row depends on its number."""
     write_lines(tmp_path / "rows.txt", TEXTS)
     assert command(*SAMPLED, output="whole.jsonl")[0] == 0
     monkeypatch.setattr("nash_jax.batch_generate.generator.BATCHES_PER_CHUNK", 1)

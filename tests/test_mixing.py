@@ -1,4 +1,4 @@
-"""Several tasks learnt together: rates, what epochs draw, batches that hang on the step alone, values by task."""
+"""Several tasks trained together: rates, sampling of epochs, batches that depend only on the step, values by task."""
 
 import dataclasses
 import json
@@ -163,14 +163,14 @@ def test_findings_of_a_mixture(tmp_path):
     path = Path(task.train_file.replace("{task}", "rte"))
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1].replace("The ", "\\u0000"), *lines[2:], lines[5]]))
-    findings = DataIssues()
-    rows = load_rows(task, issues=findings)
-    found = [(row["task"], row["split"], row["kind"], row["rows"]) for row in findings.to_json()]
+    issues = DataIssues()
+    rows = load_rows(task, issues=issues)
+    found = [(row["task"], row["split"], row["kind"], row["rows"]) for row in issues.to_json()]
     assert found == [("rte", "train", "nul_character", 1), ("rte", "train", "repeated_label", 1)]
-    assert findings.to_json()[0]["first"].startswith(f"{path}:2: ")
-    assert findings.rows_read == {"train": 49, "validation": 16, "test": 16} and findings.num_dropped("train") == 1
+    assert issues.to_json()[0]["first"].startswith(f"{path}:2: ")
+    assert issues.rows_read == {"train": 49, "validation": 16, "test": 16} and issues.num_dropped("train") == 1
     for split in SPLITS:
-        for row, place in zip(rows[split], findings.places[split], strict=True):
+        for row, place in zip(rows[split], issues.places[split], strict=True):
             file, _, line = place.rpartition(":")
             record = json.loads(Path(file).read_text().splitlines()[int(line) - 1])
             (made,) = TASKS[row["task"]].form.to_rows(record, "t5", split == "train")

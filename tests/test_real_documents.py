@@ -1,4 +1,4 @@
-"""Real documents through the real T5 tokenizer: outputs hang on nothing but the document."""
+"""Real documents through the real T5 tokenizer: outputs depend only on the document."""
 
 import gzip
 import itertools

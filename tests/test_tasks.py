@@ -157,9 +157,9 @@ def test_damaged_rows_of_own_files(kind, tmp_path, monkeypatch):
     name, change, said = DAMAGE[kind]
     own = records(name, "train", 9)
     write_jsonl(Path("a.jsonl"), [*own[:2], own[2] | change, *own[3:]])
-    task, findings = config(name, source="files", train_file="a.jsonl"), DataIssues()
-    assert load_rows(task, ["train"], findings)["train"] == expected_rows(name, own[:2] + own[3:], "t5", True)
-    (found,) = findings.to_json()
+    task, issues = config(name, source="files", train_file="a.jsonl"), DataIssues()
+    assert load_rows(task, ["train"], issues)["train"] == expected_rows(name, own[:2] + own[3:], "t5", True)
+    (found,) = issues.to_json()
     assert (found["kind"], found["rows"], found["rule"]) == (kind, 1, "dropped")
     assert found["first"].startswith(f"a.jsonl:3: {said}")
     message = complaint(dataclasses.replace(task, max_dropped=0.0), ["train"])
@@ -170,19 +170,19 @@ def test_rows_of_one_record_are_not_held_against_each_other(tmp_path):
     """ReCoRD has a row for each answer to learn; the query that comes once more is a duplicate all the same."""
     own = records("record", "train", 4)
     path = write_jsonl(tmp_path / "a.jsonl", [*own, own[0]])
-    findings = DataIssues()
+    issues = DataIssues()
     task = config("record", source="files", train_file=str(path))
-    rows = load_rows(task, ["train"], findings)["train"]
+    rows = load_rows(task, ["train"], issues)["train"]
     assert rows == expected_rows("record", own, "t5", True) and len(rows) == 8
-    (found,) = findings.to_json()
-    assert (found["kind"], found["rows"], findings.rows_read) == ("duplicate", 2, {"train": 10})
+    (found,) = issues.to_json()
+    assert (found["kind"], found["rows"], issues.rows_read) == ("duplicate", 2, {"train": 10})
 
 
 def test_records_that_are_no_case_of_the_task_are_no_rows(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", records("wsc", "train", 9))
-    findings = DataIssues()
-    rows = load_rows(config("wsc", source="files", train_file=str(path)), ["train"], findings)["train"]
-    assert len(rows) == findings.rows_read["train"] == 4 and findings.to_json() == []
+    issues = DataIssues()
+    rows = load_rows(config("wsc", source="files", train_file=str(path)), ["train"], issues)["train"]
+    assert len(rows) == issues.rows_read["train"] == 4 and issues.to_json() == []
 
 
 def test_a_repository_in_another_schema(tmp_path, monkeypatch):
@@ -204,14 +204,14 @@ def test_a_repository_that_numbers_its_labels_otherwise(tmp_path, monkeypatch):
 
 def test_damaged_rows_of_a_repository(tmp_path, monkeypatch):
     """SAMSum has an empty dialogue."""
-    found, findings = records("samsum", "train", 5), DataIssues()
+    found, issues = records("samsum", "train", 5), DataIssues()
     found[1]["dialogue"] = ""
     monkeypatch.setitem(TASKS, "samsum", write_repository(tmp_path / "r", "samsum"))
     path = tmp_path / "r" / "data" / "train-00000-of-00001.parquet"
     datasets.Dataset.from_list(found, features=schema("samsum")[0]).to_parquet(path)
-    rows = load_rows(config("samsum"), ["train"], findings)["train"]
+    rows = load_rows(config("samsum"), ["train"], issues)["train"]
     assert rows == expected_rows("samsum", [found[0], *found[2:]], "t5", True)
-    assert [row["first"] for row in findings.to_json()] == ["train row 2: column 'dialogue' holds ''"]
+    assert [row["first"] for row in issues.to_json()] == ["train row 2: column 'dialogue' holds ''"]
 
 
 def test_a_repository_that_is_not_there(tmp_path, monkeypatch):

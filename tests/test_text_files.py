@@ -111,7 +111,7 @@ def test_no_file(tmp_path):
         open_text_file(tmp_path / "none.txt", None)
 
 
-def test_a_file_changed_after_the_survey(tmp_path):
+def test_a_file_changed_after_the_scan(tmp_path):
     file = open_text_file(write(tmp_path / "rows.txt", "a\nb\nc\n"), None)
     scan = file.scan()
     write(file.path, "a\nb\n")

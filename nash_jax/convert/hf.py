@@ -232,7 +232,7 @@ def _copies(spec: ModelSpec, state: Mapping[str, np.ndarray], prefix: str) -> di
     T5's config ties the LM head only if outputs are scaled (version 4 derives both from the same flag).
     """
     decoder = state.get(f"{prefix}shared.weight", state.get(f"{prefix}decoder.embed_tokens.weight"))
-    assert decoder is not None  # every model has a table
+    assert decoder is not None  # every model has an embedding table
     separate = spec.encoder_vocab_size is not None
     copies = {}
     tied_by_config = spec.absolute_positions or spec.output_scale != 1.0
