@@ -1,4 +1,4 @@
-"""Intervals cover the truth as often as they say, and the test of two models says what chance does."""
+"""Confidence intervals have their nominal coverage, and the paired test has uniform p-values under the null."""
 
 import dataclasses
 import time
@@ -16,7 +16,7 @@ PAIR = ["no", "yes"]
 
 
 def rouge_statistics(rng, rows, mean=0.4):
-    """Scores of rows around a mean; the four values alike but for their noise."""
+    """Scores of rows around a mean; the four values differ only by noise."""
     scores = np.clip(rng.normal(mean, 0.15, (rows, 1)) + rng.normal(0, 0.05, (rows, 4)), 0, 1)
     return np.concatenate([scores, np.ones((rows, 1))], axis=1)
 
@@ -69,7 +69,7 @@ def test_intervals_of_a_corpus_value_cover_it():
 
 
 def test_groups_are_drawn_whole():
-    """Rows of a question are right or wrong together: as single rows they would seem five times as many."""
+    """Rows of a question are right or wrong together: as single rows they would count as five times as many."""
     rng, by_group, by_row = np.random.default_rng(2), [], []
     rows = [{"group": f"question {i // 5}"} for i in range(200)]
     for _ in range(200):
@@ -92,7 +92,7 @@ def test_groups_of_unequal_size():
 
 @pytest.mark.parametrize("name", ["rouge", "accuracy_f1"])
 def test_sums_are_as_good_as_rows(name):
-    """What is drawn by sums equals what the drawn rows reduce to, for groups too, and so does the comparison."""
+    """Resampling of sums equals reducing the resampled rows, also for groups, and so does the comparison."""
     rng, metric = np.random.default_rng(3), METRICS[name]
     if name == "rouge":
         pair = [rouge_statistics(rng, 40) for _ in range(2)]
@@ -108,7 +108,7 @@ def test_sums_are_as_good_as_rows(name):
 
 
 def test_no_difference_is_found_as_often_as_chance_has_it():
-    """Two models that err alike on rows of their own difficulty: p is about uniform."""
+    """Two equally good models, on rows of different difficulty: p is about uniform."""
     rng, found = np.random.default_rng(4), []
     for _ in range(200):
         easy = rng.normal(0.5, 0.2, (80, 1))
@@ -119,7 +119,7 @@ def test_no_difference_is_found_as_often_as_chance_has_it():
 
 
 def test_a_clear_difference_is_found():
-    """The pruned model is worse by about 0.015 on every row: far less than rows differ, but always."""
+    """The pruned model is worse by about 0.015 on every row: much less than rows differ, but consistently."""
     rng = np.random.default_rng(5)
     dense = rouge_statistics(rng, 200)
     pruned = dense.copy()
@@ -134,7 +134,7 @@ def test_a_clear_difference_is_found():
 
 
 def test_the_interval_of_the_share_kept_covers_it():
-    """Dense is right in 0.8, pruned in 0.72 of the rows, mostly the same ones: 90 % is kept."""
+    """Dense is right on 0.8, pruned on 0.72 of the rows, mostly the same ones: 90 % is kept."""
     rng, found = np.random.default_rng(6), []
     for _ in range(200):
         dense = rng.random(300) < 0.8
@@ -151,7 +151,7 @@ def test_equal_outputs():
 
 
 def test_nothing_is_kept_of_nothing():
-    """Dense has no hit, or none in some resample."""
+    """The dense model has no hit, or no hit in some resample."""
     none, one = hits([False] * 8), hits([True] + [False] * 7)
     found = compared(EXACT, none, one)["exact_match"]
     assert found == {"difference": 12.5, "kept": None, "low": None, "high": None, "p": 1}

@@ -1,4 +1,4 @@
-"""1,000 damaged rows among 10,000: each kind is counted with its first place, and the others come through unharmed."""
+"""1,000 damaged rows among 10,000: each kind is counted with its first place, and the other rows are unchanged."""
 
 import csv
 import dataclasses
@@ -45,7 +45,7 @@ def sound(i):
     return f"text number {i}", f"Brief {i}"
 
 
-TEXTS = {  # kind → (source, target) of row i; row i-1 is sound
+TEXTS = {  # kind → (source, target) of row i; row i-1 is valid
     "empty": lambda i: ("", sound(i)[1]),
     "blank": lambda i: (sound(i)[0], " \u200b\t"),
     "nul_character": lambda i: (sound(i)[0] + "\0", sound(i)[1]),
@@ -125,7 +125,7 @@ WRITERS = {"csv": (write_csv, CSV), "jsonl": (write_jsonl, JSONL), "parquet": (w
 
 
 def write_all(folder, ending):
-    """The three files; the task, the places of the training rows and their kinds, None of sound ones."""
+    """Writes the three files; returns the task, and places and kinds of the training rows (None for valid rows)."""
     write, own = WRITERS[ending]
     places = write(folder / f"train.{ending}")
     for split in ("validation", "test"):
@@ -144,7 +144,7 @@ def make_tokenizer():
 
 @pytest.fixture(scope="module", params=WRITERS)
 def damaged(request, tmp_path_factory):
-    """(task, places, rows, what was loaded, the record of it) of 10,000 rows in a format."""
+    """(task, places, rows, loaded rows, their summary) of 10,000 rows in a format."""
     folder = tmp_path_factory.mktemp(request.param)
     task, places, rows = write_all(folder, request.param)
     issues = DataIssues()
@@ -248,7 +248,7 @@ def test_oddities(text, kinds):
 
 
 def test_labels():
-    """A label that is none of the set drops the row; the summary counts those that occur."""
+    """A row with a label outside the set is dropped; the summary counts the labels that occur."""
     labels = ["yes", "no", "maybe"]
     rows = [{"source": f"a {i}", "references": [word], "labels": labels} for i, word in enumerate(("yes", "yse", "no"))]
     issues = DataIssues()
@@ -261,7 +261,7 @@ def test_labels():
 
 
 def test_scores_are_of_all_rows_given():
-    """A duplicate is dropped from the training split alone."""
+    """A duplicate is dropped only from the training split."""
     entries = [("a:1", {"source": "a", "references": ["b"]})] * 2
     for split, left in (("train", 1), ("validation", 2), ("test", 2)):
         issues = DataIssues()
@@ -288,7 +288,7 @@ def test_limit(dropped, share, refused):
 
 
 def test_one_file_for_all_splits(tmp_path):
-    """It is meant, as in a trial run: no row is dropped, but it is said."""
+    """This may be intended, as in a trial run: no row is dropped, but it is reported."""
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"".join(json_line(document=source, summary=target) for source, target in HELD_OUT))
     issues = DataIssues()
@@ -301,7 +301,7 @@ def test_one_file_for_all_splits(tmp_path):
 
 
 def test_hub_rows_are_checked(tmp_path_factory, monkeypatch):
-    """As `datasets` reads a folder in place of the hub's repository; null is what its tables have for nothing."""
+    """`datasets` reads a folder instead of the hub's repository; its tables have null for missing values."""
     rows = {
         "train": [*map(sound, range(10)), (None, "b"), sound(3), HELD_OUT[0]],
         "validation": [*HELD_OUT, HELD_OUT[2]],
@@ -364,7 +364,7 @@ def test_reading_goes_on_after_a_broken_quote(tmp_path, name):
 
 
 def test_a_quote_in_every_row_takes_no_longer(tmp_path):
-    """What a broken quote swallowed is read again, but not from its beginning for each row."""
+    """Lines consumed by a broken quote are read again, in linear time."""
     path = tmp_path / "rows.csv"
     path.write_text("document,summary\n" + "".join(f'"a{i},"" b\n' for i in range(4000)) + "c,d\n")
     task = TaskConfig(name="own", source="files", test_file=str(path), prefix="", max_dropped=0.9999)
@@ -389,7 +389,7 @@ def test_lengths_before_the_cut(tmp_path, tokenizer):
 
 
 def test_what_is_tokenised_is_not_tokenised_again(tmp_path):
-    """Another process reads the lengths and ids that are there: no call, and the same numbers."""
+    """Another process reads the stored lengths and ids: it calls no tokenizer and gets the same numbers."""
 
     class Counting:
         own, backend_tokenizer, calls = make_tokenizer(), make_tokenizer().backend_tokenizer, 0
@@ -413,7 +413,7 @@ def test_what_is_tokenised_is_not_tokenised_again(tmp_path):
 
 @pytest.mark.slow
 def test_training_on_damaged_rows(tmp_path):
-    """configs/local.py on the damaged CSV: a few steps, and a report that says what was found."""
+    """configs/local.py on the damaged CSV: a few steps, and a report that lists the issues."""
     task, _, rows = write_all(tmp_path, "csv")
     make_tokenizer().save_pretrained(tmp_path / "tokenizer")
     sizes = {

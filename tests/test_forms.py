@@ -1,4 +1,4 @@
-"""Every form on hand-written records of the real schema, with the texts that T5's authors' code makes of them."""
+"""Every form on hand-written records of the real schema, with the texts that the code of T5's authors creates."""
 
 import json
 
@@ -175,7 +175,7 @@ WSC = {"text": "Bob asked Tom if he can lend some money.", "span1_text": "Tom", 
 def test_wsc():
     form, source = TASKS["wsc"].form, "wsc: Bob asked Tom if *he* can lend some money."
     assert form.to_rows(WSC | {"label": 1}, "t5", True) == [{"source": source, "references": ["Tom"]}]
-    assert form.to_rows(WSC | {"label": 0}, "t5", True) == []  # teaches no right noun
+    assert form.to_rows(WSC | {"label": 0}, "t5", True) == []  # not used for training: the noun is wrong
     (row,) = form.to_rows(WSC | {"label": 0}, "t5", False)
     assert row == {"source": source, "references": ["False"], "labels": ["False", "True"], "targets": ["Tom"]}
     assert form.to_rows(WSC | {"label": 0}, "plain", False)[0]["source"] == source.removeprefix("wsc: ")
@@ -184,7 +184,7 @@ def test_wsc():
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_wsc_of_no_noun_is_never_right(label):
-    """Three of five questions of the validation split are about another noun: silence is not to score 63 %."""
+    """Three of five questions of the validation split have the label False: empty outputs must not score 63 %."""
     (row,) = TASKS["wsc"].form.to_rows(WSC | {"label": label}, "t5", False)
     read = [postprocess_output(said, row) for said in ("", " \n", "the")]
     assert METRICS["accuracy"].score(read, [row] * 3) == {"accuracy": 0, "invalid": 100}
@@ -291,7 +291,7 @@ def test_damaged_records(name, column, value, kind):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_record_without_a_column(name):
-    """Of nested ones too: each column that is taken away, or null in its place, is damage and no other error."""
+    """Each missing or null column, also nested ones, is a row issue and no other error."""
     record, form = CASES[name][0], TASKS[name].form
     for column in record:
         if not any(read == column or read.startswith(f"{column}.") for read in form.columns):

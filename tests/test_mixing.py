@@ -158,7 +158,7 @@ def test_mixtures_that_are_refused(tmp_path, fields, message):
 
 
 def test_findings_of_a_mixture(tmp_path):
-    """Counted by task; the place of each row of the mixture is its file and line."""
+    """Issues are counted by task; the place of each row of the mixture is its file and line."""
     task = config(tmp_path, "samsum", "rte")
     path = Path(task.train_file.replace("{task}", "rte"))
     lines = path.read_text().splitlines()
@@ -178,7 +178,7 @@ def test_findings_of_a_mixture(tmp_path):
 
 
 def test_the_data_stage_of_a_mixture(tmp_path, capsys):
-    """What is said of the data, by task; and the batches of a phase are the mixture's."""
+    """The data summary by task; the batches of a phase are sampled by the mixture."""
     ByT5Tokenizer().save_pretrained(tmp_path / "tokenizer")
     task = config(tmp_path, "squad", "wsc")
     path = Path(task.train_file.replace("{task}", "wsc"))

