@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, how messages name what was meant, and which extra has a missing package."""
+"""The exception for user errors, suggestions for misspelt names, and which extra has a missing package."""
 
 import difflib
 import importlib.util
@@ -15,9 +15,14 @@ EXTRAS = {  # extra of pyproject.toml → the packages that it adds, by the name
 
 
 class UserError(Exception):
-    """Something the user can put right: what was found, what was expected, what to do.
+    """An error that the user can correct: what was found, what was expected, what to do.
 
     The command line prints the message as one line and exits with status 2, without a traceback.
+
+    Args:
+      found: what was found.
+      expected: what was expected; printed after "expected".
+      do: what to do.
     """
 
     def __init__(self, found: str, expected: str = "", do: str = "") -> None:
@@ -30,7 +35,7 @@ class UserError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing when no known word is near."""
+    """Returns ` (did you mean 'x'?)` with the most similar known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""
 

@@ -14,7 +14,7 @@ from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.sharding import check_batch, make_mesh
 from nash_jax.seq2seq import Seq2Seq
 from nash_jax.training.writers import JsonlWriter, optional_writers
-from nash_jax.tree import digest
+from nash_jax.tree import params_digest
 
 
 class PruningRun:
@@ -43,7 +43,7 @@ class PruningRun:
                 check_batch(mesh, parts.batch_size // parts.accumulation, f"config.{phase}.batch_size")
         settings = lasting_settings(config)
         if given is not None:
-            settings["given_model"] = digest(given.params)
+            settings["given_model"] = params_digest(given.params)
         if records is not None:
             settings["given_rows"] = _digest(records)
         shared = dict.fromkeys(TEACHER_STAGES, teacher) if teacher is not None else {}
