@@ -8,7 +8,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from nash_jax.errors import UserError
-from nash_jax.evaluation.metrics import METRICS
+from nash_jax.evaluation.metrics import METRICS, check_metric_rows
 
 OUTPUTS = ["The dog bit the man .", "It wasn't surprising.", "A man had just been bitten by the dog, again.", ""]
 REFERENCES = [
