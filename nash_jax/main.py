@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nash_jax.errors import require_packages
 from nash_jax.runtime.command import run_command
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 def run(argv: Sequence[str]) -> None:
     """Parses and checks the command line, runs the recipe or the study, prints the results and where they are."""
+    require_packages("train")
     from nash_jax.config.command_line import parse
     from nash_jax.config.parsing import parse_config
 
@@ -77,10 +79,10 @@ def _start() -> None:
     start_distributed()
 
 
-def main(argv: Sequence[str] = sys.argv) -> int:
-    """Exit status: see `run_command`."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command, with `sys.argv` unless arguments are given; its exit status: see `run_command`."""
     less_memory = "lower batch_size, raise accumulation, or set config.model.remat=True"
-    return run_command(run, argv, __doc__, less_memory)
+    return run_command(run, sys.argv if argv is None else argv, __doc__, less_memory)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def as_transformers(torch_generate):
 
     def check(engine, seed, prompt=None, **options):
         spec, params = lively_model(seed, len(engine.spec.decoder))
-        engine.update(params)
+        engine.update_params(params)
         ids, mask = random_sources(spec, seed, left=seed % 2 == 1)
         expected = torch_generate(spec, params, ids, mask, prompt, **options)
         found = engine.generate(ids, mask, GenerationOptions(**options), decoder_input_ids=prompt)

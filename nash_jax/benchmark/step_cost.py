@@ -1,4 +1,4 @@
-"""What gates cost: a pruning step against a plain fine-tuning step of the same model, timed in turn.
+"""Cost of gates: a pruning step against a fine-tuning step of the same model, timed alternately.
 
 python -m nash_jax.benchmark.step_cost [--preset=t5-small] [--batch_size=8] [--source=128] [--target=32]
 """
@@ -31,7 +31,7 @@ _RUNS = flags.DEFINE_integer("runs", 10, "Timed steps of each kind.")
 
 
 def make_steps(spec: ModelSpec) -> dict[str, tuple[Any, Any]]:
-    """{"finetune", "prune"} → (step, state) over the same random weights, AdamW."""
+    """Returns {"finetune", "prune"} → (step, state), with the same random weights and AdamW."""
     model, params = build(spec), random_params(spec, scale=0.05)
     pruner = PruningObjective(make_gates(spec), make_constraints(spec, {"encoder": 0.3}), 0, 100)
     plain, joint = make_optimizer(TrainConfig(), 1000), make_optimizer(PruneConfig(), 1000)
@@ -50,7 +50,7 @@ def make_steps(spec: ModelSpec) -> dict[str, tuple[Any, Any]]:
 
 
 def main(_: Sequence[str]) -> None:
-    """Times steps in turn and prints milliseconds and their ratio."""
+    """Times the steps alternately and prints milliseconds and their ratio."""
     spec = preset(_PRESET.value)
     batch = random_batch(spec, rows=_BATCH.value, source=_SOURCE.value, target=_TARGET.value)
     steps = make_steps(spec)
@@ -61,7 +61,7 @@ def main(_: Sequence[str]) -> None:
             start = time.perf_counter()
             states[name], metrics = step(states[name], {}, batch)
             jax.block_until_ready((states[name], metrics))
-            if run:  # the first compiles
+            if run:  # the first run compiles
                 times[name].append(1000 * (time.perf_counter() - start))
     for name, ms in times.items():
         print(f"{name:9} {np.median(ms):8.1f} ms a step (mean {np.mean(ms):.1f} ± {np.std(ms, ddof=1):.1f})")

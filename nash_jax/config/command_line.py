@@ -11,9 +11,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from nash_jax.config.parsing import check_config_dict, expected
+from nash_jax.config.shipped import resolve_names
 from nash_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/quickstart.py.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, or the name of a shipped one: quickstart.")
 _CELL = flags.DEFINE_string("cell", None, "Of a study: run this cell alone.")
 _LIST_CELLS = flags.DEFINE_bool("list-cells", False, "Of a study: print the command of each cell, and run none.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config file>[-<variant>].")
@@ -43,6 +44,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     Raises:
       UserError: for flags or config files that cannot be used.
     """
+    argv = resolve_names(argv)
     file, variant = _config_file(argv)
     if file is not None and not Path(file).is_file():
         raise UserError(f"--config: no file {file!r}", "a config file such as configs/quickstart.py")

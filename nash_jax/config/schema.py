@@ -6,11 +6,12 @@ field may hold stands on the field (`config/fields.py`).
 """
 
 import dataclasses
-from typing import Any
-
-import ml_collections
+from typing import TYPE_CHECKING, Any
 
 from nash_jax.config.fields import all_positive, choice, not_negative, open_share, positive, share
+
+if TYPE_CHECKING:
+    import ml_collections
 
 STAGES = ("data", "finetune", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export")
 TEACHER_STAGES = ("data", "finetune")  # what all methods start from
@@ -289,8 +290,10 @@ class Config:
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
 
-def default_config() -> ml_collections.ConfigDict:
+def default_config() -> "ml_collections.ConfigDict":
     """All fields with their defaults, to be changed by a config file."""
+    import ml_collections  # here, for who only generates does without it
+
     return ml_collections.ConfigDict(dataclasses.asdict(Config()))
 
 

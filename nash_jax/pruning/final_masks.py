@@ -10,8 +10,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import expit, logit
 
 from nash_jax.pruning import hard_concrete
 from nash_jax.pruning.lagrangian import Constraint, SizeTerm, expected_size, gate_costs, prunable_size
@@ -58,6 +56,9 @@ def shifted(probs: Rows, costs: Mapping[str, float], left: float) -> Rows:
       costs: parameters one gate of the row carries; of rows that count.
       left: parameters, may be negative; a number beyond the model's closes, or opens, nearly all.
     """
+    from scipy.optimize import brentq  # here, for it takes half a second to import
+    from scipy.special import expit, logit
+
     odds = {name: logit(np.asarray(probs[name], np.float64)) for name in costs}
 
     def kept(shift: float) -> float:

@@ -4,7 +4,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from nash_jax.errors import UserError
+from nash_jax.errors import UserError, missing_package
 
 
 def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: str, less_memory: str) -> int:
@@ -17,8 +17,8 @@ def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: 
       less_memory: what to do when memory runs out.
 
     Returns:
-      0; with one line on stderr: 2 for a user's mistake, 3 when memory ran out, 130 for Ctrl-C; 1 with a traceback
-      for a bug.
+      0; with one line on stderr: 2 for a user's mistake or a missing extra, 3 when memory ran out, 130 for
+      Ctrl-C; 1 with a traceback for a bug.
     """
     if {"-h", "--help"} & set(argv):
         print(doc)
@@ -31,6 +31,8 @@ def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: 
     except KeyboardInterrupt:
         return _say("stopped by Ctrl-C; the same command continues from here", 130)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (mistake := missing_package(error)):
+            return _say(str(mistake), 2)
         if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
             traceback.print_exc()
             return 1

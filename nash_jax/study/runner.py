@@ -34,7 +34,6 @@ from nash_jax.runtime.locks import LockedError
 from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
 from nash_jax.study.cell_record import make_record
 from nash_jax.study.grid import Cell
-from nash_jax.study.report import write_study
 
 
 class Study:
@@ -156,6 +155,8 @@ class Study:
 
     def gather(self) -> dict[str, Any]:
         """Writes tables, figures and page from the cells that are done; returns what study.json holds."""
+        from nash_jax.study.report import write_study  # here, for figures need matplotlib
+
         with self.workdir.locked(wait=True):  # who comes last sees all
             states = {name: self.state(cell) for name, cell in self.cells.items()}
             records = [self._record(cell) for cell in self.cells.values() if states[cell.name] == "done"]

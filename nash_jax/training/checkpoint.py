@@ -3,11 +3,8 @@
 import os
 from typing import Any
 
-from orbax.checkpoint import v1 as ocp
-
 from nash_jax.errors import UserError
 
-policies = ocp.training.preservation_policies
 _RANK = "rank"
 
 Rank = tuple[float, ...]
@@ -22,11 +19,14 @@ class Checkpointer:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
+        from orbax.checkpoint.v1 import training  # here, for it takes half a second to import
+
+        policies = training.preservation_policies
         newest, best = policies.LatestN(1), policies.BestN(get_metric_fn=_read_rank, n=1)
         self._folder = folder
-        self._orbax = ocp.training.Checkpointer(
+        self._orbax = training.Checkpointer(
             os.path.abspath(folder),
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy([newest, best]),
             cleanup_tmp_directories=True,
         )
