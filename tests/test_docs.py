@@ -102,6 +102,18 @@ def is_run(block):
     return block.language in COMMANDS and not block.reason
 
 
+def test_what_the_pages_name_is_there():
+    """Files of the repository and links between pages; the site's build checks headings too."""
+    missing = []
+    for page in PAGES:
+        text = re.sub(r"^```python\n.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        named = re.findall(r"\b(?:nash_jax|tests|configs|docs|launch)/[\w/]+\.(?:py|md|sh)\b", text)
+        missing += [f"{page}: {name}" for name in named if not (ROOT / name).is_file()]
+        links = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", text)
+        missing += [f"{page}: {link}" for link in links if not (page.parent / link).exists()]
+    assert not missing, "\n".join(missing)
+
+
 def test_no_command_is_indented_instead_of_fenced():
     """An indented block would not be seen by these tests."""
     for page in PAGES:
