@@ -21,9 +21,9 @@ RULES = {
 
 
 @pytest.fixture(scope="module")
-def engine(quick_engine) -> Engine:
+def engine() -> Engine:
     """Its parameters are changed by tests."""
-    return quick_engine(*lively_model(0))
+    return Engine(*lively_model(0))
 
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:
@@ -42,8 +42,8 @@ def test_penalties_and_stopping_equal_transformers(as_transformers, engine, num_
     assert len(set(lengths)) > 4  # ends at different times
 
 
-def test_other_penalties_stopping_and_limits_do_not_compile_again(quick_engine):
-    engine = quick_engine(*lively_model(0))
+def test_other_penalties_stopping_and_limits_do_not_compile_again():
+    engine = Engine(*lively_model(0))
     ids, mask = random_sources(engine.spec, 0)
     for i, (penalty, stopping) in enumerate(itertools.product(PENALTIES, STOPPING)):
         options = GenerationOptions(
@@ -73,9 +73,9 @@ def test_rules_equal_transformers(as_transformers, engine):
         as_transformers(engine, seed, max_new_tokens=10 + seed % 2, **options, **RULES)
 
 
-def test_two_layers_equal_transformers(as_transformers, quick_engine):
+def test_two_layers_equal_transformers(as_transformers):
     """Caches of all layers go with their beams."""
-    engine = quick_engine(*lively_model(0, layers=2))
+    engine = Engine(*lively_model(0, layers=2))
     for seed in range(6):
         as_transformers(engine, seed, num_beams=4, eos_token_id=[1], max_new_tokens=10, early_stopping=True)
 

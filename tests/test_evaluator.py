@@ -11,6 +11,7 @@ from nash_jax.config.schema import Config, default_config
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer, check_vocabulary
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score, score_outputs
+from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
@@ -34,11 +35,11 @@ def test_options_are_the_models_but_for_what_the_config_sets():
     assert output_options(config(num_beams=4, length_penalty=2.0, no_repeat_ngram_size=3), found) == found
 
 
-def test_outputs_are_those_of_the_options(quick_engine, tmp_path):
+def test_outputs_are_those_of_the_options(tmp_path):
     """Rows in order, with beams as without."""
     tokenizer = build_pronunciation_tokenizer(ROWS)
     spec = dense_spec(vocab_size=len(tokenizer), d_model=8, d_ff=8, num_heads=2, encoder_layers=1, decoder_layers=1)
-    engine, task = quick_engine(spec, random_params(spec)), config().task
+    engine, task = Engine(spec, random_params(spec)), config().task
     for beams in (1, 3):
         options = output_options(config(num_beams=beams), GenerationOptions())
         texts, lengths = Evaluator(ROWS, tokenizer, task, options, batch_size=2, cache=tmp_path).outputs(engine)
@@ -49,11 +50,11 @@ def test_outputs_are_those_of_the_options(quick_engine, tmp_path):
             assert length == (~np.isin(tokens, [spec.pad_id, spec.eos_id])).sum()
 
 
-def test_scores_with_intervals_and_the_comparison(quick_engine, tmp_path):
+def test_scores_with_intervals_and_the_comparison(tmp_path):
     """Dense and pruned, their intervals, and what `compare` says of them; one model alone has no comparison."""
     tokenizer = build_pronunciation_tokenizer(ROWS)
     spec = dense_spec(vocab_size=len(tokenizer), d_model=8, d_ff=8, num_heads=2, encoder_layers=1, decoder_layers=1)
-    engine, task = quick_engine(spec, random_params(spec)), dataclasses.replace(config().task, metric="transcription")
+    engine, task = Engine(spec, random_params(spec)), dataclasses.replace(config().task, metric="transcription")
     evaluator = Evaluator(
         ROWS, tokenizer, task, output_options(config(), GenerationOptions()), batch_size=8, cache=tmp_path
     )

@@ -23,6 +23,7 @@ from nash_jax.data.tokenizers import load_tokenizer
 from nash_jax.evaluation.by_task import check_parts
 from nash_jax.evaluation.evaluator import Evaluator
 from nash_jax.evaluation.metrics import METRICS
+from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.runtime.sharding import to_host
 from nash_jax.spec import dense_spec
@@ -47,7 +48,7 @@ def bart_tokenizer(folder):
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory, quick_engine):
+def models(tmp_path_factory):
     """Family → (tokenizer, fresh training state, step, engine)."""
     config, made = TrainConfig(learning_rate=1e-2), {}
     for family, flags in (("t5", {}), ("bart", {"max_positions": 32})):
@@ -55,7 +56,7 @@ def models(tmp_path_factory, quick_engine):
         spec = dense_spec(family=family, vocab_size=len(tokenizer), **SIZES, **flags)
         params, tx = random_params(spec), make_optimizer(config, 1, gate_learning_rate=0.0, frozen=())
         step = make_step(StudentLoss(build_student(spec, ModelConfig()), DistillConfig(), None, None), tx)
-        made[family] = tokenizer, make_state({"model": params}, tx, 0), step, quick_engine(spec, params)
+        made[family] = tokenizer, make_state({"model": params}, tx, 0), step, Engine(spec, params)
     return made
 
 

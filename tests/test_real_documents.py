@@ -10,6 +10,7 @@ import pytest
 
 from nash_jax.data.tokenizers import load_tokenizer
 from nash_jax.generation.batching import generate_many
+from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import bucket
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.models.fresh import fresh_params
@@ -32,11 +33,11 @@ def documents() -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def engine(quick_engine):
+def engine():
     """A fresh T5 with all the words of the real one; with a head of its own, or it would repeat what it read last."""
     sizes = {"d_model": 64, "d_ff": 128, "num_heads": 4, "encoder_layers": 2, "decoder_layers": 2}
     spec = dense_spec(vocab_size=32128, tied=False, **sizes)
-    return quick_engine(spec, fresh_params(spec, 0))
+    return Engine(spec, fresh_params(spec, 0))
 
 
 def tokens_by_document(engine, documents, batch_size: int) -> list[list[int]]:
