@@ -30,10 +30,13 @@ _MODULES = {
     "load": "nash_jax.seq2seq",
     "prune": "nash_jax.recipe.api",
 }
+_OF_TRAINING = ("PruneResult", "default_config", "prune")  # need the extra `train`
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
+        if name in _OF_TRAINING:
+            importlib.import_module("nash_jax.errors").require_packages("train")
         return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'nash_jax' has no attribute {name!r}")
 

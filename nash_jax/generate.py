@@ -11,7 +11,7 @@
 and the options of transformers that docs/generation.md lists, such as --max_new_tokens=64 --num_beams=4 --do_sample
 --top_p=0.9 --early_stopping=never --suppress_tokens=[5,7] --seed=1; those left out are the model's own.
 
-Stopped and started again, the same command goes on where it was.
+Stopped and started again, the same command continues where it stopped.
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ from typing import Any
 
 from absl import flags
 
-from nash_jax.batch_generate.generator import OUTPUT_COLUMN, FileGenerator, FileJob, Tally
+from nash_jax.batch_generate.generator import OUTPUT_COLUMN, FileGenerator, GenerationJob, GenerationStats
 from nash_jax.batch_generate.resumable import ResumableFile
-from nash_jax.batch_generate.text_files import OTHER_KINDS, open_texts
+from nash_jax.batch_generate.text_files import UNSUPPORTED_SUFFIXES, open_text_file
 from nash_jax.errors import UserError
-from nash_jax.generation.options import UNSUPPORTED, GenerationOptions
+from nash_jax.generation.options import UNSUPPORTED_FIELDS, GenerationOptions
 from nash_jax.runtime.command import parse_flags, run_command, unusable
 from nash_jax.runtime.progress import Progress
 
 
-def parse(argv: Sequence[str]) -> FileJob:
+def parse(argv: Sequence[str]) -> GenerationJob:
     """Command line → job.
 
     Raises:
@@ -49,7 +49,7 @@ def parse(argv: Sequence[str]) -> FileJob:
             raise UserError(f"no --{name}", "--model=FOLDER_OR_HUB_NAME --input=FILE --output=FILE")
     given |= {name: Path(given[name]).expanduser() for name in ("input", "output")}
     names = [field.name for field in dataclasses.fields(GenerationOptions) if field.name in given]
-    return FileJob(options={name: _value(given.pop(name)) for name in names}, **given)
+    return GenerationJob(options={name: _value(given.pop(name)) for name in names}, **given)
 
 
 def _define_flags() -> flags.FlagValues:
@@ -68,7 +68,7 @@ def _define_flags() -> flags.FlagValues:
 
 def _mistake(error: flags.Error) -> UserError:
     """What was wrong on the command line."""
-    if isinstance(error, flags.UnrecognizedFlagError) and error.flagname in UNSUPPORTED:
+    if isinstance(error, flags.UnrecognizedFlagError) and error.flagname in UNSUPPORTED_FIELDS:
         return UserError(f"option {error.flagname} of transformers is not supported", do="leave it out")
     if wrong := re.match(r"flag --(\w+)=(.*?): ", str(error)):
         expected = {"batch_size": "a whole number, 1 or more", "dtype": "float32 or bfloat16"}
@@ -98,37 +98,40 @@ def check_output(path: Path) -> None:
         raise UserError(f"--output: {path.parent} cannot be written to", "a folder with permission to write")
     if path.is_dir():
         raise UserError(f"--output: {path} is a folder", "a file")
-    if path.suffix == ".gz" or path.name.endswith(OTHER_KINDS):
-        raise UserError(f"--output: {path} is of unknown kind", ".jsonl, or text with one output a line, not packed")
+    if path.suffix == ".gz" or path.name.endswith(UNSUPPORTED_SUFFIXES):
+        raise UserError(
+            f"--output: {path} has an unsupported file type",
+            ".jsonl, or a text file with one output per line, not compressed",
+        )
 
 
 def run(argv: Sequence[str]) -> None:
     """Checks all, generates what is not there yet, says what was done."""
     job = parse(argv)
     check_output(job.output)
-    file = open_texts(job.input, job.column, OUTPUT_COLUMN if job.as_json else None)
-    survey = file.survey()
-    _tell(f"{job.input}: {survey.num_rows:,} rows, {survey.num_empty:,} of them empty")
+    file = open_text_file(job.input, job.column, OUTPUT_COLUMN if job.writes_jsonl else None)
+    scan = file.scan()
+    _tell(f"{job.input}: {scan.num_rows:,} rows, {scan.num_empty:,} of them empty")
     generator = _load(job)
-    results = ResumableFile(job.output, generator.settings(file, survey))
+    results = ResumableFile(job.output, generator.settings(file, scan))
     if results.is_done():
         print(f"{job.output} is done, with the same settings; nothing to do")
         return
-    if num_cut := generator.check_texts(file.rows(survey)):
+    if num_cut := generator.check_texts(file.rows(scan)):
         _tell(f"{job.input}: {num_cut:,} texts are cut to {generator.positions:,} tokens, the positions of the model")
     begun = time.monotonic()
-    with results.open(survey.num_rows) as output:
+    with results.open(scan.num_rows) as output:
         if len(output):
             _tell(f"{job.output}: {len(output):,} rows were there; going on with the others")
-        bar = Progress("generating", survey.num_rows, len(output), unit="row")
-        for batch in generator.results(file.rows(survey), output):
+        bar = Progress("generating", scan.num_rows, len(output), unit="row")
+        for batch in generator.results(file.rows(scan), output):
             output.add(batch)
             bar.update(len(output))
         bar.close()
-    print(f"{job.output}: {summary(generator.tally, time.monotonic() - begun)}")
+    print(f"{job.output}: {summary(generator.stats, time.monotonic() - begun)}")
 
 
-def _load(job: FileJob) -> FileGenerator:
+def _load(job: GenerationJob) -> FileGenerator:
     from nash_jax.runtime.compilation import enable_cache
     from nash_jax.seq2seq import load
 
@@ -136,14 +139,14 @@ def _load(job: FileJob) -> FileGenerator:
     return FileGenerator(load(job.model, dtype=job.dtype), job)
 
 
-def summary(tally: Tally, seconds: float) -> str:
+def summary(stats: GenerationStats, seconds: float) -> str:
     """What was done, on one line."""
-    speed = tally.rows / max(seconds, 1e-9)
-    parts = [f"{tally.rows:,} rows, {tally.tokens:,} tokens generated in {seconds:.1f} s ({speed:.2f} rows/s)"]
-    if tally.unended:
-        parts.append(f"{tally.unended:,} outputs were ended by the length limit, not by EOS")
-    if tally.joined:
-        parts.append(f"{tally.joined:,} outputs had line ends, now spaces: --output=NAME.jsonl keeps them")
+    speed = stats.rows / max(seconds, 1e-9)
+    parts = [f"{stats.rows:,} rows, {stats.tokens:,} tokens generated in {seconds:.1f} s ({speed:.2f} rows/s)"]
+    if stats.num_without_eos:
+        parts.append(f"{stats.num_without_eos:,} outputs were ended by the length limit, not by EOS")
+    if stats.num_joined:
+        parts.append(f"{stats.num_joined:,} outputs had line ends, now spaces: --output=NAME.jsonl keeps them")
     return "; ".join(parts)
 
 
@@ -151,9 +154,9 @@ def _tell(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def main(argv: Sequence[str] = sys.argv) -> int:
-    """Exit status: see `run_command`."""
-    return run_command(run, argv, __doc__, "lower --batch_size")
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command, with `sys.argv` unless arguments are given; its exit status: see `run_command`."""
+    return run_command(run, sys.argv if argv is None else argv, __doc__, "lower --batch_size")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """`python -m nash_jax.main --config=FILE [--workdir=DIR] [--config.a.b=value]`: prunes a T5 or BART, all stages.
 
 The settings that `--config.a.b=value` may change are the fields in nash_jax/config/schema.py; workdir is
-runs/<name of the config file>, with its variant, when left out. Started again, the same command goes on where it was.
-With `--config.stages=evaluate,benchmark --config.model.init=FOLDER` it looks at that model (docs/evaluation.md).
+runs/<name of the config file>, with its variant, when left out. Started again, the same command continues where it
+stopped.
+With `--config.stages=evaluate,benchmark --config.model.init=FOLDER` it evaluates that model (docs/evaluation.md).
 A config file that names cells is a study: all of them are run, or `--cell=NAME` alone; `--list-cells` prints a command
 for each (docs/study.md).
 """
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nash_jax.errors import require_packages
 from nash_jax.runtime.command import run_command
 
 if TYPE_CHECKING:
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Parses, checks, runs the recipe or the study, says what came of it and where it is."""
+    """Parses and checks the command line, runs the recipe or the study, prints the results and where they are."""
+    require_packages("train")
     from nash_jax.config.command_line import parse
     from nash_jax.config.parsing import parse_config
 
@@ -61,7 +64,7 @@ def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
 
 
 def _print_lines(lines: Sequence[str]) -> None:
-    """Prints them for as long as somebody reads: `| head` does not to the end."""
+    """Prints lines until the reader stops: `| head` does before the end."""
     try:
         print("\n".join(lines), flush=True)
     except BrokenPipeError:
@@ -76,10 +79,10 @@ def _start() -> None:
     start_distributed()
 
 
-def main(argv: Sequence[str] = sys.argv) -> int:
-    """Exit status: see `run_command`."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command, with `sys.argv` unless arguments are given; its exit status: see `run_command`."""
     less_memory = "lower batch_size, raise accumulation, or set config.model.remat=True"
-    return run_command(run, argv, __doc__, less_memory)
+    return run_command(run, sys.argv if argv is None else argv, __doc__, less_memory)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sequences of different lengths in two arrays."""
+"""Sequences of different lengths, stored in two arrays."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Ragged:
-    """Token ids of many sequences: flat int32 ids and int64 offsets, one more than sequences."""
+    """Token ids of many sequences: flat ids, int32 [tokens], and offsets, int64 [sequences + 1]."""
 
     def __init__(self, ids: np.ndarray, offsets: np.ndarray) -> None:
         self.ids, self.offsets = ids, offsets
@@ -16,13 +16,13 @@ class Ragged:
 
     @staticmethod
     def from_lists(sequences: Sequence[Sequence[int]]) -> "Ragged":
-        """From one list of ids for each sequence."""
+        """Creates from one list of ids per sequence."""
         offsets = np.concatenate([[0], np.cumsum([len(s) for s in sequences], dtype=np.int64)])
         return Ragged(np.fromiter(itertools.chain.from_iterable(sequences), np.int32, offsets[-1]), offsets)
 
     @staticmethod
     def from_column(table: Any, name: str) -> "Ragged":
-        """From a column of lists of a `datasets.Dataset`, without making Python lists of it."""
+        """Creates from a column of lists of a `datasets.Dataset`, without Python lists."""
         column = table.with_format("arrow")[:][name].combine_chunks()
         offsets = column.offsets.to_numpy().astype(np.int64)
         return Ragged(column.flatten().to_numpy().astype(np.int32), offsets - offsets[0])
@@ -31,7 +31,7 @@ class Ragged:
         return len(self.lengths)
 
     def pad(self, rows: Sequence[int] | np.ndarray, length: int, pad_id: int) -> np.ndarray:
-        """The given sequences as int32 [rows, length], padded on the right, cut where longer."""
+        """Returns the given sequences as int32 [rows, length], padded on the right or truncated."""
         out = np.full((len(rows), length), pad_id, np.int32)
         for i, row in enumerate(rows):
             ids = self.ids[self.offsets[row] : self.offsets[row + 1]][:length]

@@ -1,4 +1,4 @@
-"""`load` and `Seq2Seq`: what a user holds in Python."""
+"""The Python interface: `load` and `Seq2Seq`."""
 
 import json
 import os
@@ -11,12 +11,12 @@ import numpy as np
 
 from nash_jax.axes import param_axes
 from nash_jax.convert import hf
-from nash_jax.convert.generation import GENERATION_FILE, read_generation
+from nash_jax.convert.generation_config import GENERATION_FILE, load_generation_options
 from nash_jax.convert.orbax import load_tree, save_tree
 from nash_jax.data.hub import fetch_model
 from nash_jax.data.tokenizers import HUB_FILES, has_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.generation.batching import by_input, generate_many
+from nash_jax.generation.batching import generate_batches, group_by_input
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import check_inputs
 from nash_jax.generation.options import GenerationOptions
@@ -27,14 +27,14 @@ from nash_jax.tree import check_shapes
 
 
 class Seq2Seq:
-    """An encoder-decoder with its tokenizer.
+    """An encoder-decoder model with its tokenizer.
 
     Attributes:
-      spec: its shape.
+      spec: architecture.
       params: nested dict of NumPy arrays.
       tokenizer: a `transformers` tokenizer, or None.
       dtype: compute dtype of generation and logits.
-      generation: how it generates unless a call says otherwise.
+      generation: default generation options.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Seq2Seq:
 
     @property
     def engine(self) -> Engine:
-        """The jitted functions; made on first use."""
+        """The jitted functions; created on first use."""
         if self._engine is None:
             self._engine = Engine(self.spec, self.params, self.dtype)
         return self._engine
@@ -55,51 +55,49 @@ class Seq2Seq:
     def generate(
         self, texts: Sequence[str], *, batch_size: int = 16, progress: bool | None = None, **options: Any
     ) -> list[str]:
-        """Texts from texts, in the order given; whole inputs are read, however long.
+        """Generates texts; outputs are in the order of the inputs, and inputs are not truncated.
 
         Args:
-          texts: inputs, with their prefix if the model wants one.
-          batch_size: inputs generated together; those of like length share a batch.
-          progress: say how far it is; when left out, only once it has taken some seconds.
-          **options: fields of `GenerationOptions`, with the names and the meaning of `transformers`; those left
-            out are `self.generation`'s.
+          texts: inputs, including a prefix if the model needs one.
+          batch_size: inputs generated together; inputs of similar length share a batch.
+          progress: whether to show a progress bar; None: only after some seconds.
+          **options: fields of `GenerationOptions`, named as in `transformers`; the default is `self.generation`.
 
         Returns:
-          One text for each input; with num_return_sequences=n, n consecutive ones.
+          One text for each input; with num_return_sequences=n, n consecutive texts.
 
         Raises:
-          UserError: without a tokenizer, or for options that do not fit.
+          UserError: for a model without tokenizer, or options that are not valid.
         """
         if self.tokenizer is None:
-            raise UserError("this model has no tokenizer", "tokenizer files beside it", "or use generate_ids")
+            raise UserError("this model has no tokenizer", "tokenizer files in the same folder", "or use generate_ids")
         if isinstance(texts, str):
             raise UserError("texts is one string", "a list of texts", f"write generate([{texts[:20]!r}…])")
         chosen = self.generation.replace(**options)
         sources = self.tokenizer(list(texts))["input_ids"] if len(texts) else []
         outputs: dict[int, list[str]] = {}
-        for numbers, tokens in generate_many(self.engine, sources, chosen, batch_size, progress):
-            outputs |= by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
+        for numbers, tokens in generate_batches(self.engine, sources, chosen, batch_size, progress):
+            outputs |= group_by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
         return [text for number in range(len(texts)) for text in outputs[number]]
 
     def generate_ids(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, *,
         decoder_input_ids: np.ndarray | None = None, **options: Any,
     ) -> np.ndarray:  # fmt: skip
-        """Generation from token ids; the array that `generate` of `transformers` returns.
+        """Generates token ids; the result is equal to that of `generate` of `transformers`.
 
         Args:
           input_ids: int [B, S].
-          attention_mask: [B, S] of 0/1; without it, 0 at padding.
-          decoder_input_ids: int [B, P], what the outputs begin with; the start token goes before it if all rows
-            lack it.
+          attention_mask: [B, S] of 0/1; None: 0 at padding tokens.
+          decoder_input_ids: int [B, P], prompts; the start token is prepended if no row starts with it.
           **options: as for `generate`.
 
         Returns:
-          int32 [B·n, L], n = num_return_sequences rows for each input: decoder start token or prompt, generated
-          tokens, padding after EOS (in beam search the EOS again where the padding id is 0, as in transformers).
+          int32 [B·n, L], n = num_return_sequences rows for each input: decoder start token or prompt, generated tokens,
+          padding after EOS (EOS instead of padding in beam search if the padding id is 0, as in transformers).
 
         Raises:
-          UserError: for arrays or options that do not fit the model or one another.
+          UserError: for arrays or options that are not valid for the model or contradict each other.
         """
         chosen = self.generation.replace(**options)
         inputs = self._inputs(input_ids, attention_mask)
@@ -108,7 +106,7 @@ class Seq2Seq:
     def logits(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None, decoder_input_ids: np.ndarray
     ) -> np.ndarray:
-        """Teacher-forced logits, float32 [B, T, V], of ids [B, S], mask [B, S] and decoder inputs [B, T]."""
+        """Returns teacher-forced logits, float32 [B, T, V], for ids [B, S], mask [B, S] and decoder inputs [B, T]."""
         return self.engine.logits(*self._inputs(input_ids, attention_mask), np.asarray(decoder_input_ids))
 
     def _inputs(self, input_ids: Any, attention_mask: Any | None) -> tuple[np.ndarray, np.ndarray]:
@@ -118,10 +116,7 @@ class Seq2Seq:
         return input_ids, mask
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes an export: spec.json, Orbax parameters, generation_config.json, tokenizer.
-
-        It appears whole or not at all.
-        """
+        """Writes an export atomically: spec.json, Orbax parameters, generation_config.json, tokenizer."""
 
         def write(partial: Path) -> None:
             if is_host0():
@@ -132,21 +127,21 @@ class Seq2Seq:
         self._save(Path(folder), write)
 
     def save_hf(self, folder: str | os.PathLike[str]) -> None:
-        """Writes a folder that `transformers` loads; a ragged model is padded with zeros to a rectangle.
+        """Writes a folder that `transformers` loads; a ragged model is padded with zeros to uniform layers.
 
         Raises:
-          UserError: when the family's class in transformers cannot express the model.
+          UserError: if the family's class in transformers cannot express the model.
         """
 
         def write(partial: Path) -> None:
             if is_host0():
                 hf.write_hf(partial, self.spec, self.params, self.generation.to_dict())
 
-        hf.require_expressible(self.spec)  # in all processes alike: none is left waiting for one that stopped
+        hf.check_expressible(self.spec)  # raises in all processes, so that none waits for another
         self._save(Path(folder), write)
 
     def _save(self, folder: Path, write: Any) -> None:
-        """`write` into a folder beside, then rename it. Processes of one run all call this, one of them writes."""
+        """Writes to a temporary folder and renames it. All processes of a run call this; one of them writes."""
         partial = clear_folder(folder.with_name(folder.name + ".partial"))
         write(partial)
         if is_host0():
@@ -158,17 +153,17 @@ class Seq2Seq:
 
 
 def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
-    """A model from a nash_jax export, a folder in the hub's layout, or a hub name.
+    """Loads a model from a nash_jax export, a folder in the hub's layout, or the hub.
 
-    Weights come from safetensors, or, where there are none, from an old `pytorch_model.bin`, which needs PyTorch
-    and is read as tensors alone. Generation defaults come from the folder's files; a note says which are left out.
+    Weights are read from safetensors, or, if there are none, from `pytorch_model.bin`, which needs PyTorch and is read
+    with its weights-only reader. Generation defaults are read from the folder; a note lists unsupported ones.
 
     Args:
-      name: folder, or name such as "google/flan-t5-small".
+      name: folder, or hub name such as "google/flan-t5-small".
       dtype: compute dtype of generation and logits.
 
     Raises:
-      UserError: when there is no such model, or it cannot be used.
+      UserError: if there is no such model, or it is not supported.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -178,7 +173,7 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
     else:
         spec, params = hf.load_hf(folder)
     tokenizer = load_tokenizer(str(folder)) if has_tokenizer(folder) else None
-    return Seq2Seq(spec, params, tokenizer, dtype, read_generation(folder))
+    return Seq2Seq(spec, params, tokenizer, dtype, load_generation_options(folder))
 
 
 def _load_export(folder: Path) -> tuple[ModelSpec, dict[str, Any]]:

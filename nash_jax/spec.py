@@ -1,8 +1,8 @@
-"""Architecture as data: sizes layer by layer.
+"""Model architecture as data, with the sizes of each layer.
 
-A dense model, a shortened one and a compacted one are the same Flax module over different specs.
-A layer says which of the original heads it kept (T5's position bias is looked up by head id) and how
-many FFN units; zero heads or zero units mean that the sub-layer is gone.
+A dense model, a shortened model and a compacted model are the same Flax module with different specs. A layer lists the
+original heads that it keeps (T5's position bias is indexed by head id) and its number of FFN units. A sub-layer with
+zero heads or zero units is removed.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ _BART: dict[str, Any] = {
 }  # fmt: skip
 _SINUSOIDAL: dict[str, Any] = {"positions": "sinusoidal", "position_offset": 0, "embedding_norm": False}
 _GATED: dict[str, Any] = {"activation": "gelu_tanh", "gated": True, "tied": False}
-# what sets a family apart from T5 v1.0; a family is also the layout that a model is written in for transformers
+# differences of a family from T5 v1.0; the family also selects the layout of transformers in which a model is written
 FAMILIES: dict[str, dict[str, Any]] = {
     "t5": {},
     "mt5": _GATED,
@@ -72,44 +72,44 @@ class DecoderLayer:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """Everything that fixes the function of an encoder-decoder but its parameters.
+    """Everything that defines the function of an encoder-decoder, except its parameters.
 
     Attributes:
-      family: the layout in which `transformers` knows it; `custom`: none. The flags below alone fix the function.
-      vocab_size: rows of the embedding table and entries of the output.
-      encoder_vocab_size: rows of the encoder's own embedding table; None: encoder and decoder share one.
+      family: the layout of `transformers`; `custom`: none. Only the flags below define the function.
+      vocab_size: rows of the embedding table and number of logits.
+      encoder_vocab_size: rows of the encoder's separate embedding table; None: encoder and decoder share one.
       d_model: width of the residual stream.
       head_dim: width of one attention head.
       num_heads: heads of the original model: columns of the position-bias tables, range of head ids.
-      decoder_head_dim: width of the decoder's heads, where it differs.
-      decoder_num_heads: heads of the original decoder, where they differ.
+      decoder_head_dim: width of the decoder's heads; None: `head_dim`.
+      decoder_num_heads: heads of the original decoder; None: `num_heads`.
       encoder: encoder layers, first to last.
       decoder: decoder layers, first to last.
-      norm: `rms` (no centring, no bias) or `layer`.
+      norm: `rms` (no mean subtraction, no bias) or `layer`.
       norm_eps: epsilon of the norms.
-      pre_norm: norms before each sub-layer and one after the last; otherwise one after each residual sum.
+      pre_norm: a norm before each sub-layer and one after the last; otherwise one after each residual sum.
       bias: projections of attention and FFN have biases.
       scaled_attention: scores are divided by sqrt(head_dim).
-      activation: FFN non-linearity.
-      gated: FFN has two input projections, one activated, multiplied (T5 v1.1, FLAN).
+      activation: FFN activation function.
+      gated: the FFN has two input projections, one with activation, which are multiplied (T5 v1.1, FLAN).
       tied: the LM head is the decoder's embedding table.
       logits_bias: a bias is added to the logits.
-      output_scale: factor on the decoder's output before the LM head (T5 v1.0: d_model**-0.5, of the
+      output_scale: factor on the decoder's output before the LM head (T5 v1.0: d_model**-0.5, with the
         *original* d_model).
-      embedding_scale: factor on token embeddings (sqrt of the original d_model, where there is one).
-      embedding_norm: a norm after token and position embeddings are added.
-      positions: `relative` (a table of biases for each stack), `relative_per_layer` (one for each
+      embedding_scale: factor on token embeddings (1, or the square root of the original d_model).
+      embedding_norm: a norm after the sum of token and position embeddings.
+      positions: `relative` (one bias table each for encoder and decoder), `relative_per_layer` (one for each
         self-attention), `learned` or `sinusoidal` (added to the embeddings).
       position_offset: row of position 0 in a learned table.
-      max_positions: positions that a learned or sinusoidal table has, sources and targets alike.
-      position_buckets: relative-position buckets.
+      max_positions: number of positions in a learned or sinusoidal table, for sources and for targets.
+      position_buckets: number of relative-position buckets.
       position_max_distance: distance from which all positions share the last bucket.
-      dropout_rate: dropout used in training.
+      dropout_rate: dropout in training.
       attention_dropout_rate: dropout of attention weights; None: `dropout_rate`.
       activation_dropout_rate: dropout of activated FFN values; None: `dropout_rate`.
       pad_id: padding token id.
       eos_id: end-of-sequence token id.
-      decoder_start_id: first token given to the decoder.
+      decoder_start_id: first token of the decoder.
     """
 
     vocab_size: int
@@ -171,7 +171,7 @@ class ModelSpec:
 
     @property
     def absolute_positions(self) -> bool:
-        """Positions are added to the embeddings."""
+        """Whether position embeddings are added to the token embeddings."""
         return self.positions in ("learned", "sinusoidal")
 
     @property
@@ -180,21 +180,21 @@ class ModelSpec:
         return self.vocab_size if self.encoder_vocab_size is None else self.encoder_vocab_size
 
     def heads_of(self, side: str) -> int:
-        """Heads that `encoder` or `decoder` had in the original model."""
-        own = self.decoder_num_heads if side == "decoder" else None
-        return self.num_heads if own is None else own
+        """Number of heads of `encoder` or `decoder` in the original model."""
+        decoder_heads = self.decoder_num_heads if side == "decoder" else None
+        return self.num_heads if decoder_heads is None else decoder_heads
 
     def head_dim_of(self, side: str) -> int:
         """Width of a head of `encoder` or `decoder`."""
-        own = self.decoder_head_dim if side == "decoder" else None
-        return self.head_dim if own is None else own
+        decoder_dim = self.decoder_head_dim if side == "decoder" else None
+        return self.head_dim if decoder_dim is None else decoder_dim
 
-    def widest(self, side: str) -> int:
-        """FFN units of the widest layer of `encoder` or `decoder`; 0 without layers."""
+    def max_ffn_units(self, side: str) -> int:
+        """Largest number of FFN units in a layer of `encoder` or `decoder`; 0 without layers."""
         return max((layer.ffn for layer in getattr(self, side)), default=0)
 
-    def rectangle(self, encoder_units: int, decoder_units: int) -> "ModelSpec":
-        """As many layers, each with all heads of the original and these many FFN units."""
+    def with_uniform_layers(self, encoder_units: int, decoder_units: int) -> "ModelSpec":
+        """Returns a spec with the same number of layers, each with all original heads and the given FFN units."""
         heads, decoder_heads = (tuple(range(self.heads_of(side))) for side in ("encoder", "decoder"))
         return dataclasses.replace(
             self,
@@ -229,14 +229,14 @@ class ModelSpec:
         }
         return plain | dict(self.sublayers().values())
 
-    def narrow(self, keep: Mapping[str, Sequence[int]]) -> "ModelSpec":
-        """The spec that is left when only `keep[axis]` (positions along the axis) survive.
+    def pruned(self, keep: Mapping[str, Sequence[int]]) -> "ModelSpec":
+        """Returns the spec of the model after pruning.
 
         Args:
-          keep: axis name → increasing positions to keep; axes not named stay whole.
+          keep: axis name → increasing positions to keep along the axis; other axes are unchanged.
 
         Returns:
-          A spec with the same number of layers, narrower where asked.
+          A spec with the same number of layers and smaller axes.
         """
 
         def heads(axis: str, ids: tuple[int, ...]) -> tuple[int, ...]:
@@ -260,15 +260,15 @@ class ModelSpec:
         return dataclasses.replace(self, encoder=encoder, decoder=decoder, d_model=units("embed", self.d_model))
 
     def to_json(self) -> str:
-        """JSON text that `from_json` turns back into an equal spec."""
+        """Returns JSON text, which `from_json` reads."""
         return json.dumps({"spec_version": SPEC_VERSION, **dataclasses.asdict(self)}, indent=1)
 
     @staticmethod
     def from_json(text: str) -> "ModelSpec":
-        """Reads what `to_json` wrote.
+        """Reads the output of `to_json`.
 
         Raises:
-          UserError: for text that is not such a spec.
+          UserError: for any other text.
         """
         try:
             fields: dict[str, Any] = json.loads(text)
@@ -293,7 +293,7 @@ _CHOICES: dict[str, Iterable[str]] = {
 
 
 def _check_type(field: "dataclasses.Field[Any]", value: Any) -> None:
-    """A number, text or truth value has the field's type; an int will do for a float."""
+    """Checks that a number, text or boolean has the field's type; an int is allowed for a float."""
     kinds = typing.get_args(field.type) or (field.type,)
     allowed = (*kinds, int) if float in kinds else kinds
     if kinds[0] in (int, float, str, bool) and type(value) not in allowed:
@@ -314,19 +314,19 @@ def dense_spec(
     family: str = "t5",
     **flags: Any,
 ) -> ModelSpec:
-    """A spec whose layers are all alike, with the flags of its family.
+    """Returns a spec with equal layers and the flags of its family.
 
     Args:
       vocab_size: rows of the embedding table.
-      d_model: residual width.
+      d_model: width of the residual stream.
       d_ff: FFN units of every layer.
       num_heads: heads of every attention.
       encoder_layers: number of encoder layers.
       decoder_layers: number of decoder layers.
-      head_dim: width of a head; d_model / num_heads when left out.
-      decoder_d_ff: FFN units of the decoder's layers, where they differ.
-      decoder_num_heads: heads of the decoder's attentions, where they differ; they share out the same width.
-      family: where the other flags come from.
+      head_dim: width of a head; None: d_model / num_heads.
+      decoder_d_ff: FFN units of the decoder's layers; None: `d_ff`.
+      decoder_num_heads: heads of the decoder's attentions, with the same total width; None: `num_heads`.
+      family: defines the other flags.
       **flags: other fields of `ModelSpec`.
     """
     heads = tuple(range(num_heads))
@@ -357,7 +357,7 @@ _BART_SIZES = {"base": (768, 3072, 12, 6), "large": (1024, 4096, 16, 12)}  # nam
 
 
 def preset(name: str) -> ModelSpec:
-    """Shapes of public checkpoints, for random-weight runs: `t5-small` … `flan-t5-large`, `bart-base`, `bart-large`.
+    """Returns the spec of a public checkpoint: `t5-small` … `flan-t5-large`, `bart-base`, `bart-large`.
 
     Raises:
       UserError: for an unknown name, listing the known ones.

@@ -1,4 +1,4 @@
-"""Tiny specs, parameters and batches for tests; NumPy-seeded, so that values outlive changes of jax."""
+"""Small specs, parameters and batches for tests; random numbers are NumPy's, so they do not change with jax."""
 
 import dataclasses
 from typing import Any
@@ -12,13 +12,13 @@ from nash_jax.tree import flatten, unflatten
 
 
 def random_spec(seed: int, *, ragged: bool = False, family: str = "t5", **flags: Any) -> ModelSpec:
-    """A small spec of a family: random sizes and flags; `ragged` gives each layer its own heads and units.
+    """Returns a small random spec of a family; with `ragged`, layers have different heads and units.
 
     Args:
       seed: NumPy seed.
-      ragged: layers differ, and sub-layers may be gone.
-      family: whose flags; `custom` draws all of them at random.
-      **flags: fields to fix.
+      ragged: layers differ, and sub-layers may be removed.
+      family: defines the flags; `custom`: all flags are random.
+      **flags: fields with fixed values.
     """
     rng = np.random.default_rng(seed)
     num_heads = int(rng.integers(1, 5))
@@ -47,11 +47,11 @@ def random_spec(seed: int, *, ragged: bool = False, family: str = "t5", **flags:
         dropout_rate=0.0,
     )
     if FAMILIES[family]:
-        own: dict[str, Any] = dict(FAMILIES[family])
+        of_family: dict[str, Any] = dict(FAMILIES[family])
         if family in _BART_LIKE:
             scale = d_model**0.5 if rng.random() < 0.5 else 1.0
-            own |= {"gated": False, "output_scale": 1.0, "embedding_scale": scale}
-        spec = dataclasses.replace(spec, **(own | {"family": family, "tied": spec.tied}))
+            of_family |= {"gated": False, "output_scale": 1.0, "embedding_scale": scale}
+        spec = dataclasses.replace(spec, **(of_family | {"family": family, "tied": spec.tied}))
     elif family == "custom":
         spec = dataclasses.replace(spec, **_random_flags(rng, spec), family=family)
     return dataclasses.replace(spec, **flags)
@@ -61,7 +61,7 @@ _BART_LIKE = ("bart", "mbart", "marian", "pegasus")
 
 
 def _random_flags(rng: np.random.Generator, spec: ModelSpec) -> dict[str, Any]:
-    """Any combination of flags, also those that no public model has."""
+    """Returns a random combination of flags, including combinations that no public model has."""
 
     def choose(*values: Any) -> Any:
         return values[int(rng.integers(len(values)))]
@@ -84,7 +84,7 @@ def _random_flags(rng: np.random.Generator, spec: ModelSpec) -> dict[str, Any]:
 
 
 def random_params(spec: ModelSpec, seed: int = 0, scale: float = 0.5) -> dict[str, Any]:
-    """Parameters of `spec`, normal with deviation `scale` (norm scales around 1), float32."""
+    """Returns random parameters, float32, normal with standard deviation `scale` (norm scales are around 1)."""
     rng, sizes = np.random.default_rng(seed), spec.axis_sizes()
     flat = {}
     for path, axes in sorted(param_axes(spec).items()):
@@ -96,7 +96,7 @@ def random_params(spec: ModelSpec, seed: int = 0, scale: float = 0.5) -> dict[st
 
 
 def random_batch(spec: ModelSpec, seed: int = 0, rows: int = 3, source: int = 7, target: int = 5) -> dict[str, Any]:
-    """{"input_ids", "labels"}: rows of different lengths ending in EOS, padded on the right, int32."""
+    """Returns {"input_ids", "labels"}, int32: rows of different lengths that end with EOS, padded on the right."""
     rng = np.random.default_rng(seed)
     batch = {}
     for name, length in (("input_ids", source), ("labels", target)):
@@ -110,10 +110,10 @@ def random_batch(spec: ModelSpec, seed: int = 0, rows: int = 3, source: int = 7,
 
 
 def lively_model(seed: int, layers: int = 1, vocab_size: int = 16) -> tuple[ModelSpec, dict[str, Any]]:
-    """A tiny T5 whose outputs vary with the input and end at different times, and its parameters.
+    """Returns a small T5 whose outputs depend on the input and end at different lengths, and its parameters.
 
-    The spec does not hang on the seed, so that models of all seeds share compiled programs. Token 0 pads and starts,
-    1 ends.
+    The spec does not depend on the seed, so models with different seeds share compiled programs. Token 0 is padding and
+    start token, token 1 is EOS.
     """
     spec = random_spec(
         0, vocab_size=vocab_size, d_model=16, head_dim=4, num_heads=4, gated=False, activation="relu", tied=False,
@@ -131,7 +131,7 @@ def lively_model(seed: int, layers: int = 1, vocab_size: int = 16) -> tuple[Mode
 def random_sources(
     spec: ModelSpec, seed: int, rows: int = 5, length: int = 11, left: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and attention mask, int32 [rows, length]: rows of 2 tokens to `length`, padded on the right or the left."""
+    """Returns ids and attention mask, int32 [rows, length]: rows with 2 to `length` tokens, padded right or left."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(2, spec.vocab_size, (rows, length))
     lengths = np.array([length, *rng.integers(2, length + 1, rows - 1)])
@@ -143,13 +143,13 @@ def random_sources(
 def random_masks(
     spec: ModelSpec, seed: int = 0, names: str = "heads units sublayers embed", soft: bool = True
 ) -> dict[str, np.ndarray]:
-    """Masks over everything prunable in `spec`: about a third closed, the rest soft or 1.
+    """Returns masks for all prunable axes of `spec`: about a third of the entries 0, the rest in (0, 1] or 1.
 
     Args:
       spec: the model.
       seed: NumPy seed.
-      names: which kinds of masks, of `heads units sublayers embed`.
-      soft: surviving values in (0, 1] instead of 1.
+      names: kinds of masks, a subset of `heads units sublayers embed`.
+      soft: open entries are in (0, 1] instead of 1.
     """
     rng = np.random.default_rng(seed)
 
@@ -165,5 +165,5 @@ def random_masks(
             masks[sublayer] = draw(())
     if "embed" in names:
         masks["embed"] = draw((spec.d_model,))
-        masks["embed"][0] = 1  # never all closed
+        masks["embed"][0] = 1  # at least one dimension is kept
     return masks

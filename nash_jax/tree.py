@@ -1,4 +1,4 @@
-"""Parameters by path: `encoder/layers_3/ffn/wo`."""
+"""Parameter trees addressed by path: `encoder/layers_3/ffn/wo`."""
 
 import hashlib
 import re
@@ -12,26 +12,26 @@ from nash_jax.errors import UserError, did_you_mean
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts → {path: leaf}, in sorted order."""
+    """Converts nested dicts to {path: leaf}, sorted by path."""
     flat = flatten_dict(tree, sep="/")
     return {path: flat[path] for path in sorted(flat)}
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{path: leaf} → nested dicts."""
+    """Converts {path: leaf} to nested dicts."""
     return unflatten_dict(dict(flat), sep="/")
 
 
 def map_with_path(fn: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree of `fn(path, leaf)`."""
+    """Returns the tree of `fn(path, leaf)`."""
     return unflatten({path: fn(path, leaf) for path, leaf in flatten(tree).items()})
 
 
-def matching(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
-    """Paths that some regular expression matches in full.
+def match_paths(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """Returns the paths that are fully matched by a regular expression.
 
     Raises:
-      UserError: if a pattern matches nothing, naming the nearest path.
+      UserError: if a pattern matches no path; names the most similar path.
     """
     paths, found = list(paths), set()
     for pattern in patterns:
@@ -43,7 +43,7 @@ def matching(paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
 
 
 def check_shapes(params: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], source: str) -> None:
-    """Every expected parameter is there, no other one is, and shapes agree.
+    """Checks that exactly the expected parameters exist, with the expected shapes.
 
     Raises:
       UserError: naming the parameters that are missing, left over, or of another shape.
@@ -61,13 +61,13 @@ def check_shapes(params: Mapping[str, Any], expected: Mapping[str, tuple[int, ..
         raise UserError(f"{source} does not fit the model: {'; '.join(problems[:4])}{more}")
 
 
-def count(params: Mapping[str, Any]) -> int:
-    """Number of parameters."""
+def count_params(params: Mapping[str, Any]) -> int:
+    """Returns the number of parameters."""
     return sum(int(np.prod(np.shape(leaf))) for leaf in flatten(params).values())
 
 
-def digest(params: Mapping[str, Any]) -> str:
-    """A name for these parameters: their paths, shapes, types and values."""
+def params_digest(params: Mapping[str, Any]) -> str:
+    """Returns a hash of the parameters' paths, shapes, dtypes and values, 16 hexadecimal digits."""
     found = hashlib.sha256()
     for path, leaf in flatten(params).items():
         found.update(f"{path} {leaf.shape} {leaf.dtype}\n".encode())
@@ -76,8 +76,8 @@ def digest(params: Mapping[str, Any]) -> str:
 
 
 def parameter_table(params: Mapping[str, Any]) -> str:
-    """One line a parameter: path, shape, dtype, and their total."""
+    """Returns a table with path, shape and dtype of each parameter, and the total number."""
     flat = flatten(params)
     width = max(map(len, flat), default=0)
     lines = [f"{path:{width}}  {tuple(leaf.shape)!s:24} {leaf.dtype}" for path, leaf in flat.items()]
-    return "\n".join([*lines, f"{'total':{width}}  {count(params):,}"])
+    return "\n".join([*lines, f"{'total':{width}}  {count_params(params):,}"])

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import settings
 
 from nash_jax import Seq2Seq
+from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.models import build
 from nash_jax.testing import lively_model, random_sources
@@ -57,6 +58,12 @@ def logits():
         return np.asarray(_logits(spec, params, batch["input_ids"], attention_mask, batch["labels"], masks))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def quick_engine():
+    """`quick_engine(spec, params)` → an `Engine`."""
+    return Engine
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +105,7 @@ def as_transformers(torch_generate):
 
     def check(engine, seed, prompt=None, **options):
         spec, params = lively_model(seed, len(engine.spec.decoder))
-        engine.update(params)
+        engine.update_params(params)
         ids, mask = random_sources(spec, seed, left=seed % 2 == 1)
         expected = torch_generate(spec, params, ids, mask, prompt, **options)
         found = engine.generate(ids, mask, GenerationOptions(**options), decoder_input_ids=prompt)

@@ -5,9 +5,9 @@ import pytest
 
 from nash_jax.errors import UserError
 from nash_jax.generation import batching
-from nash_jax.generation.batching import generate_many, plan_batches, plan_rows
+from nash_jax.generation.batching import generate_batches, plan_batch_rows, plan_batches
 from nash_jax.generation.engine import Engine
-from nash_jax.generation.inputs import bucket
+from nash_jax.generation.inputs import length_bucket
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.ragged import Ragged
 from nash_jax.testing import lively_model, random_params, random_spec
@@ -46,7 +46,7 @@ def trimmed(tokens: np.ndarray) -> list[int]:
 def collect(engine, sources, options=GREEDY, batch_size=8, **more) -> list[list[list[int]]]:
     """The n outputs of each input, in the order of the inputs; each input is seen once."""
     count, outputs = options.num_return_sequences, {}
-    for numbers, tokens in generate_many(engine, sources, options, batch_size, **more):
+    for numbers, tokens in generate_batches(engine, sources, options, batch_size, **more):
         assert 0 < len(numbers) <= batch_size and len(tokens) == count * len(numbers)
         for i, number in enumerate(numbers.tolist()):
             assert number not in outputs
@@ -61,7 +61,7 @@ def test_plan(seed, batch_size):
     lengths = np.random.default_rng(seed).integers(0, 200, 100)
     batches = plan_batches(lengths, batch_size)
     assert sorted(np.concatenate(batches).tolist()) == list(range(100))
-    widths = [{bucket(int(length)) for length in lengths[batch]} for batch in batches]
+    widths = [{length_bucket(int(length)) for length in lengths[batch]} for batch in batches]
     assert all(len(own) == 1 for own in widths)
     assert [max(own) for own in widths] == sorted((max(own) for own in widths), reverse=True)  # memory ends at once
     for width in set.union(*widths):
@@ -86,7 +86,7 @@ def test_no_tokens_are_one_of_padding(learned):
     """Positions tell paddings apart, so that attention to more of them would show."""
     options = GenerationOptions(max_new_tokens=8, min_new_tokens=6)
     pads = np.full((1, 8), learned.spec.pad_id)
-    found = next(generate_many(learned, [[], [5, 6]], options, 2))[1]
+    found = next(generate_batches(learned, [[], [5, 6]], options, 2))[1]
     expected = learned.generate(pads[:, :1], np.ones((1, 1), int), options)
     np.testing.assert_array_equal(found[:1, : expected.shape[1]], expected)
     assert learned.generate(pads, np.ones((1, 8), int), options).tolist() != expected.tolist()
@@ -121,7 +121,7 @@ def test_one_program_for_each_bucket(quick_engine):
     for limit in (5, 8):
         for seed in range(3):
             collect(engine, make_sources(LENGTHS, seed), GenerationOptions(max_new_tokens=limit), batch_size=3)
-    assert engine._generate._cache_size() == len({bucket(length) for length in LENGTHS}) == 3
+    assert engine._generate._cache_size() == len({length_bucket(length) for length in LENGTHS}) == 3
 
 
 def test_what_is_drawn_hangs_on_the_number_of_the_row(engine):
@@ -137,9 +137,9 @@ def test_what_is_done_is_left_out(engine):
     """Batches of which all is done; of others all is generated, so that they stay what they were."""
     batches = plan_batches(np.array(LENGTHS), 3)
     done = [*batches[1].tolist(), *batches[3].tolist(), batches[4][0]]
-    found = {tuple(numbers): tokens for numbers, tokens in generate_many(engine, SOURCES, GREEDY, 3, done=done)}
+    found = {tuple(numbers): tokens for numbers, tokens in generate_batches(engine, SOURCES, GREEDY, 3, done=done)}
     assert list(found) == [tuple(batch) for i, batch in enumerate(batches) if i not in (1, 3)]
-    for numbers, tokens in generate_many(engine, SOURCES, GREEDY, 3):
+    for numbers, tokens in generate_batches(engine, SOURCES, GREEDY, 3):
         if tuple(numbers) in found:
             np.testing.assert_array_equal(found[tuple(numbers)], tokens)
 
@@ -148,23 +148,23 @@ def test_progress_is_said_where_it_takes_long(engine, capsys, monkeypatch):
     many = [[2, 3]] * 9
     collect(engine, many, batch_size=1)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(batching, "PATIENCE", 0.0)  # as if some seconds had gone by
+    monkeypatch.setattr(batching, "PROGRESS_DELAY_S", 0.0)  # as if some seconds had gone by
     collect(engine, many, batch_size=1)
     assert capsys.readouterr().err == "generating: input 9/9, 0 s left\n"
     collect(engine, many, batch_size=1, progress=False)
     assert capsys.readouterr().err == ""
-    assert len(list(generate_many(engine, many[:3], GREEDY, 1, progress=True, done=[1]))) == 2
+    assert len(list(generate_batches(engine, many[:3], GREEDY, 1, progress=True, done=[1]))) == 2
     assert capsys.readouterr().err == "generating: input 2/2, 0 s left\n"
 
 
 def test_few_inputs_of_a_length_have_few_rows():
     lengths = np.array([700, 20, 30, 30, 8, 8, 8, 3, 1])
-    assert plan_rows(lengths, 4) == {768: 1, 24: 1, 32: 2, 8: 4}
-    assert plan_rows(lengths, 64) == {768: 1, 24: 1, 32: 2, 8: 8}
+    assert plan_batch_rows(lengths, 4) == {768: 1, 24: 1, 32: 2, 8: 4}
+    assert plan_batch_rows(lengths, 64) == {768: 1, 24: 1, 32: 2, 8: 8}
 
 
 def test_refusals(engine, learned):
     with pytest.raises(UserError, match="inputs hold 16; expected ids from 0 to 15, the model's vocabulary"):
-        next(generate_many(engine, [[3], [4, 16]], GREEDY, 2))
+        next(generate_batches(engine, [[3], [4, 16]], GREEDY, 2))
     with pytest.raises(UserError, match="the longest input is 11 tokens long; expected no more than the model's 10 po"):
-        next(generate_many(learned, [[3], [4] * 11], GREEDY, 2))
+        next(generate_batches(learned, [[3], [4] * 11], GREEDY, 2))

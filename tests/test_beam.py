@@ -21,9 +21,9 @@ RULES = {
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
+def engine(quick_engine) -> Engine:
     """Its parameters are changed by tests."""
-    return Engine(*lively_model(0))
+    return quick_engine(*lively_model(0))
 
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:
@@ -42,8 +42,8 @@ def test_penalties_and_stopping_equal_transformers(as_transformers, engine, num_
     assert len(set(lengths)) > 4  # ends at different times
 
 
-def test_other_penalties_stopping_and_limits_do_not_compile_again():
-    engine = Engine(*lively_model(0))
+def test_other_penalties_stopping_and_limits_do_not_compile_again(quick_engine):
+    engine = quick_engine(*lively_model(0))
     ids, mask = random_sources(engine.spec, 0)
     for i, (penalty, stopping) in enumerate(itertools.product(PENALTIES, STOPPING)):
         options = GenerationOptions(
@@ -73,9 +73,9 @@ def test_rules_equal_transformers(as_transformers, engine):
         as_transformers(engine, seed, max_new_tokens=10 + seed % 2, **options, **RULES)
 
 
-def test_two_layers_equal_transformers(as_transformers):
+def test_two_layers_equal_transformers(as_transformers, quick_engine):
     """Caches of all layers go with their beams."""
-    engine = Engine(*lively_model(0, layers=2))
+    engine = quick_engine(*lively_model(0, layers=2))
     for seed in range(6):
         as_transformers(engine, seed, num_beams=4, eos_token_id=[1], max_new_tokens=10, early_stopping=True)
 
@@ -84,7 +84,7 @@ def test_shorter_outputs_are_filled_as_in_transformers(torch_generate, engine):
     """Where padding has id 0, transformers fills with EOS; with another padding id it does not."""
     for pad_id, fill in ((0, 5), (3, 3)):
         spec, params = lively_model(0)
-        engine.update(params)
+        engine.update_params(params)
         ids, mask = random_sources(spec, 0)
         options = {"num_beams": 2, "eos_token_id": [5, 1], "pad_token_id": pad_id, "max_new_tokens": 10}
         found = engine.generate(ids, mask, GenerationOptions(**options))
@@ -98,7 +98,7 @@ def test_shorter_outputs_are_filled_as_in_transformers(torch_generate, engine):
 def test_a_row_hangs_on_no_other(engine):
     """Alone, or in a batch where others go on for longer, and whatever fills the batch."""
     spec, params = lively_model(1)
-    engine.update(params)
+    engine.update_params(params)
     ids, mask = random_sources(spec, 1)
     for penalty, stopping in ((1.0, True), (-1.0, False), (2.0, "never")):
         options = GenerationOptions(
@@ -115,7 +115,7 @@ def test_a_row_hangs_on_no_other(engine):
 def test_enough_beams_find_the_best_of_all_sequences(engine):
     """15 beams keep every token that does not end: after two steps the best of all 1 + 15 · 16 sequences are found."""
     spec, params = lively_model(2)
-    engine.update(params)
+    engine.update_params(params)
     ids, mask = random_sources(spec, 2, rows=2)
     starts = np.stack([np.zeros(16, int), np.arange(16)], axis=1)
     for row in range(2):
@@ -148,7 +148,7 @@ DRAWN = GenerationOptions(num_beams=3, num_return_sequences=2, do_sample=True, t
 
 def test_drawn_beams_hang_on_seed_and_row_id_alone(engine):
     spec, params = lively_model(0)
-    engine.update(params)
+    engine.update_params(params)
     ids, mask = random_sources(spec, 4)
     together = engine.generate(ids, mask, DRAWN).reshape(5, 2, -1)
     order = np.array([2, 0, 4, 3, 1])

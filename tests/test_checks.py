@@ -1,4 +1,4 @@
-"""1,000 damaged rows among 10,000: each kind is counted with its first place, and the others come through unharmed."""
+"""1,000 damaged rows among 10,000: each kind is counted with its first place, and the other rows are unchanged."""
 
 import csv
 import dataclasses
@@ -18,10 +18,18 @@ import pytest
 from transformers import ByT5Tokenizer
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.checks import KINDS, Findings, RowIssue, check_rows, drops, find_break, find_damage
+from nash_jax.data.checks import (
+    ISSUE_KINDS,
+    DataIssues,
+    RowIssue,
+    check_rows,
+    find_issues,
+    is_dropped,
+    unusable_text_kind,
+)
 from nash_jax.data.pipeline import tokenize, tokenized_table
 from nash_jax.data.sources import load_rows
-from nash_jax.data.summary import data_lines, summarise
+from nash_jax.data.summary import format_summary, summarize_data
 from nash_jax.data.tasks import TASKS
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
@@ -37,7 +45,7 @@ def sound(i):
     return f"text number {i}", f"Brief {i}"
 
 
-TEXTS = {  # kind → (source, target) of row i; row i-1 is sound
+TEXTS = {  # kind → (source, target) of row i; row i-1 is valid
     "empty": lambda i: ("", sound(i)[1]),
     "blank": lambda i: (sound(i)[0], " \u200b\t"),
     "nul_character": lambda i: (sound(i)[0] + "\0", sound(i)[1]),
@@ -117,7 +125,7 @@ WRITERS = {"csv": (write_csv, CSV), "jsonl": (write_jsonl, JSONL), "parquet": (w
 
 
 def write_all(folder, ending):
-    """The three files; the task, the places of the training rows and their kinds, None of sound ones."""
+    """Writes the three files; returns the task, and places and kinds of the training rows (None for valid rows)."""
     write, own = WRITERS[ending]
     places = write(folder / f"train.{ending}")
     for split in ("validation", "test"):
@@ -136,12 +144,12 @@ def make_tokenizer():
 
 @pytest.fixture(scope="module", params=WRITERS)
 def damaged(request, tmp_path_factory):
-    """(task, places, rows, what was loaded, the record of it) of 10,000 rows in a format."""
+    """(task, places, rows, loaded rows, their summary) of 10,000 rows in a format."""
     folder = tmp_path_factory.mktemp(request.param)
     task, places, rows = write_all(folder, request.param)
-    findings = Findings()
-    loaded = load_rows(task, findings=findings)
-    return task, places, rows, loaded, summarise(loaded, make_tokenizer(), task, folder, findings)
+    issues = DataIssues()
+    loaded = load_rows(task, issues=issues)
+    return task, places, rows, loaded, summarize_data(loaded, make_tokenizer(), task, folder, issues)
 
 
 def test_every_kind_is_counted_with_its_first_place(damaged):
@@ -158,13 +166,13 @@ def test_every_kind_is_counted_with_its_first_place(damaged):
             file, line = place.rsplit(":", 1)
             place = f"{file}:{int(line) + 1}"
         assert row["first"].startswith(f"{place}: "), kind
-        assert row["rule"] == ("dropped" if drops(kind, "train") else "kept")
+        assert row["rule"] == ("dropped" if is_dropped(kind, "train") else "kept")
     assert ": 26 tokens, of which 24 are used: 'much longer than a text may be " in found["source_too_long"]["first"]
 
 
 def test_the_other_rows_survive_in_order(damaged):
     _, _, rows, loaded, _ = damaged
-    expected = [pair for kind, pair in rows if kind is None or not drops(kind, "train")]
+    expected = [pair for kind, pair in rows if kind is None or not is_dropped(kind, "train")]
     assert [(row["source"], *row["references"]) for row in loaded["train"]] == expected
     assert [(row["source"], *row["references"]) for row in loaded["test"]] == HELD_OUT
 
@@ -182,7 +190,7 @@ def test_summary(damaged):
     assert found["max_source_tokens"] == lengths[-1] > task.max_source_length
     cut = sum(length > task.max_source_length for length in lengths)
     assert cut > 40 and found["sources_cut"] == f"{100 * cut / len(lengths):.1f} %"
-    lines = list(data_lines(record))
+    lines = list(format_summary(record))
     assert all("\n" not in line for line in lines)
     assert f"  train: {len(used):,} rows; {found['rows_read']:,} read, {found['rows_dropped']:,} dropped" == lines[0]
     assert json.loads(json.dumps(record)) == record
@@ -193,7 +201,7 @@ def test_limit_names_all_kinds(damaged):
     with pytest.raises(UserError) as error:
         load_rows(TaskConfig(**{**vars(task), "max_dropped": 0.01}))
     assert "\n" not in str(error.value)
-    for kind in {own for own, _ in rows if own and drops(own, "train")} - {"leaked", "fragment"}:
+    for kind in {own for own, _ in rows if own and is_dropped(own, "train")} - {"leaked", "fragment"}:
         assert f"({places[next(i for i, (own, _) in enumerate(rows) if own == kind)]}: " in str(error.value)
 
 
@@ -202,10 +210,14 @@ def test_limit_names_all_kinds(damaged):
 
 def test_table_is_documented_and_all_of_it_is_tried():
     page = (ROOT / "docs" / "own_data.md").read_text()
-    for name, kind in KINDS.items():
+    for name, kind in ISSUE_KINDS.items():
         assert f"| `{name}` | {kind.meaning} | {kind.rule} | {kind.why} |" in page, name
-    of_forms = {"label_outside_set", "repeated_label", "contradiction"}  # tests/test_tasks.py, tests/test_own_forms.py
-    assert set(CSV) | set(JSONL) | set(TEXTS) | of_forms | {"same_file"} == set(KINDS)
+    of_forms = {
+        "label_outside_set",
+        "repeated_label",
+        "contradiction",
+    }  # tests/test_tasks.py, tests/test_custom_forms.py
+    assert set(CSV) | set(JSONL) | set(TEXTS) | of_forms | {"same_file"} == set(ISSUE_KINDS)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +230,7 @@ def test_table_is_documented_and_all_of_it_is_tried():
     ],
 )  # fmt: skip
 def test_breaks(value, kind):
-    assert find_break(value) == kind
+    assert unusable_text_kind(value) == kind
 
 
 @pytest.mark.parametrize(
@@ -232,64 +244,64 @@ def test_breaks(value, kind):
     ],
 )  # fmt: skip
 def test_oddities(text, kinds):
-    assert [damage.kind for damage in find_damage({"source": "a", "references": [text]})] == kinds
+    assert [damage.kind for damage in find_issues({"source": "a", "references": [text]})] == kinds
 
 
 def test_labels():
-    """A label that is none of the set drops the row; the summary counts those that occur."""
+    """A row with a label outside the set is dropped; the summary counts the labels that occur."""
     labels = ["yes", "no", "maybe"]
     rows = [{"source": f"a {i}", "references": [word], "labels": labels} for i, word in enumerate(("yes", "yse", "no"))]
-    findings = Findings()
+    issues = DataIssues()
     entries = [(f"rows:{i}", row) for i, row in enumerate(rows)]
-    kept = list(check_rows(entries, lambda row: [row], "train", findings, {}))
+    kept = list(check_rows(entries, lambda row: [row], "train", issues, {}))
     assert kept == [rows[0], rows[2]]
-    (found,) = findings.to_json()
+    (found,) = issues.to_json()
     assert (found["kind"], found["rows"]) == ("label_outside_set", 1)
     assert found["first"] == "rows:1: 'yse' is none of 'yes', 'no', 'maybe'"
 
 
 def test_scores_are_of_all_rows_given():
-    """A duplicate is dropped from the training split alone."""
+    """A duplicate is dropped only from the training split."""
     entries = [("a:1", {"source": "a", "references": ["b"]})] * 2
     for split, left in (("train", 1), ("validation", 2), ("test", 2)):
-        findings = Findings()
-        assert len(list(check_rows(entries, lambda row: [row], split, findings, {}))) == left
-        assert findings.dropped(split) == 2 - left
-        assert [row["rule"] for row in findings.to_json()] == ["dropped" if split == "train" else "kept"]
+        issues = DataIssues()
+        assert len(list(check_rows(entries, lambda row: [row], split, issues, {}))) == left
+        assert issues.num_dropped(split) == 2 - left
+        assert [row["rule"] for row in issues.to_json()] == ["dropped" if split == "train" else "kept"]
 
 
 @pytest.mark.parametrize(
     ("dropped", "share", "refused"), [(2, 0.2, False), (3, 0.2, True), (1, 0.0, True), (0, 0.0, False)]
 )
 def test_limit(dropped, share, refused):
-    findings = Findings()
+    issues = DataIssues()
     entries = [(f"a:{i}", {"source": str(i), "references": ["b"]}) for i in range(10 - dropped)]
     entries += [("a:99", RowIssue("not_json", "what"))] * dropped
-    assert len(list(check_rows(entries, lambda row: [row], "test", findings, {}))) == 10 - dropped
+    assert len(list(check_rows(entries, lambda row: [row], "test", issues, {}))) == 10 - dropped
     if refused:
         with pytest.raises(
             UserError, match=f"{dropped} of 10 test rows cannot be used: not_json {dropped} .a:99: what.;"
         ):
-            findings.check_limit("test", share)
+            issues.check_limit("test", share)
     else:
-        findings.check_limit("test", share)
+        issues.check_limit("test", share)
 
 
 def test_one_file_for_all_splits(tmp_path):
-    """It is meant, as in a trial run: no row is dropped, but it is said."""
+    """This may be intended, as in a trial run: no row is dropped, but it is reported."""
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"".join(json_line(document=source, summary=target) for source, target in HELD_OUT))
-    findings = Findings()
+    issues = DataIssues()
     files = {f"{split}_file": str(path) for split in ("train", "validation", "test")}
-    rows = load_rows(TaskConfig(name="own", source="files", **files), findings=findings)
+    rows = load_rows(TaskConfig(name="own", source="files", **files), issues=issues)
     assert rows["train"] == rows["test"] and len(rows["train"]) == len(HELD_OUT)
-    (found,) = findings.to_json()
+    (found,) = issues.to_json()
     assert (found["kind"], found["rows"], found["split"]) == ("same_file", len(HELD_OUT), "train")
     assert found["first"] == f"{path}: the validation file too"
 
 
 def test_hub_rows_are_checked(tmp_path_factory, monkeypatch):
-    """As `datasets` reads a folder in place of the hub's repository; null is what its tables have for nothing."""
+    """`datasets` reads a folder instead of the hub's repository; its tables have null for missing values."""
     rows = {
         "train": [*map(sound, range(10)), (None, "b"), sound(3), HELD_OUT[0]],
         "validation": [*HELD_OUT, HELD_OUT[2]],
@@ -302,11 +314,11 @@ def test_hub_rows_are_checked(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))  # not among the data
     monkeypatch.setitem(TASKS, "samsum", dataclasses.replace(TASKS["samsum"], repository=str(folder)))
-    findings = Findings()
-    loaded = load_rows(TaskConfig(max_dropped=0.25), findings=findings)
+    issues = DataIssues()
+    loaded = load_rows(TaskConfig(max_dropped=0.25), issues=issues)
     assert {split: len(own) for split, own in loaded.items()} == {"train": 10, "validation": 9, "test": 7}
     assert loaded["train"][3] == {"source": "summarize: text number 3", "references": ["Brief 3"]}
-    found = [(row["split"], row["kind"], row["rule"], row["first"].partition(":")[0]) for row in findings.to_json()]
+    found = [(row["split"], row["kind"], row["rule"], row["first"].partition(":")[0]) for row in issues.to_json()]
     assert found == [
         ("train", "null", "dropped", "train row 11"),
         ("train", "duplicate", "dropped", "train row 12"),
@@ -343,22 +355,22 @@ def test_reading_goes_on_after_a_broken_quote(tmp_path, name):
     text, kinds, sources = RECOVERIES[name]
     path = tmp_path / "rows.csv"
     path.write_bytes(f"document,summary\n{text}".encode())
-    findings = Findings()
+    issues = DataIssues()
     task = TaskConfig(name="own", source="files", test_file=str(path), prefix="", max_dropped=0.99)
-    assert [row["source"] for row in load_rows(task, ("test",), findings)["test"]] == sources
-    found = {row["kind"]: row["first"] for row in findings.to_json()}
+    assert [row["source"] for row in load_rows(task, ("test",), issues)["test"]] == sources
+    found = {row["kind"]: row["first"] for row in issues.to_json()}
     assert found.keys() == kinds.keys()
     assert all(found[kind].startswith(f"{path}:{line}: ") for kind, line in kinds.items()), found
 
 
 def test_a_quote_in_every_row_takes_no_longer(tmp_path):
-    """What a broken quote swallowed is read again, but not from its beginning for each row."""
+    """Lines consumed by a broken quote are read again, in linear time."""
     path = tmp_path / "rows.csv"
     path.write_text("document,summary\n" + "".join(f'"a{i},"" b\n' for i in range(4000)) + "c,d\n")
     task = TaskConfig(name="own", source="files", test_file=str(path), prefix="", max_dropped=0.9999)
-    findings = Findings()
-    assert len(load_rows(task, ("test",), findings)["test"]) == 1
-    assert findings.rows_read == {"test": 4001}
+    issues = DataIssues()
+    assert len(load_rows(task, ("test",), issues)["test"]) == 1
+    assert issues.rows_read == {"test": 4001}
 
 
 # -- tokens ------------------------------------------------------------------------------------------------
@@ -377,7 +389,7 @@ def test_lengths_before_the_cut(tmp_path, tokenizer):
 
 
 def test_what_is_tokenised_is_not_tokenised_again(tmp_path):
-    """Another process reads the lengths and ids that are there: no call, and the same numbers."""
+    """Another process reads the stored lengths and ids: it calls no tokenizer and gets the same numbers."""
 
     class Counting:
         own, backend_tokenizer, calls = make_tokenizer(), make_tokenizer().backend_tokenizer, 0
@@ -389,7 +401,7 @@ def test_what_is_tokenised_is_not_tokenised_again(tmp_path):
     rows = {"train": [{"source": source, "references": [target]} for source, target in HELD_OUT]}
     records, calls = [], []
     for tokenizer in (Counting(), Counting()):
-        records.append(summarise(rows, tokenizer, TaskConfig(**LIMITS), tmp_path, Findings()))
+        records.append(summarize_data(rows, tokenizer, TaskConfig(**LIMITS), tmp_path, DataIssues()))
         tokenize(rows["train"], tokenizer, TaskConfig(**LIMITS), tmp_path)
         calls.append(tokenizer.calls)
     assert calls[0] > 0 == calls[1]
@@ -401,7 +413,7 @@ def test_what_is_tokenised_is_not_tokenised_again(tmp_path):
 
 @pytest.mark.slow
 def test_training_on_damaged_rows(tmp_path):
-    """configs/local.py on the damaged CSV: a few steps, and a report that says what was found."""
+    """configs/local.py on the damaged CSV: a few steps, and a report that lists the issues."""
     task, _, rows = write_all(tmp_path, "csv")
     make_tokenizer().save_pretrained(tmp_path / "tokenizer")
     sizes = {
@@ -418,7 +430,7 @@ def test_training_on_damaged_rows(tmp_path):
     environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    kept = sum(kind is None or not drops(kind, "train") for kind, _ in rows)
+    kept = sum(kind is None or not is_dropped(kind, "train") for kind, _ in rows)
     assert f"  train: {kept:,} rows; 10,050 read, {10_050 - kept:,} dropped\n" in done.stderr
     losses = [row["loss"] for row in read_rows(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
     assert len(losses) > 10 and np.isfinite(losses).all()
@@ -426,5 +438,5 @@ def test_training_on_damaged_rows(tmp_path):
     page = (tmp_path / "run" / "report.html").read_text()
     found = {row["kind"] for row in report["data"]["findings"] if row["split"] == "train"}
     assert found == {kind for kind, _ in rows if kind}
-    assert all(KINDS[kind].meaning.replace("'", "&#x27;") in page for kind in found)
+    assert all(ISSUE_KINDS[kind].meaning.replace("'", "&#x27;") in page for kind in found)
     assert report["data"]["summary"]["train"]["rows"] == kept

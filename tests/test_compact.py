@@ -16,7 +16,7 @@ from nash_jax.pruning.gates import HardConcreteGates, gate_groups
 from nash_jax.pruning.lagrangian import Constraint, expected_size, prunable_size, size_terms
 from nash_jax.spec import DecoderLayer, EncoderLayer
 from nash_jax.testing import random_batch, random_masks, random_params, random_spec
-from nash_jax.tree import count, flatten
+from nash_jax.tree import count_params, flatten
 
 seeds = st.integers(0, 2**32 - 1)
 KINDS = ["heads", "units", "sublayers", "embed", "heads units sublayers embed"]
@@ -239,7 +239,7 @@ def test_expected_size_at_saturated_gates_is_the_size_after_compaction(seed, sof
         if whole:
             assert removed_fraction(spec, narrow, side) == 1 - counted / whole
     sizes = narrow.axis_sizes()
-    assert count(small) == sum(int(np.prod([sizes[a] for a in axes])) for axes in param_axes(narrow).values())
+    assert count_params(small) == sum(int(np.prod([sizes[a] for a in axes])) for axes in param_axes(narrow).values())
 
 
 def test_kept_positions():

@@ -146,7 +146,7 @@ def test_misspelt_name(place):
         with pytest.raises(UserError) as error:
             found()
         message = str(error.value)
-        assert message.startswith(f"{where} is no setting (did you mean {last!r}?); expected one of ")
+        assert message.startswith(f"{where} is not a setting (did you mean {last!r}?); expected one of ")
         assert re.search(rf"\b{last}\b", message.partition("expected")[2])
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import nash_jax
 from nash_jax.errors import UserError
-from nash_jax.tree import count, flatten
+from nash_jax.tree import count_params, flatten
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's and transformers' own
 
@@ -126,7 +126,7 @@ def test_every_flag_and_size_is_in_the_spec(model, state):
     assert (spec.family, spec.norm, spec.pre_norm, spec.positions) == ("custom", "layer", False, "learned")
     assert (len(spec.encoder), len(spec.decoder)) == (ENCODER_LAYERS, DECODER_LAYERS)
     assert (spec.max_positions, spec.encoder[0].ffn, spec.pad_id) == (POSITIONS, FFN, 1)
-    assert count(model.params) == sum(array.size for array in state.values())
+    assert count_params(model.params) == sum(array.size for array in state.values())
 
 
 def test_logits_are_those_of_torch(torch, reference, model, source):
@@ -207,5 +207,5 @@ def test_the_command_writes_an_export(torch, example, state, model, tmp_path, mo
     flags = {"weights": "weights.pt", "vocab": "vocab.pkl", "output": "export"}
     monkeypatch.setattr(sys, "argv", ["convert.py", *(f"--{flag}={tmp_path / file}" for flag, file in flags.items())])
     example.main()
-    assert f"{count(model.params):,} parameters" in capsys.readouterr().out
+    assert f"{count_params(model.params):,} parameters" in capsys.readouterr().out
     assert_same(nash_jax.load(tmp_path / "export"), model)

@@ -190,6 +190,6 @@ def test_closed_layers_are_not_matched():
     np.testing.assert_array_equal(alive_layers(SPEC, {"encoder.1.attention": 0.0}, "encoder")[:2], [1, 0])
     closed = {"decoder.0.self_attention": 0.0, "decoder.1.ffn": 0.0}
     np.testing.assert_array_equal(alive_layers(SPEC, closed, "decoder")[:2], [0, 1])
-    cut = SPEC.narrow({"encoder.0.attention.heads": []})  # as compaction leaves it, for the phase after
+    cut = SPEC.pruned({"encoder.0.attention.heads": []})  # as compaction leaves it, for the phase after
     np.testing.assert_array_equal(alive_layers(cut, {}, "encoder")[:2], [0, 1])
     assert distilled(SPEC, teacher, teacher, {"encoder.1.attention": jnp.zeros(())}) > 1e-3

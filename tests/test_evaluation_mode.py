@@ -12,7 +12,7 @@ import pytest
 from commands import LIMIT
 
 from nash_jax.benchmark import components
-from nash_jax.benchmark.components import component_times, contributions, part_of, parts_in
+from nash_jax.benchmark.components import component_contributions, component_times, keep_components, present_components
 from nash_jax.config.parsing import parse_config
 from nash_jax.config.schema import STAGES, chosen_stages, default_config
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
@@ -26,7 +26,7 @@ from nash_jax.report.console import summary
 from nash_jax.seq2seq import Seq2Seq
 from nash_jax.spec import DecoderLayer, EncoderLayer, ModelSpec, dense_spec
 from nash_jax.testing import random_params, random_spec
-from nash_jax.tree import count
+from nash_jax.tree import count_params
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ["cat", "act", "tac", "bat", "tab", "cab"]  # of one length: one shape of batches
@@ -234,14 +234,14 @@ def test_some_stages_of_a_run(place, tmp_path):
     def recipe(stages: str) -> PruningRun | EvaluationRun:
         return make_run(make_config(place, **settings, stages=stages), str(tmp_path / "run"), "letters")
 
-    with pytest.raises(UserError, match="stage shorten goes on from finetune, which is not done in"):
+    with pytest.raises(UserError, match="stage shorten needs the result of finetune, which is not done in"):
         recipe("data,shorten").run()
     assert not (tmp_path / "run" / "data" / "done").exists()
     report = recipe("data,finetune").run()
     assert list(report) == ["stages"] and list(report["stages"]) == ["data", "finetune"]
     left = "shorten, prune, compact, retrain, evaluate, benchmark, export"
     assert summary(report) == f"stages done: data, finetune; left: {left}"
-    with pytest.raises(UserError, match="stage evaluate goes on from retrain, which is not done in"):
+    with pytest.raises(UserError, match="stage evaluate needs the result of retrain, which is not done in"):
         recipe("evaluate").run()
     report = recipe("retrain,compact,prune,shorten").run()
     assert list(report["stages"]) == list(STAGES[:6])
@@ -260,7 +260,7 @@ def test_no_model_to_evaluate(place, tmp_path):
 def test_component_sizes_add_up(seed):
     spec = random_spec(seed, ragged=seed % 2 == 0)
     sizes = component_sizes(random_params(spec))
-    assert sum(sizes.values()) == count(random_params(spec))
+    assert sum(sizes.values()) == count_params(random_params(spec))
     assert "other" not in sizes and list(sizes) == [name for name in sizes if sizes[name]]
 
 
@@ -301,19 +301,19 @@ def test_contributions_add_up_and_share_what_parts_share():
     def ms(kept: frozenset[str]) -> np.ndarray:
         return np.array([sum(cost.get(p, 100.0) for p in kept) - 6.0 * ({"a", "d"} <= kept)])
 
-    added = contributions(ms, frozenset({"base"}), parts)
+    added = component_contributions(ms, frozenset({"base"}), parts)
     assert {part: value.item() for part, value in added.items()} == {"a": 7.0, "b": 1.0, "c": 4.0, "d": -1.0}
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_parts_of_a_spec(seed):
     spec = random_spec(seed, ragged=seed % 2 == 0, tied=False)
-    assert part_of(spec, {*components.ENCODER, *components.DECODER}) == spec
-    bare = part_of(spec, ())
+    assert keep_components(spec, {*components.ENCODER, *components.DECODER}) == spec
+    bare = keep_components(spec, ())
     assert bare.vocab_size == 8 and all(size == 0 for _, size in bare.sublayers().values())
-    only = part_of(spec, {"decoder FFN"})
+    only = keep_components(spec, {"decoder FFN"})
     assert [layer.ffn for layer in only.decoder] == [layer.ffn for layer in spec.decoder]
-    assert parts_in(bare) == frozenset()
+    assert present_components(bare) == frozenset()
 
 
 def test_a_large_component_takes_the_time():

@@ -10,8 +10,7 @@ from nash_jax.config.parsing import parse_config
 from nash_jax.config.schema import Config, default_config
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer, check_vocabulary
 from nash_jax.errors import UserError
-from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score, score_outputs
-from nash_jax.generation.engine import Engine
+from nash_jax.evaluation.evaluator import Evaluator, check_positions, evaluation_options, score_models, score_outputs
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
@@ -28,21 +27,21 @@ def config(**evaluate) -> Config:
 
 def test_options_are_the_models_but_for_what_the_config_sets():
     own = GenerationOptions(max_length=90, min_length=2, num_beams=3, num_return_sequences=2, forced_bos_token_id=5)
-    found = output_options(config(num_beams=4, length_penalty=2.0, no_repeat_ngram_size=3), own)
+    found = evaluation_options(config(num_beams=4, length_penalty=2.0, no_repeat_ngram_size=3), own)
     assert found == GenerationOptions(
         max_new_tokens=6, min_length=2, num_beams=4, length_penalty=2.0, no_repeat_ngram_size=3, forced_bos_token_id=5
     )
-    assert output_options(config(num_beams=4, length_penalty=2.0, no_repeat_ngram_size=3), found) == found
+    assert evaluation_options(config(num_beams=4, length_penalty=2.0, no_repeat_ngram_size=3), found) == found
 
 
-def test_outputs_are_those_of_the_options(tmp_path):
+def test_outputs_are_those_of_the_options(quick_engine, tmp_path):
     """Rows in order, with beams as without."""
     tokenizer = build_pronunciation_tokenizer(ROWS)
     spec = dense_spec(vocab_size=len(tokenizer), d_model=8, d_ff=8, num_heads=2, encoder_layers=1, decoder_layers=1)
-    engine, task = Engine(spec, random_params(spec)), config().task
+    engine, task = quick_engine(spec, random_params(spec)), config().task
     for beams in (1, 3):
-        options = output_options(config(num_beams=beams), GenerationOptions())
-        texts, lengths = Evaluator(ROWS, tokenizer, task, options, batch_size=2, cache=tmp_path).outputs(engine)
+        options = evaluation_options(config(num_beams=beams), GenerationOptions())
+        texts, lengths = Evaluator(ROWS, tokenizer, task, options, batch_size=2, cache=tmp_path).generate(engine)
         for row, text, length in zip(ROWS, texts, lengths, strict=True):
             ids = np.array([tokenizer(row["source"])["input_ids"]])
             tokens = engine.generate(ids, np.ones_like(ids), options)[0, 1:]
@@ -50,15 +49,15 @@ def test_outputs_are_those_of_the_options(tmp_path):
             assert length == (~np.isin(tokens, [spec.pad_id, spec.eos_id])).sum()
 
 
-def test_scores_with_intervals_and_the_comparison(tmp_path):
+def test_scores_with_intervals_and_the_comparison(quick_engine, tmp_path):
     """Dense and pruned, their intervals, and what `compare` says of them; one model alone has no comparison."""
     tokenizer = build_pronunciation_tokenizer(ROWS)
     spec = dense_spec(vocab_size=len(tokenizer), d_model=8, d_ff=8, num_heads=2, encoder_layers=1, decoder_layers=1)
-    engine, task = Engine(spec, random_params(spec)), dataclasses.replace(config().task, metric="transcription")
+    engine, task = quick_engine(spec, random_params(spec)), dataclasses.replace(config().task, metric="transcription")
     evaluator = Evaluator(
-        ROWS, tokenizer, task, output_options(config(), GenerationOptions()), batch_size=8, cache=tmp_path
+        ROWS, tokenizer, task, evaluation_options(config(), GenerationOptions()), batch_size=8, cache=tmp_path
     )
-    found = score(evaluator, {"dense": engine, "pruned": engine}, num_examples=2)
+    found = score_models(evaluator, {"dense": engine, "pruned": engine}, num_examples=2)
     values = {"phoneme_error_rate", "word_error_rate", "word_accuracy"}
     assert json.loads(json.dumps(found)) == found and found["num_examples"] == 5 and len(found["examples"]) == 2
     assert found["metrics"]["dense"].keys() == values | {"generated_length"}
@@ -68,7 +67,7 @@ def test_scores_with_intervals_and_the_comparison(tmp_path):
         low, high = found["intervals"]["dense"][name]
         assert low <= found["metrics"]["dense"][name] <= high
         assert found["paired"][name]["difference"] == 0 and found["paired"][name]["p"] == 1
-    assert score(evaluator, {"model": engine})["paired"] == {}
+    assert score_models(evaluator, {"model": engine})["paired"] == {}
 
 
 def test_scores_of_a_mixture(tmp_path):
@@ -102,7 +101,7 @@ def test_baselines_have_intervals_too(tmp_path):
     rows = [{"source": f"a b {i}. c", "references": [f"a {i} c"]} for i in range(4)]
     tokenizer = build_pronunciation_tokenizer(ROWS)
     evaluator = Evaluator(rows, tokenizer, config().task, GenerationOptions(), batch_size=8, cache=tmp_path)
-    found = score(evaluator, {})
+    found = score_models(evaluator, {})
     assert found["intervals"]["baselines"].keys() == {"first_sentence", "first_3_words"}
     low, high = found["intervals"]["baselines"]["first_sentence"]["rouge1"]
     assert low <= found["metrics"]["baselines"]["first_sentence"]["rouge1"] <= high

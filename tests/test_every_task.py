@@ -15,15 +15,14 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import ByT5Tokenizer
 
 from nash_jax.config.schema import DistillConfig, ModelConfig, TaskConfig, TrainConfig
-from nash_jax.data.checks import Findings
+from nash_jax.data.checks import DataIssues
 from nash_jax.data.pipeline import Batches, tokenize
 from nash_jax.data.sources import load_rows
 from nash_jax.data.tasks import TASKS, task_settings
 from nash_jax.data.tokenizers import load_tokenizer
-from nash_jax.evaluation.by_task import check_parts
 from nash_jax.evaluation.evaluator import Evaluator
 from nash_jax.evaluation.metrics import METRICS
-from nash_jax.generation.engine import Engine
+from nash_jax.evaluation.row_subsets import check_subsets
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.runtime.sharding import to_host
 from nash_jax.spec import dense_spec
@@ -48,7 +47,7 @@ def bart_tokenizer(folder):
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(tmp_path_factory, quick_engine):
     """Family → (tokenizer, fresh training state, step, engine)."""
     config, made = TrainConfig(learning_rate=1e-2), {}
     for family, flags in (("t5", {}), ("bart", {"max_positions": 32})):
@@ -56,21 +55,21 @@ def models(tmp_path_factory):
         spec = dense_spec(family=family, vocab_size=len(tokenizer), **SIZES, **flags)
         params, tx = random_params(spec), make_optimizer(config, 1, gate_learning_rate=0.0, frozen=())
         step = make_step(StudentLoss(build_student(spec, ModelConfig()), DistillConfig(), None, None), tx)
-        made[family] = tokenizer, make_state({"model": params}, tx, 0), step, Engine(spec, params)
+        made[family] = tokenizer, make_state({"model": params}, tx, 0), step, quick_engine(spec, params)
     return made
 
 
 def read(name, family, folder, monkeypatch):
     """The task's settings and rows; nothing of the fixtures is damaged."""
-    fields, findings = task_settings(name, family) | LENGTHS, Findings()
+    fields, issues = task_settings(name, family) | LENGTHS, DataIssues()
     if family == "t5":
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
         use_repository(monkeypatch, folder / "repository", name)
     else:
         fields |= write_files(folder, name) | {"source": "files"}
     task = TaskConfig(**fields)
-    rows = load_rows(task, findings=findings)
-    assert not [row for row in findings.to_json() if row["rule"] == "dropped"]
+    rows = load_rows(task, issues=issues)
+    assert not [row for row in issues.to_json() if row["rule"] == "dropped"]
     return task, rows
 
 
@@ -86,7 +85,7 @@ def right_output(row):
 def test_a_task(name, family, models, tmp_path, monkeypatch):
     task, rows = read(name, family, tmp_path, monkeypatch)
     tokenizer, fresh, step, engine = models[family]
-    check_parts(task.metric, rows["test"])
+    check_subsets(task.metric, rows["test"])
 
     pairs = tokenize(rows["train"][:ROWS], tokenizer, task, tmp_path)
     assert set(pairs[0].lengths) == {SOURCE}
@@ -95,13 +94,13 @@ def test_a_task(name, family, models, tmp_path, monkeypatch):
     state, metrics = step(jax.tree.map(jax.numpy.array, fresh), {}, whole)
     assert np.isfinite(float(metrics["loss"])) and float(metrics["grad_norm"]) > 0
 
-    engine.update(to_host(state["params"]["model"]))
+    engine.update_params(to_host(state["params"]["model"]))
     test = (rows["test"] * ROWS)[:ROWS]
     options = GenerationOptions(max_new_tokens=NEW, min_new_tokens=NEW)
     evaluator = Evaluator(test, tokenizer, task, options, ROWS, tmp_path)
     found, metric = evaluator.evaluate(engine), METRICS[task.metric]
     assert np.isfinite(list(found.values())).all() and 1 <= found["generated_length"] <= NEW
 
-    best = metric.score(evaluator.read([right_output(row) for row in test]), test)
+    best = metric.score(evaluator.postprocess([right_output(row) for row in test]), test)
     assert best.keys() | {"generated_length"} == found.keys()
     assert best[metric.selection] == pytest.approx(100)

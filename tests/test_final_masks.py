@@ -14,7 +14,7 @@ from nash_jax.pruning.lagrangian import prunable_size, size_terms
 from nash_jax.pruning.methods import METHODS, make_constraints, target_sparsities
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
-from nash_jax.tree import count
+from nash_jax.tree import count_params
 
 SIZES = {"vocab_size": 30, "d_model": 32, "d_ff": 64, "num_heads": 4, "encoder_layers": 3, "decoder_layers": 4}
 SPEC = dense_spec(**SIZES)
@@ -94,7 +94,7 @@ def test_counted_share_is_that_of_the_compacted_model(method):
     spec, params = compact(SPEC, random_params(SPEC), masks)
     sizes = [prunable_size(size_terms(param_axes(s), s.axis_sizes()), s.axis_sizes()) for s in (SPEC, spec)]
     assert masked_fraction(SPEC, masks, "") == pytest.approx(1 - sizes[1] / sizes[0])
-    assert count(params) < count(random_params(SPEC))
+    assert count_params(params) < count_params(random_params(SPEC))
 
 
 def test_rows_under_no_constraint_are_rounded_on_their_own():

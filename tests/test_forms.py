@@ -1,4 +1,4 @@
-"""Every form on hand-written records of the real schema, with the texts that T5's authors' code makes of them."""
+"""Every form on hand-written records of the real schema, with the texts that the code of T5's authors creates."""
 
 import json
 
@@ -6,8 +6,8 @@ import pytest
 from tokenizers.pre_tokenizers import ByteLevel
 
 from nash_jax.data.checks import RowIssueError
-from nash_jax.data.forms import SEPARATOR, find, question_answering, space_punctuation, translation
-from nash_jax.data.outputs import names_noun, read_output
+from nash_jax.data.forms import SEPARATOR, get_nested, question_answering, space_punctuation, translation
+from nash_jax.data.postprocess import matches_noun, postprocess_output
 from nash_jax.data.superglue_forms import mark_pronoun
 from nash_jax.data.tasks import TASKS
 from nash_jax.data.tokenizers import load_tokenizer
@@ -139,7 +139,7 @@ def test_inputs_and_references(name):
     record, t5, plain, references = CASES[name]
     form = TASKS[name].form
     for prompt, source in (("t5", t5), ("plain", SEPARATOR.join(plain))):
-        (row,) = form.make(record, prompt, False)
+        (row,) = form.to_rows(record, prompt, False)
         assert row["source"] == source
         spaced = name == "squad" and prompt == "plain"
         assert row["references"] == (["$5", "it"] if spaced else references)
@@ -150,7 +150,7 @@ def test_inputs_and_references(name):
 @pytest.mark.parametrize("name", sorted(CASES.keys() - {"record"}))
 def test_training_and_scored_rows_are_the_same(name):
     record = CASES[name][0]
-    assert TASKS[name].form.make(record, "t5", True) == TASKS[name].form.make(record, "t5", False)
+    assert TASKS[name].form.to_rows(record, "t5", True) == TASKS[name].form.to_rows(record, "t5", False)
 
 
 def test_every_form_is_here():
@@ -159,12 +159,12 @@ def test_every_form_is_here():
 
 
 def form_of(name):
-    return TASKS[name].form.make.__qualname__
+    return TASKS[name].form.to_rows.__qualname__
 
 
 def test_record_trains_on_one_row_an_answer():
     record, source = CASES["record"][0], CASES["record"][1]
-    rows = TASKS["record"].form.make(record, "t5", True)
+    rows = TASKS["record"].form.to_rows(record, "t5", True)
     assert rows == [{"source": source, "references": ["Bob"]}, {"source": source, "references": ["Ann"]}]
 
 
@@ -174,19 +174,19 @@ WSC = {"text": "Bob asked Tom if he can lend some money.", "span1_text": "Tom", 
 
 def test_wsc():
     form, source = TASKS["wsc"].form, "wsc: Bob asked Tom if *he* can lend some money."
-    assert form.make(WSC | {"label": 1}, "t5", True) == [{"source": source, "references": ["Tom"]}]
-    assert form.make(WSC | {"label": 0}, "t5", True) == []  # teaches no right noun
-    (row,) = form.make(WSC | {"label": 0}, "t5", False)
+    assert form.to_rows(WSC | {"label": 1}, "t5", True) == [{"source": source, "references": ["Tom"]}]
+    assert form.to_rows(WSC | {"label": 0}, "t5", True) == []  # not used for training: the noun is wrong
+    (row,) = form.to_rows(WSC | {"label": 0}, "t5", False)
     assert row == {"source": source, "references": ["False"], "labels": ["False", "True"], "targets": ["Tom"]}
-    assert form.make(WSC | {"label": 0}, "plain", False)[0]["source"] == source.removeprefix("wsc: ")
-    assert [read_output(said, row) for said in ("the Tom", "Bob", "True")] == ["True", "False", "False"]
+    assert form.to_rows(WSC | {"label": 0}, "plain", False)[0]["source"] == source.removeprefix("wsc: ")
+    assert [postprocess_output(said, row) for said in ("the Tom", "Bob", "True")] == ["True", "False", "False"]
 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_wsc_of_no_noun_is_never_right(label):
-    """Three of five questions of the validation split are about another noun: silence is not to score 63 %."""
-    (row,) = TASKS["wsc"].form.make(WSC | {"label": label}, "t5", False)
-    read = [read_output(said, row) for said in ("", " \n", "the")]
+    """Three of five questions of the validation split have the label False: empty outputs must not score 63 %."""
+    (row,) = TASKS["wsc"].form.to_rows(WSC | {"label": label}, "t5", False)
+    read = [postprocess_output(said, row) for said in ("", " \n", "the")]
     assert METRICS["accuracy"].score(read, [row] * 3) == {"accuracy": 0, "invalid": 100}
 
 
@@ -224,18 +224,18 @@ def test_a_pronoun_that_is_not_there():
     ],
 )
 def test_names_noun(output, noun, same):
-    assert names_noun(output, noun) is same
+    assert matches_noun(output, noun) is same
 
 
 def test_reading_of_labels_and_texts():
     row = {"references": ["entailment"], "labels": ["entailment", "not_entailment"]}
-    assert read_output(" entailment\n", row) == "entailment"
-    assert read_output("entail", row) == "entail"
-    assert read_output(" a summary ", {"references": ["b"]}) == " a summary "
+    assert postprocess_output(" entailment\n", row) == "entailment"
+    assert postprocess_output("entail", row) == "entail"
+    assert postprocess_output(" a summary ", {"references": ["b"]}) == " a summary "
 
 
 def test_dolly():
-    make = TASKS["dolly"].form.make
+    make = TASKS["dolly"].form.to_rows
     record = {"instruction": "Sum it up.", "context": "Long text.", "response": "Short.", "category": "c"}
     expected = "### Instruction:\nSum it up.\n\n### Input:\nLong text.\n\n### Response:"
     for prompt in ("t5", "plain"):
@@ -253,7 +253,7 @@ def test_dolly():
 )  # halves go to the even fifth, as in tf.round
 def test_scores_in_fifths(score, said):
     record = {"sentence1": "a", "sentence2": "b", "label": score}
-    assert TASKS["stsb"].form.make(record, "t5", True)[0]["references"] == [said]
+    assert TASKS["stsb"].form.to_rows(record, "t5", True)[0]["references"] == [said]
 
 
 @pytest.mark.parametrize(
@@ -285,39 +285,39 @@ def test_scores_in_fifths(score, said):
 )
 def test_damaged_records(name, column, value, kind):
     with pytest.raises(RowIssueError, match=f"^column '{column}' holds ") as error:
-        TASKS[name].form.make(CASES[name][0] | {column: value}, "t5", True)
-    assert error.value.damage.kind == kind
+        TASKS[name].form.to_rows(CASES[name][0] | {column: value}, "t5", True)
+    assert error.value.issue.kind == kind
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_record_without_a_column(name):
-    """Of nested ones too: each column that is taken away, or null in its place, is damage and no other error."""
+    """Each missing or null column, also nested ones, is a row issue and no other error."""
     record, form = CASES[name][0], TASKS[name].form
     for column in record:
         if not any(read == column or read.startswith(f"{column}.") for read in form.columns):
             continue
         for other in ({k: v for k, v in record.items() if k != column}, record | {column: None}):
             with pytest.raises(RowIssueError):
-                form.make(other, "t5", True)
+                form.to_rows(other, "t5", True)
 
 
 @pytest.mark.parametrize(("label", "word"), [(1, "True"), ("0", "False"), (True, "True"), ("True", "True")])
 def test_labels_are_numbers_digits_or_words(label, word):
     record = CASES["boolq"][0] | {"label": label}
-    assert TASKS["boolq"].form.make(record, "t5", True)[0]["references"] == [word]
+    assert TASKS["boolq"].form.to_rows(record, "t5", True)[0]["references"] == [word]
 
 
 def test_nested_columns():
     record = {"a": {"b": [{"c": 1}, {"c": 2}]}, "d.e": 3}
-    assert (find(record, "a.b.c"), find(record, "d.e")) == ([1, 2], 3)
+    assert (get_nested(record, "a.b.c"), get_nested(record, "d.e")) == ([1, 2], 3)
     for column in ("b", "a.c", "a.b.d", "a.b.c.d", "d"):
         with pytest.raises(KeyError):
-            find(record, column)
+            get_nested(record, column)
 
 
 def test_one_answer_may_be_a_text():
     form = question_answering("q", "c", "a")
-    assert form.make({"q": "x", "c": "y", "a": "z"}, "t5", True)[0]["references"] == ["z"]
+    assert form.to_rows({"q": "x", "c": "y", "a": "z"}, "t5", True)[0]["references"] == ["z"]
 
 
 def test_spaces_around_punctuation():
@@ -330,7 +330,7 @@ def test_bart_reads_a_plain_prompt_as_a_pair(tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BartTokenizer"}))
     tokenizer = load_tokenizer(str(tmp_path))
-    (row,) = TASKS["rte"].form.make(CASES["rte"][0], "plain", True)
+    (row,) = TASKS["rte"].form.to_rows(CASES["rte"][0], "plain", True)
     assert tokenizer(row["source"])["input_ids"] == tokenizer("A fell.", "B fell.")["input_ids"]
 
 

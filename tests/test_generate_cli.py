@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 import nash_jax.seq2seq
 from nash_jax.data.tokenizers import EOS, PAD, UNKNOWN
 from nash_jax.generate import main
-from nash_jax.generation.options import UNSUPPORTED, GenerationOptions
+from nash_jax.generation.options import UNSUPPORTED_FIELDS, GenerationOptions
 from nash_jax.seq2seq import Seq2Seq
 from nash_jax.testing import lively_model, random_params, random_spec
 
@@ -146,10 +146,10 @@ def test_several_outputs_are_lines_of_text(tmp_path, command):
 
 
 def test_chunks_change_nothing(tmp_path, command, monkeypatch):
-    """Rows are read and put in batches by chunks, here of 4 rows; what is drawn for a row hangs on its number."""
+    """Rows are read and put in batches by chunks, here of 4 rows; sampling for a row depends on its number."""
     write_lines(tmp_path / "rows.txt", TEXTS)
     assert command(*SAMPLED, output="whole.jsonl")[0] == 0
-    monkeypatch.setattr("nash_jax.batch_generate.generator.BATCHES_OF_CHUNK", 1)
+    monkeypatch.setattr("nash_jax.batch_generate.generator.BATCHES_PER_CHUNK", 1)
     assert command(*SAMPLED, output="chunks.jsonl")[0] == 0
     assert (tmp_path / "whole.jsonl").read_bytes() == (tmp_path / "chunks.jsonl").read_bytes()
 
@@ -230,7 +230,7 @@ def stopped(tmp_path, command, monkeypatch):
         status, out, err = command(*SAMPLED)
     signal.signal(signal.SIGINT, before)
     assert (status, out) == (130, "") and not (tmp_path / "out.txt").exists()
-    assert err.splitlines()[-1] == "error: stopped by hand; the same command goes on where it was"
+    assert err.splitlines()[-1] == "error: stopped by Ctrl-C; the same command continues from here"
     return (tmp_path / "out.txt.partial").read_bytes()
 
 
@@ -300,22 +300,28 @@ FLAGS = {
     ("--suppress_tokens=[5,x]",): "generation option suppress_tokens is '[5,x]'; expected a list of token ids",
     ("--suppress_tokens=[259]",): "suppress_tokens holds the id 259; expected ids below the vocabulary's 259",
     ("--num_return_sequences=2",): "num_return_sequences is 2; expected 1 in greedy search; set num_beams or do_sample",
-    ("--column=document",): "column 'document' of {}/rows.txt, a file of lines; expected a column of a .jsonl file",
+    ("--column=document",): "column 'document' of {}/rows.txt, a text file; expected a column only for a .jsonl file",
 }
 FILES = {
     ("input", "none.txt"): "no file {}/none.txt; expected an existing file",
-    ("input", "rows.csv"): "{}/rows.csv is of unknown kind; expected .jsonl, or text with one text a line, also with",
+    (
+        "input",
+        "rows.csv",
+    ): "{}/rows.csv has an unsupported file type; expected .jsonl, or a text file with one text",
     ("input", "broken.jsonl"): "{}/broken.jsonl:2: not JSON: Expecting value at column 13; expected one JSON object",
     ("input", "other.jsonl"): "{}/other.jsonl:2 has columns ['body'], not 'document'; expected it in every row",
     ("input", "done.jsonl"): "{}/done.jsonl:1 has a column 'output' already; expected none: it would be lost; rename",
     ("output", "none/out.txt"): "--output: no folder {}/none; expected an existing one",
     ("output", ""): "--output: {} is a folder; expected a file",
-    ("output", "out.txt.gz"): "--output: {}/out.txt.gz is of unknown kind; expected .jsonl, or text with one output a",
-    ("output", "out.json"): "--output: {}/out.json is of unknown kind; expected .jsonl",
+    (
+        "output",
+        "out.txt.gz",
+    ): "--output: {}/out.txt.gz has an unsupported file type; expected .jsonl, or a text file with one",
+    ("output", "out.json"): "--output: {}/out.json has an unsupported file type; expected .jsonl",
     ("output", "own.txt"): "{}/own.txt is there, but not its settings own.txt.settings.json; expected results that th",
     ("output", "/proc/out.txt"): "/proc/out.txt.partial cannot be written: ",
-    ("model", "bare"): "the model bare has no tokenizer; expected tokenizer files beside it",
-    ("model", "./none"): "model: no folder './none'; expected a folder, or a name of the hub such as google/flan-t5-sm",
+    ("model", "bare"): "the model bare has no tokenizer; expected tokenizer files in the same folder",
+    ("model", "./none"): "model: no folder './none'; expected a folder, or a name on the hub such as google/flan-t5-sm",
     ("model", "small"): "{}/odd.txt:2: the tokens of this text hold 130; expected ids from 0 to 99, the model's voca",
 }
 
@@ -354,7 +360,7 @@ def test_documented():
     own = dict.fromkeys(["decoder_start_token_id", "eos_token_id", "pad_token_id"], "the model's")
     assert {name: said.strip("`") for name, said in table.items()} == defaults | own | {"max_new_tokens": "64"}
     refused = page.partition("\nRefused: ")[2].partition("; a start token")[0]
-    assert re.findall(r"`(\w+)`", refused) == sorted(UNSUPPORTED)
+    assert re.findall(r"`(\w+)`", refused) == sorted(UNSUPPORTED_FIELDS)
 
 
 def test_help(command):

@@ -9,9 +9,9 @@ from scipy import stats
 
 from nash_jax.errors import UserError
 from nash_jax.generation.engine import Engine
-from nash_jax.generation.inputs import batch_bucket, bucket
+from nash_jax.generation.inputs import batch_bucket, length_bucket
 from nash_jax.generation.options import GenerationOptions
-from nash_jax.models.head import untie
+from nash_jax.models.head import untie_head
 from nash_jax.testing import lively_model, random_batch, random_params, random_sources, random_spec
 
 
@@ -88,14 +88,14 @@ def test_limit_and_fixed_length(lively) -> None:
 
 
 def test_buckets() -> None:
-    assert [bucket(n) for n in (1, 8, 9, 13, 17, 33, 65, 256, 257)] == [8, 8, 12, 16, 24, 48, 96, 256, 384]
+    assert [length_bucket(n) for n in (1, 8, 9, 13, 17, 33, 65, 256, 257)] == [8, 8, 12, 16, 24, 48, 96, 256, 384]
     assert [batch_bucket(n) for n in (1, 2, 3, 9)] == [1, 2, 4, 16]
 
 
 def test_untied_head_is_the_same_function(logits) -> None:
     spec = random_spec(4, tied=True)
     params, batch = random_params(spec, 4), random_batch(spec, 4)
-    own, own_params = untie(spec, params)
+    own, own_params = untie_head(spec, params)
     assert not own.tied
     np.testing.assert_allclose(logits(own, own_params, batch), logits(spec, params, batch), rtol=1e-5, atol=1e-5)
 
@@ -104,7 +104,7 @@ def test_update_takes_parameters_of_a_tied_model(quick_engine) -> None:
     spec = random_spec(5, tied=True)
     engine = quick_engine(spec, random_params(spec, 5))
     other = random_params(spec, 6)
-    engine.update(other)
+    engine.update_params(other)
     ids = random_batch(spec, 5)["input_ids"]
     expected = quick_engine(spec, other).generate(ids, ids != spec.pad_id, greedy(6))
     np.testing.assert_array_equal(engine.generate(ids, ids != spec.pad_id, greedy(6)), expected)

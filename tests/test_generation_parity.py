@@ -11,7 +11,6 @@ import pytest
 from families import FAMILIES, T5_LIKE, TORCH_WARNINGS, random_inputs, random_model
 
 from nash_jax.convert.hf import load_hf
-from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 
 pytestmark = [*TORCH_WARNINGS, pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.usefixtures("torch")]
@@ -49,13 +48,13 @@ GROUPS: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module", params=[(f, s) for f in FAMILIES for s in SEEDS], ids=lambda p: f"{p[0]}-{p[1]}")
-def pair(request, tmp_path_factory):
+def pair(request, tmp_path_factory, quick_engine):
     """The same random model in PyTorch and here, and padded inputs."""
     family, seed = request.param
     model, folder = random_model(family, seed), tmp_path_factory.mktemp("model")
     model.save_pretrained(folder)
     spec, params = load_hf(folder)
-    return model, Engine(spec, params), random_inputs(model.config, seed, source=14, target=6), (family, seed)
+    return model, quick_engine(spec, params), random_inputs(model.config, seed, source=14, target=6), (family, seed)
 
 
 def theirs(model: Any, inputs: dict[str, np.ndarray], fields: dict[str, Any]) -> np.ndarray:

@@ -40,7 +40,7 @@ def assert_same(found, expected):
 
 
 def to_pytorch(folder):
-    """Puts an old PyTorch file in the place of the safetensors."""
+    """Replaces the safetensors by a PyTorch file."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")
     from safetensors.torch import load_file
 
@@ -59,7 +59,9 @@ def test_from_the_cache_without_network(model, cache, monkeypatch, old):
     if old:
         to_pytorch(repository / "snapshots" / SHA)
     assert_same(nash_jax.load("someone/tiny"), model)
-    with pytest.raises(UserError, match="model 'someone/other' is no folder here, and the hub did not give it"):
+    with pytest.raises(
+        UserError, match="model 'someone/other' is not a folder, and could not be downloaded from the hub"
+    ):
         nash_jax.load("someone/other")
 
 
@@ -115,7 +117,7 @@ OTHERS = ("README.md", "tf_model.h5", "flax_model.msgpack", "rust_model.ot", "ad
 
 @pytest.mark.parametrize("old", [False, True])
 def test_what_is_fetched(model, hub, old):
-    """PyTorch's own files only where there are no others, and nothing of other frameworks."""
+    """PyTorch files are downloaded only if there are no safetensors, and no files of other frameworks."""
     folder, fetched = hub
     model.save_hf(folder)
     if old:

@@ -293,7 +293,7 @@ def test_golden_cofi_counts(golden):
         for i, row in enumerate(rows):
             mask = hc.final_mask(jnp.atleast_1d(row))
             masks[AXES[gate].format(i)] = mask[0] if lone else mask
-    narrow = spec.narrow(kept_positions(spec, masks))
+    narrow = spec.pruned(kept_positions(spec, masks))
     found = {}
     for side, name in (("", ""), ("encoder", "enc_"), ("decoder", "dec_")):
         left = prunable_size(terms_of(narrow, side), narrow.axis_sizes())

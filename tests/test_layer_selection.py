@@ -94,7 +94,7 @@ def test_layers_by_name():
     assert kept_layers(6, 0, (), "low") == [0, 1, 2, 3, 4, 5]
     assert kept_layers(6, 2, (1, 3, 5), "high") == [1, 3, 5]
     for wrong in ((3, 1), (1, 1), (0, 6), (-1, 2)):
-        with pytest.raises(UserError, match="asked of 6; expected increasing numbers from 0 to 5"):
+        with pytest.raises(UserError, match="of 6; expected increasing numbers from 0 to 5"):
             kept_layers(6, 2, wrong, "uniform")
 
 
@@ -102,11 +102,11 @@ def test_what_is_known_before_anything_is_measured():
     assert candidates(6, 2, (), "high") == Candidates((4, 5), 2)
     assert candidates(6, 2, (), "importance") == Candidates((0, 1, 2, 3, 4, 5), 2)
     assert candidates(6, 2, (1, 3, 5), "importance") == Candidates((1, 3, 5), 3)  # named: nothing is left to choose
-    with pytest.raises(UserError, match="7 layers asked of 6; expected a number from 1 to 6"):
+    with pytest.raises(UserError, match="cannot keep 7 of 6 layers; expected a number from 1 to 6"):
         candidates(6, 7, (), "importance")
-    with pytest.raises(UserError, match="asked of 6; expected increasing numbers"):
+    with pytest.raises(UserError, match="of 6; expected increasing numbers"):
         candidates(6, 2, (5, 1), "importance")
-    with pytest.raises(UserError, match="0 layers asked of 2; expected a number from 1 to 2"):
+    with pytest.raises(UserError, match="cannot keep 0 of 2 layers; expected a number from 1 to 2"):
         Candidates((0, 1), 0)
 
 
@@ -177,8 +177,8 @@ def test_broken_losses_decide_nothing(value):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((12, 0), "0 layers asked of 12; expected a number from 1 to 12"),
-        ((12, 13), "13 layers asked of 12"),
+        ((12, 0), "cannot keep 0 of 12 layers; expected a number from 1 to 12"),
+        ((12, 13), "cannot keep 13 of 12 layers"),
         ((12, 3, "middle"), r"unknown layer selection 'middle' by number; expected one of \('uniform', 'low', "),
         ((12, 3, "importance"), "unknown layer selection 'importance' by number"),
         ((12, 3, "study"), "the study has no list of 3 of 12 layers; expected one of 2, 4, 6, 8, 10, 12"),
@@ -192,7 +192,7 @@ def test_choice_errors(arguments, message):
 
 @pytest.mark.parametrize(("side", "layers"), [("encoder", [0, 3]), ("decoder", [-1])])
 def test_surgery_errors(side, layers):
-    with pytest.raises(UserError, match=rf"{side} layers \[.*\] asked of 3; expected indices from 0 to 2"):
+    with pytest.raises(UserError, match=rf"cannot keep {side} layers \[.*\] of 3; expected indices from 0 to 2"):
         select_layers(SPEC, random_params(SPEC), **{side: layers})
 
 

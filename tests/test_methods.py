@@ -15,7 +15,7 @@ import nash_jax
 from nash_jax.spec import SIDES
 from nash_jax.testing import random_batch
 from nash_jax.training.writers import read_rows
-from nash_jax.tree import count
+from nash_jax.tree import count_params
 
 COMMON = {  # what compiles fast, for that is nearly all of the time, and lets gates go far in few steps
     **{f"{phase}.optimizer": "adamw" for phase in ("finetune", "prune", "retrain")},
@@ -88,7 +88,10 @@ def check_params(method, params) -> None:
 
 def check_export(workdir, report) -> None:
     model, dense = (nash_jax.load(workdir / folder) for folder in ("export", "finetune/model"))
-    assert count(model.params) == report["params"]["pruned"] and count(dense.params) == report["params"]["dense"]
+    assert (
+        count_params(model.params) == report["params"]["pruned"]
+        and count_params(dense.params) == report["params"]["dense"]
+    )
     for side in SIDES:  # what the report calls kept is what has anything in the export
         alive = [sum(size for _, size in layer.sublayers().values()) > 0 for layer in getattr(model.spec, side)]
         assert sum(alive) == len(report["params"][f"kept_{side}_layers"])

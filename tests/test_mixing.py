@@ -1,4 +1,4 @@
-"""Several tasks learnt together: rates, what epochs draw, batches that hang on the step alone, values by task."""
+"""Several tasks trained together: rates, sampling of epochs, batches that depend only on the step, values by task."""
 
 import dataclasses
 import json
@@ -11,13 +11,13 @@ from transformers import ByT5Tokenizer
 
 from nash_jax.config.parsing import parse_config
 from nash_jax.config.schema import TaskConfig, default_config
-from nash_jax.data.checks import Findings
-from nash_jax.data.mixing import Mixture, interleave, mix, mixing_rates
+from nash_jax.data.checks import DataIssues
+from nash_jax.data.mixing import Mixture, interleave, make_mixture, mixing_rates
 from nash_jax.data.pipeline import Batches
 from nash_jax.data.sources import SPLITS, load_rows
 from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError
-from nash_jax.evaluation.by_task import check_parts, find_parts, join_values
+from nash_jax.evaluation.row_subsets import check_subsets, merge_values, split_by_task
 from nash_jax.ragged import Ragged
 from nash_jax.recipe.run import PruningRun
 
@@ -54,24 +54,29 @@ def pair_tasks(rows):
 def test_quotas_count_pairs():
     rows = rows_of(big=60, small=6)  # 80 and 8 pairs
     task = TaskConfig(mixture_cap=40)
-    assert mix(rows, task, 0).quotas == (40, 8)
-    assert mix(rows, dataclasses.replace(task, mixture_temperature=1e9), 0).quotas == (24, 24)
-    assert mix(rows, TaskConfig(), 0).quotas == (80, 8)
-    assert mix(rows_of(big=900, tiny=1), TaskConfig(mixture_cap=900, mixture_temperature=0.3), 0).quotas[1] == 1
+    assert make_mixture(rows, task, 0).quotas == (40, 8)
+    assert make_mixture(rows, dataclasses.replace(task, mixture_temperature=1e9), 0).quotas == (24, 24)
+    assert make_mixture(rows, TaskConfig(), 0).quotas == (80, 8)
+    assert (
+        make_mixture(rows_of(big=900, tiny=1), TaskConfig(mixture_cap=900, mixture_temperature=0.3), 0).quotas[1] == 1
+    )
 
 
 def test_without_cap_an_epoch_is_every_pair_once():
     rows = rows_of(big=60, small=6)
-    mixture = mix(rows, TaskConfig(), 3)
+    mixture = make_mixture(rows, TaskConfig(), 3)
     for epoch in range(3):
-        assert sorted(mixture.draw(epoch)) == list(range(88))
+        assert sorted(mixture.sample(epoch)) == list(range(88))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 1e9])
 def test_no_pair_is_drawn_twice_before_all_are_once(temperature):
     rows = rows_of(big=60, small=6)
-    names, mixture = pair_tasks(rows), mix(rows, TaskConfig(mixture_cap=25, mixture_temperature=temperature), 3)
-    drawn = np.concatenate([mixture.draw(epoch) for epoch in range(11)])
+    names, mixture = (
+        pair_tasks(rows),
+        make_mixture(rows, TaskConfig(mixture_cap=25, mixture_temperature=temperature), 3),
+    )
+    drawn = np.concatenate([mixture.sample(epoch) for epoch in range(11)])
     for number, name in enumerate(("big", "small")):
         own = drawn[names[drawn] == name]
         assert len(own) == 11 * mixture.quotas[number]
@@ -82,10 +87,10 @@ def test_no_pair_is_drawn_twice_before_all_are_once(temperature):
 def test_a_draw_hangs_on_seed_and_epoch_alone():
     rows = rows_of(big=60, small=6)
     task = TaskConfig(mixture_cap=25)
-    first, again, other = (mix(rows, task, seed) for seed in (3, 3, 4))
-    assert again.draw(5).tolist() == first.draw(5).tolist()  # without the epochs before
-    assert first.draw(5).tolist() != first.draw(6).tolist()
-    assert first.draw(5).tolist() != other.draw(5).tolist()
+    first, again, other = (make_mixture(rows, task, seed) for seed in (3, 3, 4))
+    assert again.sample(5).tolist() == first.sample(5).tolist()  # without the epochs before
+    assert first.sample(5).tolist() != first.sample(6).tolist()
+    assert first.sample(5).tolist() != other.sample(5).tolist()
 
 
 def batches(seed=7):
@@ -102,7 +107,7 @@ def test_batches_of_a_mixture():
             np.testing.assert_array_equal(again[step][key], value)
     for epoch in range(3):
         drawn = np.concatenate([first[4 * epoch + i]["input_ids"][:, 0] for i in range(4)]) - 1
-        assert sorted(drawn) == sorted(first.mixture.draw(epoch))
+        assert sorted(drawn) == sorted(first.mixture.sample(epoch))
         assert (drawn >= 40).sum() == 12
 
 
@@ -132,15 +137,18 @@ def test_rows_of_a_mixture(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"mixture": "rte,colla"}, "config.task.mixture names 'colla' (did you mean 'cola'?); expected of samsum, "),
+        (
+            {"mixture": "rte,colla"},
+            "config.task.mixture names 'colla' (did you mean 'cola'?); expected one of samsum, ",
+        ),
         ({"mixture": "rte"}, "config.task.mixture is 'rte'; expected two tasks or more, each once"),
         ({"mixture": "rte,cola,rte"}, "config.task.mixture is 'rte,cola,rte'; expected two tasks or more, each once"),
-        ({"name": "rte"}, "config.task.name is 'rte', a single task; expected a name of the mixture's own"),
+        ({"name": "rte"}, "config.task.name is 'rte', a single task; expected a name for the mixture"),
         (
             {"form": "text"},
-            "config.task.mixture with config.task.source or form of another kind; expected hub or",
+            "config.task.mixture with another config.task.source or form; expected 'hub' or",
         ),
-        ({"test_file": "t.jsonl"}, "config.task.test_file is 't.jsonl'; expected {task} in it, which stands for each"),
+        ({"test_file": "t.jsonl"}, "config.task.test_file is 't.jsonl'; expected a path with {task}, replaced by each"),
     ],
 )
 def test_mixtures_that_are_refused(tmp_path, fields, message):
@@ -150,27 +158,27 @@ def test_mixtures_that_are_refused(tmp_path, fields, message):
 
 
 def test_findings_of_a_mixture(tmp_path):
-    """Counted by task; the place of each row of the mixture is its file and line."""
+    """Issues are counted by task; the place of each row of the mixture is its file and line."""
     task = config(tmp_path, "samsum", "rte")
     path = Path(task.train_file.replace("{task}", "rte"))
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], lines[1].replace("The ", "\\u0000"), *lines[2:], lines[5]]))
-    findings = Findings()
-    rows = load_rows(task, findings=findings)
-    found = [(row["task"], row["split"], row["kind"], row["rows"]) for row in findings.to_json()]
+    issues = DataIssues()
+    rows = load_rows(task, issues=issues)
+    found = [(row["task"], row["split"], row["kind"], row["rows"]) for row in issues.to_json()]
     assert found == [("rte", "train", "nul_character", 1), ("rte", "train", "repeated_label", 1)]
-    assert findings.to_json()[0]["first"].startswith(f"{path}:2: ")
-    assert findings.rows_read == {"train": 49, "validation": 16, "test": 16} and findings.dropped("train") == 1
+    assert issues.to_json()[0]["first"].startswith(f"{path}:2: ")
+    assert issues.rows_read == {"train": 49, "validation": 16, "test": 16} and issues.num_dropped("train") == 1
     for split in SPLITS:
-        for row, place in zip(rows[split], findings.places[split], strict=True):
+        for row, place in zip(rows[split], issues.places[split], strict=True):
             file, _, line = place.rpartition(":")
             record = json.loads(Path(file).read_text().splitlines()[int(line) - 1])
-            (made,) = TASKS[row["task"]].form.make(record, "t5", split == "train")
+            (made,) = TASKS[row["task"]].form.to_rows(record, "t5", split == "train")
             assert row["source"].endswith(made["source"])
 
 
 def test_the_data_stage_of_a_mixture(tmp_path, capsys):
-    """What is said of the data, by task; and the batches of a phase are the mixture's."""
+    """The data summary by task; the batches of a phase are sampled by the mixture."""
     ByT5Tokenizer().save_pretrained(tmp_path / "tokenizer")
     task = config(tmp_path, "squad", "wsc")
     path = Path(task.train_file.replace("{task}", "wsc"))
@@ -198,13 +206,13 @@ def test_values_by_task():
         {"task": "squad", "references": ["the cat", "a dog"]},
         {"task": "rte", "references": ["not_entailment"], **labels},
     ]
-    check_parts("exact_match", rows)
-    parts, outputs = find_parts("exact_match", rows), ["entailment", "Dog!", "none"]
-    found = join_values(parts, [part.metric.values(part.measure(outputs)) for part in parts])
+    check_subsets("exact_match", rows)
+    parts, outputs = split_by_task("exact_match", rows), ["entailment", "Dog!", "none"]
+    found = merge_values(parts, [part.metric.values(part.measure(outputs)) for part in parts])
     assert found == {
         "exact_match": pytest.approx(100 / 3), "rte/accuracy": 50, "rte/invalid": 50, "squad/exact_match": 100,
         "squad/f1": 100,
     }  # fmt: skip
-    assert [part.prefix for part in find_parts("rouge", [{"references": ["a"]}])] == [""]
+    assert [part.prefix for part in split_by_task("rouge", [{"references": ["a"]}])] == [""]
     with pytest.raises(UserError, match="no label words"):
-        check_parts("exact_match", [{"task": "rte", "references": ["entailment"]}])
+        check_subsets("exact_match", [{"task": "rte", "references": ["entailment"]}])

@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 import nash_jax
-from nash_jax.convert.generation import GENERATION_FILE, read_generation
+from nash_jax.convert.generation_config import GENERATION_FILE, load_generation_options
 from nash_jax.convert.hf import spec_from_config
 from nash_jax.convert.layout import special_ids
 from nash_jax.errors import UserError
@@ -129,7 +129,7 @@ def test_generation_fields_of_old_configs(tmp_path, name):
         expected["decoder_start_token_id"] = expected["bos_token_id"]
     if fields.get("force_bos_token_to_be_generated"):  # the name of BART's first versions
         expected["forced_bos_token_id"] = 0
-    ours = read_generation(tmp_path).to_dict()
+    ours = load_generation_options(tmp_path).to_dict()
     assert ours == {n: expected[n] for n in ours}
     assert written.keys() - ours.keys() == {"use_cache", "transformers_version"}
 
@@ -205,7 +205,7 @@ def test_fresh_options_are_written(tmp_path):
         (
             {"num_beam_groups": 2, "num_beams": 4},
             {"num_beams": 4},
-            "generation_config.json sets num_beam_groups to 2: not supported, generation does without it",
+            "generation_config.json sets num_beam_groups to 2: not supported, ignored in generation",
         ),
         ({"temperature": 0.0}, None, "generation option temperature is 0.0; expected a number above 0; generation"),
         ({"num_return_sequences": 2}, None, "num_return_sequences is 2; expected 1 in greedy search"),

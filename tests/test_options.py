@@ -104,7 +104,7 @@ CHANGES = {
 
 
 def test_every_field_goes_through_files_and_transformers(tmp_path):
-    assert set(CHANGES) == {*NAMES, "seed"} == set(module._KINDS)
+    assert set(CHANGES) == {*NAMES, "seed"} == set(module._FIELD_TYPES)
     options = GenerationOptions().replace(**CHANGES)
     assert options.to_dict() == CHANGES
     assert options_from_files(json.loads(json.dumps(options.to_dict())), T5) == options
@@ -143,11 +143,11 @@ def test_values_take_their_normal_form():
 
 def test_limits():
     assert DEFAULT_NEW_TOKENS == 64
-    assert GenerationOptions().limits(1) == (0, 65)
-    assert GenerationOptions(max_length=9).limits(1) == (0, 9)
-    assert GenerationOptions(max_length=9, max_new_tokens=3, min_length=2).limits(4) == (2, 7)
-    assert GenerationOptions(min_length=8, min_new_tokens=2).limits(4) == (6, 68)
-    assert GenerationOptions(min_length=8, min_new_tokens=0).limits(4) == (4, 68)
+    assert GenerationOptions().length_limits(1) == (0, 65)
+    assert GenerationOptions(max_length=9).length_limits(1) == (0, 9)
+    assert GenerationOptions(max_length=9, max_new_tokens=3, min_length=2).length_limits(4) == (2, 7)
+    assert GenerationOptions(min_length=8, min_new_tokens=2).length_limits(4) == (6, 68)
+    assert GenerationOptions(min_length=8, min_new_tokens=0).length_limits(4) == (4, 68)
 
 
 @given(
@@ -170,12 +170,12 @@ def test_limits_equal_transformers(lengths, prompt):
     config = generator._prepare_generated_length(
         config, "max_length" not in lengths, "min_length" not in lengths, "input_ids", prompt, None
     )
-    assert GenerationOptions(**lengths).limits(prompt) == (config.min_length, config.max_length)
+    assert GenerationOptions(**lengths).length_limits(prompt) == (config.min_length, config.max_length)
 
 
 def test_a_max_length_without_room_is_refused():
     with pytest.raises(UserError, match=r"max_length is 3 and the decoder starts from 3 tokens; .*set max_new_tokens"):
-        GenerationOptions(max_length=3).limits(3)
+        GenerationOptions(max_length=3).length_limits(3)
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,8 @@ def test_contradictions_are_refused_as_in_transformers():
     for changes, words in [
         ({"num_return_sequences": 2}, "expected 1 in greedy search"),
         ({"num_return_sequences": 4, "num_beams": 3}, "no more than num_beams=3"),
-        ({"forced_bos_token_id": 3, "suppress_tokens": [3]}, "forced_bos_token_id=3 stands in suppress_tokens too"),
-        ({"forced_eos_token_id": [3, 4], "suppress_tokens": [3, 4, 5]}, "stands in suppress_tokens too"),
+        ({"forced_bos_token_id": 3, "suppress_tokens": [3]}, "forced_bos_token_id=3 is in suppress_tokens too"),
+        ({"forced_eos_token_id": [3, 4], "suppress_tokens": [3, 4, 5]}, "is in suppress_tokens too"),
     ]:
         with pytest.raises(UserError, match=words):
             GenerationOptions().replace(**changes)
@@ -249,7 +249,7 @@ def test_fields_that_change_the_output_and_are_not_here_are_refused(name, value)
     for files, source in (({name: value}, T5), "generation_config.json"), ((None, {**T5, name: value}), "config.json"):
         with pytest.raises(UserError, match=f"^{source} sets {name} to .*; expected {name} unset or .*; remove it"):
             options_from_files(*files)
-    neutral = module.UNSUPPORTED[name]
+    neutral = module.UNSUPPORTED_FIELDS[name]
     assert options_from_files({name: neutral}, T5) == GenerationOptions()
 
 
@@ -263,7 +263,7 @@ def test_every_field_of_transformers_is_taken_refused_or_changes_nothing():
         "prefill_chunk_size", "low_memory", "output_attentions", "output_hidden_states", "output_scores",
         "output_logits", "return_dict_in_generate",
     }  # fmt: skip
-    known = harmless | set(NAMES) | set(module.UNSUPPORTED)
+    known = harmless | set(NAMES) | set(module.UNSUPPORTED_FIELDS)
     assert set(GenerationConfig().to_dict()) <= known
 
 

@@ -1,16 +1,16 @@
-"""What padding costs: how models are pruned for the comparison, and what the comparison says."""
+"""Cost of padding: how models are pruned for the comparison, and its output."""
 
 import re
 
 import numpy as np
 import pytest
 
-from nash_jax.benchmark.padding_cost import compare, prune, uneven_masks
+from nash_jax.benchmark.padding_cost import compare_models, prune_model, uneven_masks
 from nash_jax.config.schema import BenchmarkConfig
-from nash_jax.convert.rectangle import rectangular
+from nash_jax.convert.uniform import pad_to_uniform
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
-from nash_jax.tree import count
+from nash_jax.tree import count_params
 
 SIZES = {"vocab_size": 29, "d_model": 8, "d_ff": 60, "num_heads": 4, "encoder_layers": 4, "decoder_layers": 3}
 
@@ -29,7 +29,7 @@ def test_masks_close_the_share_asked_for(sparsity, seed):
 
 
 def test_layers_are_uneven():
-    """Gates closed each on its own would leave layers that differ by a few units of 60: a deviation of 4."""
+    """Independently closed gates would give layers that differ by a few units of 60: standard deviation 4."""
     masks = [uneven_masks(dense_spec(**SIZES), 0.5, seed) for seed in range(20)]
     left = np.array([[mask.sum() for name, mask in own.items() if name.endswith("units")] for own in masks])
     assert np.mean(left.std(axis=1)) > 8
@@ -37,19 +37,19 @@ def test_layers_are_uneven():
 
 def test_pruned_model():
     spec = dense_spec(**SIZES)
-    model, removed = prune(spec, random_params(spec), 0.5, 2)
+    model, removed = prune_model(spec, random_params(spec), 0.5, 2)
     assert 0.45 < removed <= 0.5
     assert len(model.spec.decoder) == 2 and model.spec.decoder[0] == spec.decoder[0]
 
 
 def test_comparison():
     spec = dense_spec(**SIZES)
-    printed = compare(spec, random_params(spec), 0.6, 2, BenchmarkConfig((2,), 8, (4,), 2))
-    ragged = prune(spec, random_params(spec), 0.6, 2)[0]
-    padded = count(rectangular(ragged.spec, ragged.params)[1])
+    printed = compare_models(spec, random_params(spec), 0.6, 2, BenchmarkConfig((2,), 8, (4,), 2))
+    ragged = prune_model(spec, random_params(spec), 0.6, 2)[0]
+    padded = count_params(pad_to_uniform(ragged.spec, ragged.params)[1])
     found = dict(re.findall(r"(ragged|padded) +([\d,]+) parameters", printed))
     assert {name: int(size.replace(",", "")) for name, size in found.items()} == {
-        "ragged": count(ragged.params), "padded": padded,
+        "ragged": count_params(ragged.params), "padded": padded,
     }  # fmt: skip
     assert len(re.findall(r"padded / ragged \d+\.\d\d \(quartiles \d", printed)) == 2
     assert " ".join(f"{len(layer.heads)}/{layer.ffn}" for layer in ragged.spec.encoder) in printed

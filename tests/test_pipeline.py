@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import BatchEncoding, ByT5Tokenizer, MBart50Tokenizer, MBartTokenizer
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.pipeline import Batches, choose_shapes, iterate, tokenize, tokenize_sources
+from nash_jax.data.pipeline import Batches, choose_shapes, make_iterator, tokenize, tokenize_sources
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer, choose_tokenizer
 from nash_jax.ragged import Ragged
 from nash_jax.runtime.sharding import make_mesh, place_batch
@@ -287,15 +287,15 @@ def test_given_shapes_are_kept():
 def test_iterator_goes_on_exactly_where_it_was():
     batches = Batches(*numbered(50, 30), batch_size=8, seed=4, pad_id=PAD)
     expected = [rows_of(batches[step]) for step in range(40)]
-    whole = iterate(batches)
+    whole = make_iterator(batches)
     assert [rows_of(next(whole)) for _ in range(40)] == expected
     for stop in (0, 1, 5, 6, 17):  # 6 batches an epoch, 8 read ahead
-        iterator = iterate(batches)
+        iterator = make_iterator(batches)
         for _ in range(stop):
             next(iterator)
         position = json.loads(json.dumps(iterator.get_state()))
         next(iterator)  # does not move what was saved
-        again = iterate(Batches(batches.sources, batches.targets, 8, seed=4, pad_id=PAD), position)
+        again = make_iterator(Batches(batches.sources, batches.targets, 8, seed=4, pad_id=PAD), position)
         assert [rows_of(next(again)) for _ in range(20)] == expected[stop : stop + 20]
 
 

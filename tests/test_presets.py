@@ -13,7 +13,7 @@ from nash_jax.config.parsing import parse_config
 from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions
-from nash_jax.models.fresh import param_shapes
+from nash_jax.models.initialize import param_shapes
 from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.pruning.methods import METHODS, make_constraints, make_gates, target_sparsities
 from nash_jax.pruning.objective import PruningObjective

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from nash_jax.errors import UserError
 from nash_jax.generation import processors
 from nash_jax.generation.options import GenerationOptions
-from nash_jax.generation.processors import make_rules, process
+from nash_jax.generation.processors import apply_processors, make_rules
 
 R, V, L, S, EOS = 5, 23, 12, 9, (1, 7)
 
 seeds = st.integers(0, 2**32 - 1)
-run = jax.jit(process, static_argnums=0)
+run = jax.jit(apply_processors, static_argnums=0)
 
 ALONE = [  # options that differ by an n-gram size compile one program each, so few sizes
     {"repetition_penalty": 1.7},
@@ -215,7 +215,7 @@ def test_without_rules_scores_come_back_as_they_are():
     assert rules.processors == rules.warpers == ()
     assert values == {}
     scores = object()  # nothing may touch it
-    assert process(rules, values, scores, None, None) is scores
+    assert apply_processors(rules, values, scores, None, None) is scores
 
 
 def test_rules_that_cannot_fire_are_off():
@@ -238,7 +238,7 @@ def test_another_value_does_not_compile_again():
             (1.9, 7, [[3, 4], [4, 5], [7, 8, 2], [8, 8]] + [[i] for i in range(12)], [3, 4, 5, 6], [1, 7, 9]),
         ]
     ]  # fmt: skip
-    compiled = jax.jit(lambda *args: process(*args), static_argnums=0)  # a cache of its own
+    compiled = jax.jit(lambda *args: apply_processors(*args), static_argnums=0)  # a cache of its own
     scores, tokens, source = draw_inputs(0)
     for variant, max_length in zip(variants, (L, L - 3), strict=True):
         rules, values = rules_of(variant, max_length=max_length)
@@ -257,7 +257,7 @@ def test_greedy_in_a_while_loop_equals_the_same_loop_in_transformers():
     def loop(values, scores):
         def step(state):
             length, tokens = state
-            best = jnp.argmax(process(rules, values, scores, tokens, length), axis=-1).astype(jnp.int32)
+            best = jnp.argmax(apply_processors(rules, values, scores, tokens, length), axis=-1).astype(jnp.int32)
             return length + 1, jax.lax.dynamic_update_slice_in_dim(tokens, best[:, None], length, axis=1)
 
         start = (jnp.int32(1), jnp.zeros((R, L), jnp.int32))
@@ -279,7 +279,7 @@ def test_large_vocabularies_need_no_array_of_rows_tokens_and_vocabulary():
     rules, values = make_rules(options, vocab_size=250112, eos_ids=(1,), prompt_length=1, max_length=512)
     ints = jax.ShapeDtypeStruct((64, 512), jnp.int32)
     scores = jax.ShapeDtypeStruct((64, 250112), jnp.float32)
-    jaxpr = jax.make_jaxpr(functools.partial(process, rules))(values, scores, ints, jnp.int32(9), ints)
+    jaxpr = jax.make_jaxpr(functools.partial(apply_processors, rules))(values, scores, ints, jnp.int32(9), ints)
     largest = max(out.aval.size for eqn in jaxpr.jaxpr.eqns for out in eqn.outvars)
     assert largest <= 64 * 250112
 
@@ -288,7 +288,7 @@ def test_source_is_asked_for():
     rules, values = rules_of({"encoder_no_repeat_ngram_size": 2})
     scores, tokens, _ = draw_inputs(0)
     with pytest.raises(ValueError, match="need the source ids"):
-        process(rules, values, scores, tokens, jnp.int32(3))
+        apply_processors(rules, values, scores, tokens, jnp.int32(3))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_squad_by_hand():
     """Words twice in the output count once for a reference's one: 2 of 3 and 2 of 2 words; the best of each value."""
     assert score("squad", ["dog dog cat"], [["the dog, (cat)"]]) == pytest.approx({"exact_match": 0, "f1": 80})
     assert score("squad", ["the"], [["an", "x"]]) == {"exact_match": 100, "f1": 0}  # no words are left, as in SQuAD's
-    assert question_answering.normalize(" The  An-swer,\n of A thing. ") == "answer of thing"
+    assert question_answering.normalize_answer(" The  An-swer,\n of A thing. ") == "answer of thing"
 
 
 # -- SuperGLUE --------------------------------------------------------------------------------------------
@@ -169,5 +169,5 @@ for _ in range(2):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     keys = "['bleu1', 'bleu4', 'rougeL']"
-    note = "note: no METEOR, for nltk has no WordNet: python -m nltk.downloader wordnet"
+    note = "note: METEOR is not computed, since nltk has no WordNet: python -m nltk.downloader wordnet"
     assert done.stdout.splitlines() == [note, keys, keys]

@@ -1,4 +1,4 @@
-"""Real documents through the real T5 tokenizer: outputs hang on nothing but the document."""
+"""Real documents through the real T5 tokenizer: outputs depend only on the document."""
 
 import gzip
 import itertools
@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from nash_jax.data.tokenizers import load_tokenizer
-from nash_jax.generation.batching import generate_many
-from nash_jax.generation.engine import Engine
-from nash_jax.generation.inputs import bucket
+from nash_jax.generation.batching import generate_batches
+from nash_jax.generation.inputs import length_bucket
 from nash_jax.generation.options import GenerationOptions
-from nash_jax.models.fresh import fresh_params
+from nash_jax.models.initialize import init_params
 from nash_jax.spec import dense_spec
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -33,16 +32,16 @@ def documents() -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def engine():
+def engine(quick_engine):
     """A fresh T5 with all the words of the real one; with a head of its own, or it would repeat what it read last."""
     sizes = {"d_model": 64, "d_ff": 128, "num_heads": 4, "encoder_layers": 2, "decoder_layers": 2}
     spec = dense_spec(vocab_size=32128, tied=False, **sizes)
-    return Engine(spec, fresh_params(spec, 0))
+    return quick_engine(spec, init_params(spec, 0))
 
 
 def tokens_by_document(engine, documents, batch_size: int) -> list[list[int]]:
     found: list[list[int]] = [[] for _ in documents]
-    for numbers, tokens in generate_many(engine, documents, OPTIONS, batch_size):
+    for numbers, tokens in generate_batches(engine, documents, OPTIONS, batch_size):
         for number, row in zip(numbers, tokens, strict=True):
             found[number] = [*row.tolist(), *[0] * (13 - len(row))]
     return found
@@ -51,7 +50,7 @@ def tokens_by_document(engine, documents, batch_size: int) -> list[list[int]]:
 def test_any_order_and_any_batch_give_the_same_tokens_with_a_program_for_each_bucket(engine, documents):
     expected = tokens_by_document(engine, documents, 16)
     assert len({tuple(row) for row in expected}) > 40  # documents differ, and so do their outputs
-    buckets = {bucket(len(row)) for row in documents}
+    buckets = {length_bucket(len(row)) for row in documents}
     assert len(buckets) > 5
     assert engine._generate._cache_size() <= len(buckets)
     order = np.random.default_rng(0).permutation(len(documents))

@@ -22,7 +22,7 @@ from nash_jax.recipe.run import PruningRun
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
 from nash_jax.training.writers import read_rows
-from nash_jax.tree import count, flatten
+from nash_jax.tree import count_params, flatten
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {  # one shape of batches for all: compiling is nearly all of the time
@@ -138,7 +138,7 @@ def test_a_fresh_bart_goes_all_the_way(place, run):
         family="bart", vocab_size=261, **SIZES, tied=False, dropout_rate=0.0, max_positions=16, decoder_start_id=1
     )
     assert sum(layer.ffn for layer in small.encoder) < 24 and len(small.decoder) == 1
-    assert report["params"]["pruned"] == count(models["compact"].params)
+    assert report["params"]["pruned"] == count_params(models["compact"].params)
     for layer, sizes in zip(models["compact"].params["encoder"].values(), small.encoder, strict=False):
         if "ffn" in layer:
             assert layer["ffn"]["wi_bias"].shape == (sizes.ffn,)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from html_page import Page
 
-from nash_jax.data.checks import KINDS
+from nash_jax.data.checks import ISSUE_KINDS
 from nash_jax.report import render
 from nash_jax.report.console import summary
 from nash_jax.report.figures import component_bars, latency_bars, moving_average, sparsity_curves, training_curves
@@ -204,7 +204,13 @@ def test_latency_shows_means_deviations_and_speedups():
 def test_stages_and_data(page):
     for said in ("1 min 35 s", "1 h 2 min", "1 h 4 min", "0.950", "12,345", "BSD"):
         assert said in page.texts, said
-    for said in ("1,917", f"a.csv:7: {EVIL}", "b.csv:9: 'Ã©'", KINDS["null"].meaning, KINDS["mojibake"].why):
+    for said in (
+        "1,917",
+        f"a.csv:7: {EVIL}",
+        "b.csv:9: 'Ã©'",
+        ISSUE_KINDS["null"].meaning,
+        ISSUE_KINDS["mojibake"].why,
+    ):
         assert said in page.texts, said
 
 

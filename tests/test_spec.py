@@ -131,7 +131,7 @@ def test_narrow():
         encoder=(EncoderLayer((0, 1, 3), 5), EncoderLayer((2,), 5)),
         decoder=(DecoderLayer((1, 2, 3), (0, 1), 6),),
     )
-    narrow = spec.narrow(
+    narrow = spec.pruned(
         {
             "embed": [0, 5],
             "encoder.0.attention.heads": [0, 2],  # positions among kept heads, not head ids
@@ -144,7 +144,7 @@ def test_narrow():
     assert narrow.encoder == (EncoderLayer((0, 3), 5), EncoderLayer((2,), 0))
     assert narrow.decoder == (DecoderLayer((2,), (), 3),)
     assert (narrow.d_model, narrow.num_heads, narrow.head_dim) == (2, 4, 2)
-    assert spec.narrow({}) == spec
+    assert spec.pruned({}) == spec
 
 
 @given(seed=seeds)
@@ -154,7 +154,7 @@ def test_narrow_leaves_the_sizes_that_were_kept(seed):
     axes = [axis for axis, _ in spec.sublayers().values()] + ["embed"]
     keep = {a: np.flatnonzero(rng.random(spec.axis_sizes()[a]) < 0.6).tolist() for a in axes if rng.random() < 0.7}
     keep["embed"] = keep.get("embed") or [0]
-    before, after = spec.axis_sizes(), spec.narrow(keep).axis_sizes()
+    before, after = spec.axis_sizes(), spec.pruned(keep).axis_sizes()
     assert after == before | {axis: len(positions) for axis, positions in keep.items()}
 
 

@@ -53,7 +53,9 @@ def test_cells_change_settings_and_seeds_make_one_each():
 
 
 BROKEN = {
-    r"cell a: config\.prune\.sparsty is no setting \(did you mean 'sparsity'\?\)": {"a": {"prune": {"sparsty": 0.5}}},
+    r"cell a: config\.prune\.sparsty is not a setting \(did you mean 'sparsity'\?\)": {
+        "a": {"prune": {"sparsty": 0.5}}
+    },
     r"cell a: config\.prune\.sparsity is 1\.5; expected a share": {"a": {"prune": {"sparsity": 1.5}}},
     r"cell a: .*batch_size.*; expected settings as nash_jax/config\.py": {"a": {"prune": {"batch_size": "big"}}},
     r"cell a: .*; expected settings as nash_jax/config\.py": {"a": {"prune": 0.5}},
@@ -154,7 +156,7 @@ def test_a_folder_is_one_process_s_until_it_dies(hold, tmp_path, capsys):
         assert not (tmp_path / "data").exists()
     other = hold(tmp_path)
     assert workdir.is_locked()
-    said = rf"{tmp_path} is worked on by process {other.pid} on .+; expected one process at a time"
+    said = rf"{tmp_path} is locked by process {other.pid} on .+; expected one process at a time"
     with pytest.raises(LockedError, match=said), workdir.locked():
         pytest.fail("the folder is held")
     other.send_signal(signal.SIGKILL)

@@ -20,10 +20,10 @@ from task_fixtures import (
 )
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.checks import Findings
+from nash_jax.data.checks import DataIssues
 from nash_jax.data.forms import classification
 from nash_jax.data.sources import SPLITS, load_rows
-from nash_jax.data.tasks import TASKS, find_task, task_settings
+from nash_jax.data.tasks import TASKS, get_task, task_settings
 from nash_jax.errors import UserError
 from nash_jax.evaluation.metrics import METRICS
 
@@ -41,7 +41,7 @@ def config(name, family="t5", **fields):
 def expected_rows(name, found, prompt, training):
     """Rows that the form makes of records, which test_forms.py holds to hand-written ones."""
     prefix = TASKS[name].prefix if prompt == "t5" else ""
-    rows = [row for record in found for row in TASKS[name].form.make(record, prompt, training)]
+    rows = [row for record in found for row in TASKS[name].form.to_rows(record, prompt, training)]
     return [row | {"source": prefix + row["source"]} for row in rows]
 
 
@@ -128,7 +128,7 @@ def test_files_in_another_schema(tmp_path, monkeypatch):
     task = config("mnli", source="files", train_file="a.jsonl")
     assert complaint(task, ["train"]) == (
         "a.jsonl:1 has columns ['label', 'premise'], not 'hypothesis'; expected the columns of the task mnli: "
-        "hypothesis, premise, label; or config.task.form='text' with columns of your own"
+        "hypothesis, premise, label; or config.task.form='text' with your columns"
     )
     own = dataclasses.replace(task, form="text", source_column="premise", target_column="premise")
     assert load_rows(own, ["train"])["train"] == [{"source": "a", "references": ["a"]}]
@@ -157,9 +157,9 @@ def test_damaged_rows_of_own_files(kind, tmp_path, monkeypatch):
     name, change, said = DAMAGE[kind]
     own = records(name, "train", 9)
     write_jsonl(Path("a.jsonl"), [*own[:2], own[2] | change, *own[3:]])
-    task, findings = config(name, source="files", train_file="a.jsonl"), Findings()
-    assert load_rows(task, ["train"], findings)["train"] == expected_rows(name, own[:2] + own[3:], "t5", True)
-    (found,) = findings.to_json()
+    task, issues = config(name, source="files", train_file="a.jsonl"), DataIssues()
+    assert load_rows(task, ["train"], issues)["train"] == expected_rows(name, own[:2] + own[3:], "t5", True)
+    (found,) = issues.to_json()
     assert (found["kind"], found["rows"], found["rule"]) == (kind, 1, "dropped")
     assert found["first"].startswith(f"a.jsonl:3: {said}")
     message = complaint(dataclasses.replace(task, max_dropped=0.0), ["train"])
@@ -170,19 +170,19 @@ def test_rows_of_one_record_are_not_held_against_each_other(tmp_path):
     """ReCoRD has a row for each answer to learn; the query that comes once more is a duplicate all the same."""
     own = records("record", "train", 4)
     path = write_jsonl(tmp_path / "a.jsonl", [*own, own[0]])
-    findings = Findings()
+    issues = DataIssues()
     task = config("record", source="files", train_file=str(path))
-    rows = load_rows(task, ["train"], findings)["train"]
+    rows = load_rows(task, ["train"], issues)["train"]
     assert rows == expected_rows("record", own, "t5", True) and len(rows) == 8
-    (found,) = findings.to_json()
-    assert (found["kind"], found["rows"], findings.rows_read) == ("duplicate", 2, {"train": 10})
+    (found,) = issues.to_json()
+    assert (found["kind"], found["rows"], issues.rows_read) == ("duplicate", 2, {"train": 10})
 
 
 def test_records_that_are_no_case_of_the_task_are_no_rows(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", records("wsc", "train", 9))
-    findings = Findings()
-    rows = load_rows(config("wsc", source="files", train_file=str(path)), ["train"], findings)["train"]
-    assert len(rows) == findings.rows_read["train"] == 4 and findings.to_json() == []
+    issues = DataIssues()
+    rows = load_rows(config("wsc", source="files", train_file=str(path)), ["train"], issues)["train"]
+    assert len(rows) == issues.rows_read["train"] == 4 and issues.to_json() == []
 
 
 def test_a_repository_in_another_schema(tmp_path, monkeypatch):
@@ -204,14 +204,14 @@ def test_a_repository_that_numbers_its_labels_otherwise(tmp_path, monkeypatch):
 
 def test_damaged_rows_of_a_repository(tmp_path, monkeypatch):
     """SAMSum has an empty dialogue."""
-    found, findings = records("samsum", "train", 5), Findings()
+    found, issues = records("samsum", "train", 5), DataIssues()
     found[1]["dialogue"] = ""
     monkeypatch.setitem(TASKS, "samsum", write_repository(tmp_path / "r", "samsum"))
     path = tmp_path / "r" / "data" / "train-00000-of-00001.parquet"
     datasets.Dataset.from_list(found, features=schema("samsum")[0]).to_parquet(path)
-    rows = load_rows(config("samsum"), ["train"], findings)["train"]
+    rows = load_rows(config("samsum"), ["train"], issues)["train"]
     assert rows == expected_rows("samsum", [found[0], *found[2:]], "t5", True)
-    assert [row["first"] for row in findings.to_json()] == ["train row 2: column 'dialogue' holds ''"]
+    assert [row["first"] for row in issues.to_json()] == ["train row 2: column 'dialogue' holds ''"]
 
 
 def test_a_repository_that_is_not_there(tmp_path, monkeypatch):
@@ -221,14 +221,14 @@ def test_a_repository_that_is_not_there(tmp_path, monkeypatch):
 
 def test_settings_that_do_not_go_together():
     assert complaint(config("cola", prefix="summarize: ")) == (
-        "config.task.prefix is 'summarize: '; expected none for the task cola, whose inputs say themselves what is "
-        "asked for; config.task.prefix=''"
+        "config.task.prefix is 'summarize: '; expected no prefix for the task cola, whose inputs already "
+        "name the task; config.task.prefix=''"
     )
     assert complaint(config("cola", form="text")) == (
         "config.task.form is 'text'; expected 'auto' with config.task.source='hub'"
     )
     with pytest.raises(UserError, match=r"'colla' \(did you mean 'cola'\?\)"):
-        find_task("colla")
+        get_task("colla")
 
 
 # -- the table --------------------------------------------------------------------------------------------

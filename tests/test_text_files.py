@@ -1,11 +1,11 @@
-"""Files of texts: what is read from which kind, and what is refused, with its line."""
+"""Files of texts: what is read from each file type, and errors that name the line."""
 
 import gzip
 import json
 
 import pytest
 
-from nash_jax.batch_generate.text_files import TextRow, open_texts
+from nash_jax.batch_generate.text_files import TextRow, open_text_file
 from nash_jax.errors import UserError
 
 
@@ -16,26 +16,26 @@ def write(path, content: str | bytes):
 
 
 def rows(file):
-    return list(file.rows(file.survey()))
+    return list(file.rows(file.scan()))
 
 
 @pytest.mark.parametrize("name", ["rows.txt", "rows.txt.gz", "rows.source", "rows.gz", "rows"])
 def test_lines(tmp_path, name):
-    """Only line ends are taken off; empty lines are rows, other separators and a last line without end too."""
+    """Only line ends are removed; empty lines, other separators and a last line without line end are kept as rows."""
     path = write(tmp_path / name, "\ufeffone\r\n\n  two\u2028still two \n\t\nlast")
-    file = open_texts(path, None)
+    file = open_text_file(path, None)
     assert [row.text for row in rows(file)] == ["one", "", "  two\u2028still two ", "\t", "last"]
     assert rows(file)[2] == TextRow(f"{path}:3", {"source": "  two\u2028still two "}, "  two\u2028still two ")
-    assert file.survey()[:2] == (5, 2)
+    assert file.scan()[:2] == (5, 2)
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
 def test_objects(tmp_path, name):
     records = [{"id": 1, "document": "a\nb", "text": "c"}, {"text": 5, "document": ""}]
     path = write(tmp_path / name, "\n".join(map(json.dumps, records)))
-    file = open_texts(path, None, "output")
+    file = open_text_file(path, None, "output")
     assert rows(file) == [(f"{path}:{i}", r, r["document"]) for i, r in enumerate(records, 1)]
-    assert file.survey()[:2] == (2, 1)
+    assert file.scan()[:2] == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_objects(tmp_path, name):
     ],
 )
 def test_column_is_the_first_of_three(tmp_path, record, column):
-    assert open_texts(write(tmp_path / "rows.jsonl", json.dumps(record)), None).column == column
+    assert open_text_file(write(tmp_path / "rows.jsonl", json.dumps(record)), None).column == column
 
 
 GOOD = '{"document": "sound"}\n'
 BROKEN = {
     '{"document": "cut': "rows.jsonl:3: not JSON: Unterminated string starting at at column 14; expected one JSON obj",
-    "": "rows.jsonl:3: not JSON: Expecting value at column 1; expected one JSON object a line",
-    '["document"]': "rows.jsonl:3: a JSON list; expected one JSON object a line",
+    "": "rows.jsonl:3: not JSON: Expecting value at column 1; expected one JSON object per line",
+    '["document"]': "rows.jsonl:3: a JSON list; expected one JSON object per line",
     "[" * 100_000: "rows.jsonl:3: not JSON: ",
     '{"documents": "a"}': r"rows.jsonl:3 has columns \['documents'\], not 'document' \(did you mean 'documents'\?\)",
     '{"document": null}': "rows.jsonl:3: column 'document' holds None; expected a text",
@@ -66,22 +66,32 @@ BROKEN = {
 
 @pytest.mark.parametrize("line", BROKEN, ids=lambda line: line[:32])
 def test_broken_row_is_named(tmp_path, line):
-    file = open_texts(write(tmp_path / "rows.jsonl", f"{GOOD}{GOOD}{line}\n{GOOD}"), None, "output")
+    file = open_text_file(write(tmp_path / "rows.jsonl", f"{GOOD}{GOOD}{line}\n{GOOD}"), None, "output")
     with pytest.raises(UserError, match=BROKEN[line]):
-        file.survey()
+        file.scan()
 
 
 def test_columns_of_results_may_be_read_where_nothing_is_added(tmp_path):
     path = write(tmp_path / "rows.jsonl", '{"output": "a"}\n')
-    assert rows(open_texts(path, "output"))[0].text == "a"
+    assert rows(open_text_file(path, "output"))[0].text == "a"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "column", "says"),
     [
-        ("rows.csv", "a,b\n", None, "rows.csv is of unknown kind; expected .jsonl, or text with one text a line"),
-        ("rows.parquet.gz", "", None, "rows.parquet.gz is of unknown kind"),
-        ("rows.txt", "a\n", "document", "column 'document' of .*rows.txt, a file of lines; expected a column of a .js"),
+        (
+            "rows.csv",
+            "a,b\n",
+            None,
+            "rows.csv has an unsupported file type; expected .jsonl, or a text file with one text per line",
+        ),
+        ("rows.parquet.gz", "", None, "rows.parquet.gz has an unsupported file type"),
+        (
+            "rows.txt",
+            "a\n",
+            "document",
+            "column 'document' of .*rows.txt, a text file; expected a column only for a .jsonl",
+        ),
         ("rows.txt", "", None, "rows.txt is empty; expected at least one line"),
         ("rows.jsonl", "", None, "rows.jsonl is empty; expected at least one line"),
         ("rows.jsonl", '{"body": "a"}', None, "rows.jsonl:1 has columns .'body'.; expected one of source, document, t"),
@@ -93,19 +103,19 @@ def test_file_that_cannot_be_used(tmp_path, name, content, column, says):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else write(path, content).read_bytes())
     with pytest.raises(UserError, match=says):
-        open_texts(path, column).survey()
+        open_text_file(path, column).scan()
 
 
 def test_no_file(tmp_path):
     with pytest.raises(UserError, match=r"no file .*none.txt; expected an existing file"):
-        open_texts(tmp_path / "none.txt", None)
+        open_text_file(tmp_path / "none.txt", None)
 
 
-def test_a_file_changed_after_the_survey(tmp_path):
-    file = open_texts(write(tmp_path / "rows.txt", "a\nb\nc\n"), None)
-    survey = file.survey()
+def test_a_file_changed_after_the_scan(tmp_path):
+    file = open_text_file(write(tmp_path / "rows.txt", "a\nb\nc\n"), None)
+    scan = file.scan()
     write(file.path, "a\nb\n")
-    left = file.rows(survey)
+    left = file.rows(scan)
     assert [next(left).text, next(left).text] == ["a", "b"]
     with pytest.raises(UserError, match=r"rows.txt was changed while it was read"):
         next(left)

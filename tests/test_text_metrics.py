@@ -5,8 +5,8 @@ import pytest
 from rouge_score import rouge_scorer
 
 from nash_jax.errors import UserError
-from nash_jax.evaluation.metrics import METRICS, check_rows
-from nash_jax.evaluation.text_metrics import baseline_outputs, first_sentence, lead, split_sentences
+from nash_jax.evaluation.metrics import METRICS, check_metric_rows
+from nash_jax.evaluation.text_metrics import baseline_outputs, first_sentence, first_words, split_sentences
 
 NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 OUTPUT = "Amanda baked cookies. She will bring Jerry some tomorrow!"
@@ -147,9 +147,9 @@ def test_sums_of_rows_are_enough_where_they_are_said_to_be(name):
 
 def test_rows_are_checked_before_anything_is_trained():
     rows = [{"source": "s", "references": ["text"]}]
-    check_rows("rouge", rows)
+    check_metric_rows("rouge", rows)
     with pytest.raises(UserError, match="the same `labels` in all rows"):
-        check_rows("accuracy", rows)
+        check_metric_rows("accuracy", rows)
 
 
 def test_baselines():
@@ -162,7 +162,7 @@ def test_baselines():
         "first_sentence": ["Alpha beta.", "One two three four"],
         "first_2_words": ["Alpha beta.", "One two"],
     }
-    assert lead("  One  two\nthree ", 2) == "One two" and lead("One", 5) == "One"
+    assert first_words("  One  two\nthree ", 2) == "One two" and first_words("One", 5) == "One"
     assert baseline_outputs("transcription", rows, "") == baseline_outputs("exact_match", rows, "") == {}
 
 
@@ -175,6 +175,6 @@ def test_baselines():
 )
 def test_a_late_row_is_refused_before_training(name, row, odd):
     """As one of a mixture's smaller task, or of own numbers."""
-    check_rows(name, [row] * 20)
+    check_metric_rows(name, [row] * 20)
     with pytest.raises(UserError, match="for this metric"):
-        check_rows(name, [row] * 20 + [odd])
+        check_metric_rows(name, [row] * 20 + [odd])

@@ -1,4 +1,4 @@
-"""The tokenizer built from the pronouncing data, saved and loaded by transformers, and what cannot be loaded."""
+"""The tokenizer built from the pronouncing data, saved and loaded by transformers, and errors of loading."""
 
 import json
 import shutil
@@ -79,7 +79,7 @@ def test_home_folder_is_found(tokenizer, folder, monkeypatch):
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "~/nowhere", "no/such/folder"])
 def test_no_such_folder(name):
-    with pytest.raises(UserError, match=f"tokenizer: no folder '{name}'; expected a folder, or a name of the hub"):
+    with pytest.raises(UserError, match=f"tokenizer: no folder '{name}'; expected a folder, or a name on the hub"):
         load_tokenizer(name)
 
 

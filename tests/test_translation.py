@@ -8,7 +8,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from nash_jax.errors import UserError
-from nash_jax.evaluation.metrics import METRICS, check_rows
+from nash_jax.evaluation.metrics import METRICS, check_metric_rows
 
 OUTPUTS = ["The dog bit the man .", "It wasn't surprising.", "A man had just been bitten by the dog, again.", ""]
 REFERENCES = [
@@ -67,6 +67,6 @@ def test_rows_may_differ_in_their_number_of_references():
 
 @pytest.mark.parametrize("name", ["translation", "answers"])
 def test_without_sacrebleu(name, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sacrebleu.metrics.bleu", None)
-    with pytest.raises(UserError, match="needs the package sacrebleu; pip install sacrebleu"):
-        check_rows(name, [{"references": ["text"]}])
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(UserError, match=r"not installed: sacrebleu; .*pip install 'nash_jax\[metrics\]'"):
+        check_metric_rows(name, [{"references": ["text"]}])

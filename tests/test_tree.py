@@ -36,15 +36,15 @@ def test_map_with_path():
 
 def test_matching_is_by_full_match_in_the_order_of_the_paths():
     paths = ["a/wi", "a/wo", "b/wi", "b/wi2"]
-    assert tree.matching(paths, ["b/.*", "a/wi"]) == ["a/wi", "b/wi", "b/wi2"]
-    assert tree.matching(paths, ["./wi"]) == ["a/wi", "b/wi"]
-    assert tree.matching(paths, []) == []
-    assert tree.matching(iter(paths), ["a/wo", "a/.*"]) == ["a/wi", "a/wo"]
+    assert tree.match_paths(paths, ["b/.*", "a/wi"]) == ["a/wi", "b/wi", "b/wi2"]
+    assert tree.match_paths(paths, ["./wi"]) == ["a/wi", "b/wi"]
+    assert tree.match_paths(paths, []) == []
+    assert tree.match_paths(iter(paths), ["a/wo", "a/.*"]) == ["a/wi", "a/wo"]
 
 
 def test_matching_names_the_nearest_path():
     with pytest.raises(UserError, match=r"no parameter matches 'lm_heads' \(did you mean 'lm_head'\?\)"):
-        tree.matching(["shared", "lm_head"], ["shared", "lm_heads"])
+        tree.match_paths(["shared", "lm_head"], ["shared", "lm_heads"])
 
 
 def test_did_you_mean():
@@ -81,8 +81,8 @@ def test_check_shapes_names_what_does_not_fit(edit, message):
 
 
 def test_count_and_table():
-    assert tree.count(PARAMS) == 27
-    assert tree.count({"scalar": np.float32(1)}) == 1
+    assert tree.count_params(PARAMS) == 27
+    assert tree.count_params({"scalar": np.float32(1)}) == 1
     lines = tree.parameter_table(PARAMS).splitlines()
     assert [line.split()[0] for line in lines] == ["encoder/layers_0/wi", "encoder/layers_0/wo", "lm_head", "total"]
     assert "(3, 2)" in lines[0]
@@ -97,5 +97,5 @@ def test_table_of_nothing():
 def test_digest_names_paths_shapes_types_and_values():
     values = np.arange(6, dtype=np.float32)
     others = ({"b": values}, {"a": values.reshape(2, 3)}, {"a": values.view(np.int32)}, {"a": values[::-1]})
-    assert len({tree.digest(params) for params in ({"a": values}, *others)}) == 5
-    assert tree.digest({"a": values}) == tree.digest({"a": values.copy()})
+    assert len({tree.params_digest(params) for params in ({"a": values}, *others)}) == 5
+    assert tree.params_digest({"a": values}) == tree.params_digest({"a": values.copy()})

@@ -6,7 +6,7 @@ import pytest
 from families import FAMILIES, T5_LIKE
 
 from nash_jax.convert.hf import hf_config, spec_from_config, write_hf
-from nash_jax.convert.layout import FLAGS
+from nash_jax.convert.layout import FAMILY_FLAGS
 from nash_jax.errors import UserError
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
@@ -30,8 +30,8 @@ FREE = {family: T5_FREE if family in T5_LIKE else BART_FREE for family in FAMILI
 FREE["marian"] = BART_FREE | {"encoder_vocab_size"}
 SAID_OTHERWISE = {  # flags of BART's relatives that are refused for what comes of them
     "encoder_vocab_size": "the encoder has 99 tokens, the decoder 23; expected one vocabulary",
-    "decoder_head_dim": "decoder heads are 6 wide in all, d_model is 8; expected equal widths",
-    "decoder_num_heads": "decoder heads are 20 wide in all, d_model is 8; expected equal widths",
+    "decoder_head_dim": "decoder heads have a total width of 6, d_model is 8; expected equal widths",
+    "decoder_num_heads": "decoder heads have a total width of 20, d_model is 8; expected equal widths",
 }
 
 
@@ -52,10 +52,10 @@ def changed(family, flag):
 
 
 def test_every_flag_is_looked_at():
-    assert set(FLAGS) == OTHER.keys() | SWITCHES.keys()
+    assert set(FAMILY_FLAGS) == OTHER.keys() | SWITCHES.keys()
 
 
-@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize("flag", FAMILY_FLAGS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_flag_is_free_or_refused(family, flag):
     assert hf_config(plain(family))["model_type"] == family

@@ -1,1 +1,1 @@
-"""Generation for the rows of a file, resumable."""
+"""Resumable generation for the rows of a file."""

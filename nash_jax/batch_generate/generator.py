@@ -1,6 +1,6 @@
-"""Generation for the rows of a file, a chunk at a time.
+"""Generation for the rows of a file, one chunk at a time.
 
-Letters: B inputs, n outputs for each, R = B·n rows, L tokens of an output.
+Letters: B inputs, n outputs for each, R = B·n rows, L output length in tokens.
 """
 
 import dataclasses
@@ -14,35 +14,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nash_jax.batch_generate.text_files import Survey, TextFile, TextRow
+from nash_jax.batch_generate.text_files import FileScan, TextFile, TextRow
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.errors import UserError
-from nash_jax.generation.batching import by_input, generate_many, plan_rows
+from nash_jax.generation.batching import generate_batches, group_by_input, plan_batch_rows
 from nash_jax.generation.inputs import check_ids, pad_inputs
-from nash_jax.generation.request import make_request
-from nash_jax.tree import digest
+from nash_jax.generation.program_args import make_program_args
+from nash_jax.tree import params_digest
 
 if TYPE_CHECKING:
     from nash_jax.seq2seq import Seq2Seq
 
 OUTPUT_COLUMN = "output"
-BATCHES_OF_CHUNK = 64  # within a chunk, rows of like length share a batch; more cost memory alone
+BATCHES_PER_CHUNK = 64  # rows of a chunk with similar lengths share a batch; larger chunks only need more memory
 
 
 @dataclasses.dataclass(frozen=True)
-class FileJob:
-    """What is asked for.
+class GenerationJob:
+    """Settings of a generation run over a file.
 
     Attributes:
       model: folder or hub name.
       input: file to read.
       output: file to write.
-      column: of JSONL; None: the first of those looked for.
-      prefix: goes before every text.
-      truncate: cut texts that the model has no positions for.
+      column: text column of JSONL; None: the first known column that exists.
+      prefix: text before every input.
+      truncate: truncate texts that are longer than the model's position table.
       batch_size: texts generated together.
       dtype: compute dtype.
-      options: fields of `GenerationOptions` that differ from the model's own.
+      options: fields of `GenerationOptions` that override the model's.
     """
 
     model: str
@@ -56,110 +56,110 @@ class FileJob:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def as_json(self) -> bool:
+    def writes_jsonl(self) -> bool:
         """Whether the output is JSONL."""
         return self.output.suffix == ".jsonl"
 
 
 @dataclasses.dataclass
-class Tally:
-    """What was done.
+class GenerationStats:
+    """Counts of a generation run.
 
     Attributes:
-      rows: of the input.
-      tokens: generated, EOS among them.
-      unended: outputs that reached the length limit without an EOS.
-      joined: outputs of several lines that were made one.
+      rows: rows of the input.
+      tokens: generated tokens, including EOS.
+      num_without_eos: outputs that reached the length limit without EOS.
+      num_joined: outputs with several lines, which were joined to one.
     """
 
     rows: int = 0
     tokens: int = 0
-    unended: int = 0
-    joined: int = 0
+    num_without_eos: int = 0
+    num_joined: int = 0
 
 
 class FileGenerator:
-    """A model at work for a job.
+    """Generates the outputs of a job with a model.
 
     Args:
-      model: with a tokenizer.
-      job: what to do.
+      model: a model with a tokenizer.
+      job: the job.
 
     Attributes:
-      options: the model's own, and the job's.
-      positions: tokens that a text may have; None: any number.
-      tally: of what was done so far.
+      options: generation options: the model's, overridden by the job's.
+      positions: maximum number of tokens in a text; None: no limit.
+      stats: counts so far.
 
     Raises:
-      UserError: without a tokenizer, or for options that do not fit.
+      UserError: for a model without tokenizer, or options that are not valid for it.
     """
 
-    def __init__(self, model: "Seq2Seq", job: FileJob) -> None:
+    def __init__(self, model: "Seq2Seq", job: GenerationJob) -> None:
         if model.tokenizer is None:
-            raise UserError(f"the model {job.model} has no tokenizer", "tokenizer files beside it")
-        self.model, self.job, self.tally = model, job, Tally()
+            raise UserError(f"the model {job.model} has no tokenizer", "tokenizer files in the same folder")
+        self.model, self.job, self.stats = model, job, GenerationStats()
         self.tokenizer: Any = model.tokenizer
         self.options = model.generation.replace(**job.options)
-        nothing = pad_inputs(np.zeros((1, 1), int), np.ones((1, 1)), np.zeros(1, int), 0)
-        make_request(model.spec, self.options, nothing, None, stop_at_eos=True)  # refuses what does not fit the model
+        dummy = pad_inputs(np.zeros((1, 1), int), np.ones((1, 1)), np.zeros(1, int), 0)
+        make_program_args(model.spec, self.options, dummy, None, stop_at_eos=True)  # checks the options
         self._rows: dict[int, int] = {}
         self.positions = model.spec.max_positions if model.spec.absolute_positions else None
 
-    def settings(self, file: TextFile, survey: Survey) -> dict[str, Any]:
-        """All that the output hangs on; not the batch size, which may have to be lowered midway."""
-        own = {name: getattr(self.job, name) for name in ("prefix", "truncate", "dtype")}
-        content = {"model": _digest(self.model, self.tokenizer), "input": survey.digest[:16], "column": file.column}
-        return own | content | self.options.to_dict()
+    def settings(self, file: TextFile, scan: FileScan) -> dict[str, Any]:
+        """Returns all settings that the outputs depend on; not the batch size, so that it can be changed on restart."""
+        chosen = {name: getattr(self.job, name) for name in ("prefix", "truncate", "dtype")}
+        content = {"model": _digest(self.model, self.tokenizer), "input": scan.digest[:16], "column": file.column}
+        return chosen | content | self.options.to_dict()
 
     def check_texts(self, rows: Iterable[TextRow]) -> int:
-        """How many texts are to be cut; plans the shapes of batches, and refuses texts that the model cannot read.
+        """Checks all texts and plans the batch shapes; returns the number of texts that will be truncated.
 
         Raises:
-          UserError: naming the first.
+          UserError: naming the first text that the model cannot read.
         """
         num_cut, lengths, vocab_size = 0, array("l"), self.model.spec.source_vocab_size
         for chunk in self._chunks(rows):
-            ids, own_cut = self._encode(chunk)
-            num_cut += own_cut
+            ids, num_cut_in_chunk = self._encode(chunk)
+            num_cut += num_cut_in_chunk
             lengths.extend(map(len, ids))
-            for row, own in zip(chunk, ids, strict=True):
-                check_ids(f"{row.place}: the tokens of this text", np.array(own, int), vocab_size)
-        self._rows = plan_rows(np.array(lengths), self.job.batch_size)
+            for row, row_ids in zip(chunk, ids, strict=True):
+                check_ids(f"{row.place}: the tokens of this text", np.array(row_ids, int), vocab_size)
+        self._rows = plan_batch_rows(np.array(lengths), self.job.batch_size)
         return num_cut
 
     def results(self, rows: Iterable[TextRow], done: Container[int]) -> Iterator[dict[int, list[str]]]:
-        """Lines of output by the row's number, a batch at a time; after `check_texts`.
+        """Yields output lines by row index, one batch at a time; `check_texts` must be called before.
 
         Args:
-          rows: of the whole file: what is drawn for a row hangs on its number.
-          done: numbers of rows, from 0, that need no output.
+          rows: all rows of the file, since sampling depends on a row's index.
+          done: row indices, from 0, that need no output.
         """
         first = 0
         for chunk in self._chunks(rows):
-            there = [i for i in range(len(chunk)) if first + i in done]
-            if len(there) < len(chunk):
-                for outputs in self._outputs(chunk, first, there):
-                    self.tally.rows += len(outputs)
+            skipped = [i for i in range(len(chunk)) if first + i in done]
+            if len(skipped) < len(chunk):
+                for outputs in self._outputs(chunk, first, skipped):
+                    self.stats.rows += len(outputs)
                     yield {first + i: self._format(chunk[i], texts) for i, texts in outputs.items()}
             first += len(chunk)
 
     def _chunks(self, rows: Iterable[TextRow]) -> Iterator[list[TextRow]]:
-        own = iter(rows)
-        while chunk := list(itertools.islice(own, BATCHES_OF_CHUNK * self.job.batch_size)):
+        iterator = iter(rows)
+        while chunk := list(itertools.islice(iterator, BATCHES_PER_CHUNK * self.job.batch_size)):
             yield chunk
 
-    def _outputs(self, chunk: Sequence[TextRow], first: int, there: list[int]) -> Iterator[dict[int, list[str]]]:
-        """n texts by number within the chunk, a batch at a time."""
+    def _outputs(self, chunk: Sequence[TextRow], first: int, skipped: list[int]) -> Iterator[dict[int, list[str]]]:
+        """Yields index within the chunk → n texts, one batch at a time."""
         ids, _ = self._encode(chunk)
-        for numbers, tokens in generate_many(
+        for numbers, tokens in generate_batches(
             self.model.engine, ids, self.options, self.job.batch_size,
-            progress=False, first_row=first, done=there, rows=self._rows,
+            progress=False, first_row=first, done=skipped, rows=self._rows,
         ):  # fmt: skip
             self._count(tokens)
-            yield by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
+            yield group_by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
 
     def _encode(self, rows: Sequence[TextRow]) -> tuple[list[list[int]], int]:
-        """Token ids of each row, no more than the model has positions for, and how many were cut to that."""
+        """Returns the token ids of each row, truncated if configured, and the number of truncated rows."""
         texts, num_cut = [self.job.prefix + row.text for row in rows], 0
         ids = self.tokenizer(texts, verbose=False)["input_ids"]
         for i, row in enumerate(rows):
@@ -176,24 +176,24 @@ class FileGenerator:
         return ids, num_cut
 
     def _count(self, tokens: np.ndarray) -> None:
-        """Tallies outputs, int [R, L]: a start token, tokens up to and with EOS, and what fills the row."""
+        """Adds outputs, int [R, L], to the counts: start token, tokens including EOS, padding."""
         new = tokens[:, 1:]
         is_eos = np.isin(new, self.options.eos_token_id or (self.model.spec.eos_id,))
         ended = is_eos.any(axis=1)
-        self.tally.tokens += int(np.where(ended, is_eos.argmax(axis=1) + 1, new.shape[1]).sum())
-        self.tally.unended += int((~ended).sum())
+        self.stats.tokens += int(np.where(ended, is_eos.argmax(axis=1) + 1, new.shape[1]).sum())
+        self.stats.num_without_eos += int((~ended).sum())
 
     def _format(self, row: TextRow, texts: list[str]) -> list[str]:
-        """A row's lines: the JSON object with its output, or the outputs."""
-        if self.job.as_json:
+        """Returns the output lines of a row: one JSON object, or one line for each output."""
+        if self.job.writes_jsonl:
             output = texts if self.options.num_return_sequences > 1 else texts[0]
             return [json.dumps({**row.record, OUTPUT_COLUMN: output}, ensure_ascii=False)]
         lines = [" ".join(text.splitlines()) for text in texts]
-        self.tally.joined += sum(line != text for line, text in zip(lines, texts, strict=True))
+        self.stats.num_joined += sum(line != text for line, text in zip(lines, texts, strict=True))
         return lines
 
 
 def _digest(model: "Seq2Seq", tokenizer: Any) -> str:
-    """Of a model's shape, parameters and tokenizer: where its files lie does not matter."""
-    content = (model.spec.to_json(), json.dumps(tokenizer_content(tokenizer)), digest(model.params))
+    """Hash of a model's spec, parameters and tokenizer; independent of where its files are."""
+    content = (model.spec.to_json(), json.dumps(tokenizer_content(tokenizer)), params_digest(model.params))
     return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""Results that survive a kill: noted in a file beside, in any order, and put in order when all are there.
+"""Resumable results: appended to a partial file in any order, and written in order when all are complete.
 
-OUTPUT.partial        results so far, each a JSON line [number, lines]; perhaps a torn one at the end
-OUTPUT.settings.json  what the results hang on; stays beside OUTPUT
-OUTPUT                all, in order, or not there
+OUTPUT.partial        results so far, each a JSON line [number, lines]; the last line may be incomplete
+OUTPUT.settings.json  the settings that the results depend on; kept next to OUTPUT
+OUTPUT                all results in order; does not exist before
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from nash_jax.runtime.locks import LockedError, acquire, make_lock
 
 
 class ResumableFile:
-    """Lines of text, made in any order.
+    """A file of text lines that are created in any order.
 
     Args:
       path: the finished file.
-      settings: JSON-able values that the results hang on; results of other settings are refused.
+      settings: JSON-serializable values that the results depend on; results with other settings are refused.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
@@ -31,10 +31,10 @@ class ResumableFile:
         self.record = path.with_name(f"{path.name}.settings.json")
 
     def is_done(self) -> bool:
-        """Whether all lines are there.
+        """Whether the finished file exists.
 
         Raises:
-          UserError: when the file is there, but of other settings.
+          UserError: if it exists, but with other settings.
         """
         if not self.path.exists():
             return False
@@ -42,26 +42,26 @@ class ResumableFile:
         return True
 
     @contextlib.contextmanager
-    def open(self, total: int) -> Iterator["Results"]:
-        """What there is, to go on with; what is torn is cut off.
+    def open(self, total: int) -> Iterator["PartialResults"]:
+        """Opens the partial results to continue from them; an incomplete last line is removed.
 
         When the block ends without an exception, the finished file is written.
 
         Args:
-          total: results in all, numbered from 0; at the end of the block none may lack.
+          total: total number of results, numbered from 0; all must exist at the end of the block.
 
         Raises:
-          UserError: for results of other settings, another process that writes here, or a file that cannot be
+          UserError: for results with other settings, another process that writes the file, or a file that cannot be
             written.
         """
         with _writing(self.partial):
-            file = self.partial.open("ab", buffering=0)  # what could not be written is not tried again when closing
+            file = self.partial.open("ab", buffering=0)  # unbuffered: a failed write is not repeated on closing
         with file, self._locked():
             with _writing(self.partial):
-                if os.fstat(file.fileno()).st_size == 0:  # nothing can be lost
+                if os.fstat(file.fileno()).st_size == 0:  # no results yet, so no results can be lost
                     _write_whole(self.record, [json.dumps(self.settings, indent=1)])
                 self._compare(self.partial)
-                results = Results(self.partial, file)
+                results = PartialResults(self.partial, file)
             yield results
             with _writing(self.path):
                 _write_whole(self.path, results.in_order(total))
@@ -78,7 +78,7 @@ class ResumableFile:
             lock.release()
 
     def _compare(self, holder: Path) -> None:
-        """Refuses results of other settings."""
+        """Checks that existing results have the same settings."""
         try:
             then = dict(json.loads(self.record.read_text()))
         except (OSError, ValueError, TypeError) as error:
@@ -97,21 +97,21 @@ class ResumableFile:
             )
 
 
-class Results:
-    """Results by number, in a file that is open for more.
+class PartialResults:
+    """Results by number, in a file that is open for appending.
 
     Args:
       path: JSON lines.
-      file: the same, open for appending.
+      file: the same file, open for appending.
     """
 
     def __init__(self, path: Path, file: FileIO) -> None:
         self._path, self._file, self._end = path, file, 0
-        self._places: dict[int, int] = {}  # number → where its line begins
-        with path.open("rb") as there:
-            for line in there:
+        self._places: dict[int, int] = {}  # number → offset of its line
+        with path.open("rb") as lines:
+            for line in lines:
                 number = _number(line)
-                if number is None:  # torn, or after a power failure never written
+                if number is None:  # incomplete, or lost in a power failure
                     break
                 self._note(number, line)
         file.truncate(self._end)
@@ -123,7 +123,7 @@ class Results:
         return number in self._places
 
     def add(self, results: Mapping[int, Sequence[str]]) -> None:
-        """Appends results, each some lines given without ends; when it returns they are on the disk."""
+        """Appends results, each a list of lines without line ends; they are on disk when it returns."""
         lines = [f"{json.dumps([number, list(lines)])}\n".encode() for number, lines in results.items()]
         rest = memoryview(b"".join(lines))
         with _writing(self._path):
@@ -134,7 +134,7 @@ class Results:
             self._note(number, line)
 
     def in_order(self, total: int) -> Iterator[str]:
-        """The lines of results 0 to total-1."""
+        """Yields the lines of results 0 to total-1."""
         with self._path.open("rb") as file:
             for number in range(total):
                 file.seek(self._places[number])
@@ -146,7 +146,7 @@ class Results:
 
 
 def _number(line: bytes) -> int | None:
-    """Of the result that a line holds, if it is whole."""
+    """Number of the result in a line, or None if the line is incomplete."""
     try:
         number, _ = json.loads(line)
     except (ValueError, TypeError):
@@ -155,9 +155,9 @@ def _number(line: bytes) -> int | None:
 
 
 def _write_whole(path: Path, lines: Iterable[str]) -> None:
-    """A file that is there whole, also after a power failure, or not at all.
+    """Writes a file atomically, also in case of a power failure.
 
-    Half a surrogate pair, which UTF-8 cannot hold, is written as JSON's escape.
+    Half a surrogate pair, which UTF-8 cannot encode, is written as JSON's escape sequence.
     """
     beside = path.with_name(f"{path.name}.whole")
     with beside.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
@@ -176,7 +176,7 @@ def _writing(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path} cannot be written: {error.strerror or error}",
             "a folder to write to and room in it",
-            "what was done is kept, and the same command goes on after it",
+            "the results so far are kept; run the same command again to continue",
         ) from error
 
 
@@ -185,7 +185,7 @@ def _shown(settings: Mapping[str, Any], name: str) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename last through a power failure."""
+    """Makes a rename durable, i.e. it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Files of texts: one a line, or in a column of JSONL; checked in whole before anything is done with them."""
+"""Files of texts: one text per line, or a JSONL column. The whole file is checked before it is used."""
 
 import dataclasses
 import hashlib
@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nash_jax.data.lines import parse_object, read_lines
+from nash_jax.data.lines import parse_json_object, read_lines
 from nash_jax.errors import UserError, did_you_mean
 
-COLUMNS = ("source", "document", "text")  # where a text is looked for when no column is named
-OTHER_KINDS = (".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".zip", ".bz2", ".xz", ".zst")
+TEXT_COLUMNS = ("source", "document", "text")  # text columns to look for if no column is given
+UNSUPPORTED_SUFFIXES = (".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".zip", ".bz2", ".xz", ".zst")
 
 
 class TextRow(NamedTuple):
     """A row of a file.
 
     Attributes:
-      place: file and line.
-      record: the JSON object; of a text file {"source": text}.
-      text: what the column holds.
+      place: file and line number.
+      record: the JSON object; {"source": text} for a text file.
+      text: the text to generate for.
     """
 
     place: str
@@ -27,13 +27,13 @@ class TextRow(NamedTuple):
     text: str
 
 
-class Survey(NamedTuple):
-    """What a whole file holds.
+class FileScan(NamedTuple):
+    """Result of reading a whole file.
 
     Attributes:
-      num_rows: lines.
-      num_empty: texts of blanks alone.
-      digest: of the lines, hexadecimal.
+      num_rows: number of lines.
+      num_empty: number of texts with only white space.
+      digest: SHA-256 of the lines, hexadecimal.
     """
 
     num_rows: int
@@ -43,23 +43,23 @@ class Survey(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TextFile:
-    """A file to read texts from; `open_texts` makes one.
+    """A file to read texts from; created by `open_text_file`.
 
     Attributes:
-      path: a .jsonl file, or text with one text a line; also with .gz.
-      column: of JSONL; None: lines are texts.
-      new_column: what rows may not have, since it will be added to them.
+      path: a .jsonl file, or a text file with one text per line; optionally .gz.
+      column: text column of JSONL; None: lines are texts.
+      new_column: column that will be added, so rows must not have it.
     """
 
     path: Path
     column: str | None
     new_column: str | None = None
 
-    def survey(self) -> Survey:
+    def scan(self) -> FileScan:
         """Reads and checks the whole file.
 
         Raises:
-          UserError: for the first broken row, or a file without rows.
+          UserError: for the first invalid row, or an empty file.
         """
         num_rows, num_empty, digest = 0, 0, hashlib.sha256()
         for num_rows, line in enumerate(read_lines(self.path), 1):
@@ -67,26 +67,26 @@ class TextFile:
             digest.update(line.encode())
         if num_rows == 0:
             raise UserError(f"{self.path} is empty", "at least one line")
-        return Survey(num_rows, num_empty, digest.hexdigest())
+        return FileScan(num_rows, num_empty, digest.hexdigest())
 
-    def rows(self, survey: Survey) -> Iterator[TextRow]:
-        """The rows.
+    def rows(self, scan: FileScan) -> Iterator[TextRow]:
+        """Yields the rows.
 
         Raises:
-          UserError: at the end, when the file is not what it was at the time of the survey.
+          UserError: after the last row, if the file has changed since the scan.
         """
         digest = hashlib.sha256()
         for number, line in enumerate(read_lines(self.path), 1):
             digest.update(line.encode())
             yield self._row(line, f"{self.path}:{number}")
-        if digest.hexdigest() != survey.digest:
-            raise UserError(f"{self.path} was changed while it was read", "the same rows from begin to end")
+        if digest.hexdigest() != scan.digest:
+            raise UserError(f"{self.path} was changed while it was read", "an unchanged file")
 
     def _row(self, line: str, place: str) -> TextRow:
         if self.column is None:
             text = line.removesuffix("\n").removesuffix("\r")
-            return TextRow(place, {COLUMNS[0]: text}, text)
-        record = parse_object(line, place)
+            return TextRow(place, {TEXT_COLUMNS[0]: text}, text)
+        record = parse_json_object(line, place)
         if self.column not in record:
             near = did_you_mean(self.column, record)
             raise UserError(f"{place} has columns {list(record)}, not {self.column!r}{near}", "it in every row")
@@ -97,41 +97,45 @@ class TextFile:
         return TextRow(place, record, _checked(record[self.column], f"{place}: column {self.column!r}"))
 
 
-def open_texts(path: Path, column: str | None, new_column: str | None = None) -> TextFile:
-    """A file of texts: JSONL when it is named .jsonl or .jsonl.gz, else one text a line.
+def open_text_file(path: Path, column: str | None, new_column: str | None = None) -> TextFile:
+    """Opens a file of texts: JSONL if its name ends in .jsonl or .jsonl.gz, else one text per line.
 
     Args:
       path: the file.
-      column: where JSONL has its texts; when left out, the first of `COLUMNS` that the first row has.
-      new_column: what rows of JSONL may not have.
+      column: text column of JSONL; None: the first of `TEXT_COLUMNS` that the first row has.
+      new_column: column that rows of JSONL must not have.
 
     Raises:
-      UserError: for a file that is not there or of another kind, or when there is no telling the column.
+      UserError: if the file does not exist or has an unsupported type, or the text column is unknown.
     """
     if not path.is_file():
         raise UserError(f"no file {path}", "an existing file")
     name = path.name.removesuffix(".gz")
-    if name.endswith(OTHER_KINDS):
-        raise UserError(f"{path} is of unknown kind", ".jsonl, or text with one text a line, also with .gz")
+    if name.endswith(UNSUPPORTED_SUFFIXES):
+        raise UserError(
+            f"{path} has an unsupported file type", ".jsonl, or a text file with one text per line, also with .gz"
+        )
     if name.endswith(".jsonl"):
         return TextFile(path, column or _first_column(path), new_column)
     if column is not None:
-        raise UserError(f"column {column!r} of {path}, a file of lines", "a column of a .jsonl file alone")
+        raise UserError(f"column {column!r} of {path}, a text file", "a column only for a .jsonl file")
     return TextFile(path, None)
 
 
 def _first_column(path: Path) -> str:
     for line in read_lines(path):
-        record = parse_object(line, f"{path}:1")
-        for column in COLUMNS:
+        record = parse_json_object(line, f"{path}:1")
+        for column in TEXT_COLUMNS:
             if column in record:
                 return column
-        raise UserError(f"{path}:1 has columns {list(record)}", f"one of {', '.join(COLUMNS)}", "name yours: --column")
+        raise UserError(
+            f"{path}:1 has columns {list(record)}", f"one of {', '.join(TEXT_COLUMNS)}", "name yours: --column"
+        )
     raise UserError(f"{path} is empty", "at least one line")
 
 
 def _checked(value: Any, what: str) -> str:
-    """A text that a tokenizer can read; it may be empty."""
+    """Returns a text that a tokenizer can read; it may be empty."""
     if not isinstance(value, str):
         raise UserError(f"{what} holds {value!r:.60}", "a text")
     try:

@@ -1,1 +1,1 @@
-"""Honest latency: same process, same inputs, systems in turn, compilation left out."""
+"""Latency benchmarks: same process, same inputs, systems timed alternately, compilation excluded."""

@@ -1,4 +1,4 @@
-"""What gates cost: a pruning step against a plain fine-tuning step of the same model, timed in turn.
+"""Cost of gates: a pruning step against a fine-tuning step of the same model, timed alternately.
 
 python -m nash_jax.benchmark.step_cost [--preset=t5-small] [--batch_size=8] [--source=128] [--target=32]
 """
@@ -29,7 +29,7 @@ _NUMBERS = {"batch_size": 8, "source": 128, "target": 32, "runs": 10}  # flag �
 
 
 def make_steps(spec: ModelSpec) -> dict[str, tuple[Any, Any]]:
-    """{"finetune", "prune"} → (step, state) over the same random weights, AdamW."""
+    """Returns {"finetune", "prune"} → (step, state), with the same random weights and AdamW."""
     model, params = build(spec), random_params(spec, scale=0.05)
     pruner = PruningObjective(make_gates(spec), make_constraints(spec, {"encoder": 0.3}), 0, 100)
     plain, joint = make_optimizer(TrainConfig(), 1000), make_optimizer(PruneConfig(), 1000)
@@ -56,7 +56,7 @@ def time_steps(steps: dict[str, tuple[Any, Any]], batch: Any, runs: int) -> dict
             start = time.perf_counter()
             states[name], metrics = step(states[name], {}, batch)
             jax.block_until_ready((states[name], metrics))
-            if run:  # the first compiles
+            if run:  # the first run compiles
                 times[name].append(1000 * (time.perf_counter() - start))
     return times
 

@@ -1,4 +1,4 @@
-"""The flags of the main command, and what is said of those that cannot be used."""
+"""The flags of the main command, and the messages for those that cannot be used."""
 
 import re
 import shlex
@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from nash_jax.config.parsing import check_config_dict, expected
+from nash_jax.config.shipped import resolve_names
 from nash_jax.errors import UserError
 from nash_jax.runtime.command import parse_flags, unusable
 
@@ -41,6 +42,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     Raises:
       UserError: for flags or config files that cannot be used.
     """
+    argv = resolve_names(argv)
     file, variant = _config_file(argv)
     if file is not None and not Path(file).is_file():
         raise UserError(f"--config: no file {file!r}", "a config file such as configs/quickstart.py")

@@ -1,4 +1,4 @@
-"""From a user's ConfigDict to the settings of a run: names, types and ranges are checked, and mistakes said."""
+"""From a user's ConfigDict to the settings of a run: names, types and ranges are checked."""
 
 import dataclasses
 import types
@@ -55,7 +55,7 @@ def expected(name: str) -> str:
 def _check_name(name: str, hints: Iterable[str], place: str) -> None:
     if name not in hints:
         known = f"one of {', '.join(sorted(hints))}" if hints else f"a value for {place} itself"
-        raise UserError(f"{place}.{name} is no setting{did_you_mean(name, hints)}", known)
+        raise UserError(f"{place}.{name} is not a setting{did_you_mean(name, hints)}", known)
 
 
 def _parse(cls: Any, values: Any, place: str) -> Any:
@@ -119,7 +119,7 @@ def _check_together(config: Config) -> None:
         phase = getattr(config, name)
         if phase.batch_size % phase.accumulation:
             raise UserError(
-                f"config.{name}.batch_size {phase.batch_size} is no multiple of accumulation {phase.accumulation}"
+                f"config.{name}.batch_size {phase.batch_size} is not a multiple of accumulation {phase.accumulation}"
             )
 
 

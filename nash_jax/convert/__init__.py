@@ -1,1 +1,1 @@
-"""Checkpoints of other libraries, both ways."""
+"""Conversion from and to checkpoints of other libraries."""

@@ -1,14 +1,14 @@
-"""BART, mBART, Marian and Pegasus as `transformers` writes them.
+"""BART, mBART, Marian and Pegasus in the layout of `transformers`.
 
-They differ in flags alone: where norms are, how positions are embedded, whether embeddings are scaled and normed.
-`final_logits_bias` is a buffer there and may be missing; sinusoids may be stored or not.
+They differ only in flags: position of the norms, position embeddings, scaling and normalization of embeddings.
+`final_logits_bias` is a buffer in transformers and may be missing; sinusoids may be stored or not.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from nash_jax.axes import param_axes
-from nash_jax.convert.layout import Layout, Names, embedding_names, require_family_flags, special_ids
+from nash_jax.convert.layout import Layout, Names, check_family_flags, embedding_names, special_ids
 from nash_jax.errors import UserError
 from nash_jax.spec import ModelSpec, dense_spec
 
@@ -45,10 +45,10 @@ def _spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
     for side in ("encoder", "decoder"):
         if d_model % config[f"{side}_attention_heads"]:
             raise UserError(f"{side}_attention_heads is {config[f'{side}_attention_heads']}", f"a divisor of {d_model}")
-    own_table = config["model_type"] == "marian" and not config["share_encoder_decoder_embeddings"]
+    separate_table = config["model_type"] == "marian" and not config["share_encoder_decoder_embeddings"]
     return dense_spec(
-        vocab_size=(config.get("decoder_vocab_size") if own_table else None) or config["vocab_size"],
-        encoder_vocab_size=config["vocab_size"] if own_table else None,
+        vocab_size=(config.get("decoder_vocab_size") if separate_table else None) or config["vocab_size"],
+        encoder_vocab_size=config["vocab_size"] if separate_table else None,
         d_model=d_model,
         d_ff=config["encoder_ffn_dim"],
         decoder_d_ff=config["decoder_ffn_dim"],
@@ -68,7 +68,7 @@ def _spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
-    require_family_flags(spec, {
+    check_family_flags(spec, {
         "activation": None, "tied": None, "max_positions": None, "encoder_vocab_size": None,
         "decoder_head_dim": None, "decoder_num_heads": None, "logits_bias": None,
         "embedding_scale": (1.0, spec.d_model**0.5), "position_buckets": None, "position_max_distance": None,
@@ -78,7 +78,7 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
         width = spec.heads_of(side) * spec.head_dim_of(side)
         if width != spec.d_model:
             raise UserError(
-                f"{side} heads are {width} wide in all, d_model is {spec.d_model}",
+                f"{side} heads have a total width of {width}, d_model is {spec.d_model}",
                 f"equal widths, as {spec.family} in transformers has them",
                 "save an export instead",
             )
@@ -93,8 +93,8 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
         "num_hidden_layers": len(spec.encoder),
         "encoder_attention_heads": spec.num_heads,
         "decoder_attention_heads": spec.heads_of("decoder"),
-        "encoder_ffn_dim": max(1, spec.widest("encoder")),
-        "decoder_ffn_dim": max(1, spec.widest("decoder")),
+        "encoder_ffn_dim": max(1, spec.max_ffn_units("encoder")),
+        "decoder_ffn_dim": max(1, spec.max_ffn_units("decoder")),
         "activation_function": _ACTIVATION_NAMES[spec.activation],
         "scale_embedding": spec.embedding_scale != 1.0,
         "max_position_embeddings": spec.max_positions,
@@ -108,22 +108,22 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _vocabularies(spec: ModelSpec) -> dict[str, Any]:
-    """Sizes and sharing of embedding tables; only Marian's class knows of two vocabularies."""
-    apart = spec.encoder_vocab_size is not None
+    """Sizes and sharing of embedding tables; only Marian's class supports two vocabularies."""
+    separate = spec.encoder_vocab_size is not None
     if spec.family == "marian":
         return {
-            "vocab_size": spec.encoder_vocab_size if apart else spec.vocab_size,
+            "vocab_size": spec.encoder_vocab_size if separate else spec.vocab_size,
             "decoder_vocab_size": spec.vocab_size,
-            "share_encoder_decoder_embeddings": not apart,
+            "share_encoder_decoder_embeddings": not separate,
             "tie_word_embeddings": spec.tied,
         }
-    if apart and spec.encoder_vocab_size != spec.vocab_size:
+    if separate and spec.encoder_vocab_size != spec.vocab_size:
         raise UserError(
             f"the encoder has {spec.encoder_vocab_size} tokens, the decoder {spec.vocab_size}",
             f"one vocabulary, as {spec.family} in transformers has it",
             "save an export instead",
         )
-    return {"vocab_size": spec.vocab_size, "tie_word_embeddings": spec.tied and not apart}
+    return {"vocab_size": spec.vocab_size, "tie_word_embeddings": spec.tied and not separate}
 
 
 def _names(spec: ModelSpec) -> Names:

@@ -1,8 +1,7 @@
-"""Checkpoints in the layout of `transformers`, both ways, without torch: `config.json` and weights.
+"""Checkpoints in the layout of `transformers`: reads and writes `config.json` and weights without torch.
 
-A folder may come from any version of transformers. What the weights say goes before what the config says: a
-model is untied when it stores an `lm_head.weight` that differs from the decoder's table, and has two embedding
-tables when it stores two that differ.
+Folders of all versions of transformers are supported. The weights override the config: a model is untied if it stores
+an `lm_head.weight` that differs from the decoder's table, and has two embedding tables if it stores two that differ.
 """
 
 import dataclasses
@@ -18,23 +17,23 @@ from safetensors.numpy import save_file
 from nash_jax.axes import param_axes
 from nash_jax.convert import bart_layout, t5_layout
 from nash_jax.convert.layout import Layout
-from nash_jax.convert.rectangle import rectangular
+from nash_jax.convert.uniform import pad_to_uniform
 from nash_jax.convert.weights import read_weights
 from nash_jax.errors import UserError
-from nash_jax.models.head import untie
+from nash_jax.models.head import untie_head
 from nash_jax.models.positions import sinusoids
 from nash_jax.spec import ModelSpec
-from nash_jax.tree import check_shapes, count, flatten, unflatten
+from nash_jax.tree import check_shapes, count_params, flatten, unflatten
 
 LAYOUTS: dict[str, Layout] = {
     **dict.fromkeys(("t5", "mt5", "umt5"), t5_layout.LAYOUT),
     **dict.fromkeys(("bart", "mbart", "marian", "pegasus"), bart_layout.LAYOUT),
 }
-_AS_STORED = ("embedding", "positions", "logits_bias")  # matrices that are not [out, in] kernels
+_AS_STORED = ("embedding", "positions", "logits_bias")  # matrices that are not transposed, unlike [out, in] kernels
 
 
-def layout_of(spec: ModelSpec) -> Layout:
-    """The layout of a spec's family.
+def get_layout(spec: ModelSpec) -> Layout:
+    """Returns the layout of a spec's family.
 
     Raises:
       UserError: for a family that `transformers` does not have.
@@ -45,12 +44,12 @@ def layout_of(spec: ModelSpec) -> Layout:
 
 
 def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
-    """The dense spec that a `config.json` describes (tied until the weights say otherwise).
+    """Returns the dense spec for a `config.json`; tied until the weights are read.
 
-    Fields that are missing have the defaults of the config's class, sizes must be there.
+    Missing fields have the defaults of the config's class; sizes are required.
 
     Raises:
-      UserError: for another model type, or settings the family does not have.
+      UserError: for an unknown model type, or settings that the family does not support.
     """
     kind = config.get("model_type")
     if kind not in LAYOUTS:
@@ -59,15 +58,15 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
         if name not in config:
             raise UserError(f"config.json has no {name!r}", f"the config.json of a {kind} checkpoint")
     try:
-        return LAYOUTS[kind].spec_from_config(complete(config))
+        return LAYOUTS[kind].spec_from_config(fill_defaults(config))
     except (TypeError, ValueError) as error:
         raise UserError(f"config.json has a value of another type: {error}", "numbers for sizes") from error
 
 
-def complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json of a known model type with the fields it leaves out, as its class in `transformers` has them.
+def fill_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds the defaults of its class in `transformers` to a config.json of a known model type.
 
-    Fields that the class derives from others or forces stay out.
+    Fields that the class derives from others or overrides are not added.
     """
     from transformers import CONFIG_MAPPING
 
@@ -77,10 +76,10 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a model's folder.
+    """Reads a JSON object from a model's folder.
 
     Raises:
-      UserError: when it is no such thing.
+      UserError: if the file is missing or does not contain a JSON object.
     """
     try:
         found = json.loads(path.read_text())
@@ -97,8 +96,8 @@ def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
     """Reads a folder in the hub's layout.
 
     Args:
-      folder: holds `config.json`, and `model.safetensors`, its shards and `model.safetensors.index.json`, or
-        the same as `pytorch_model.bin`.
+      folder: contains `config.json`, and `model.safetensors`, or shards with `model.safetensors.index.json`, or the
+        same as `pytorch_model.bin`.
 
     Returns:
       The spec, and parameters as float32 NumPy arrays.
@@ -112,12 +111,21 @@ def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
 
 
 def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) -> tuple[ModelSpec, dict[str, Any]]:
-    """Turns a `transformers` state dict of NumPy arrays into (spec, parameters).
+    """Converts a `transformers` state dict of NumPy arrays to a spec and parameters.
 
-    The spec comes back untied when the state holds an LM head of its own, and with two embedding tables when
-    it holds two.
+    Args:
+      spec: from config.json.
+      state: weight name → array.
+      source: name of the checkpoint, for messages.
+
+    Returns:
+      The spec and parameters. The spec is untied if the state has a separate LM head, and has two embedding tables if
+      the state has two.
+
+    Raises:
+      UserError: for missing or unknown weights, or wrong shapes.
     """
-    layout = layout_of(spec)
+    layout = get_layout(spec)
     state = _with_prefix(layout, state)
     spec, state = _settle_tables(spec, state, layout.prefix)
     if spec.positions == "sinusoidal":
@@ -148,7 +156,7 @@ def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) ->
 
 
 def _with_prefix(layout: Layout, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The state without what means nothing; a bare encoder-decoder's names get the prefix they lack."""
+    """Removes unused weights, and adds the prefix if the state is that of a model without LM head."""
     kept = {name: leaf for name, leaf in state.items() if not name.endswith(layout.ignored)}
     if any(name.startswith(layout.prefix) for name in kept):
         return kept
@@ -159,33 +167,33 @@ def _with_prefix(layout: Layout, state: Mapping[str, np.ndarray]) -> dict[str, n
 def _settle_tables(
     spec: ModelSpec, state: dict[str, np.ndarray], prefix: str
 ) -> tuple[ModelSpec, dict[str, np.ndarray]]:
-    """Makes spec and state agree on how many embedding tables there are, and drops stored copies."""
+    """Makes spec and state agree on the number of embedding tables, and removes stored copies."""
     shared, encoder, decoder = (
         f"{prefix}{n}.weight" for n in ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
     )
     rest = {name: leaf for name, leaf in state.items() if name not in (shared, encoder, decoder)}
     stored = [state[name] for name in (shared, encoder, decoder) if name in state]
-    own = {
+    tables = {
         "encoder": state.get(encoder, stored[0] if stored else None),
         "decoder": state.get(decoder, state.get(shared, stored[-1] if stored else None)),
     }
-    if own["encoder"] is None or own["decoder"] is None:
-        return spec, rest  # nothing stored: what is missing is said later
-    if np.array_equal(own["encoder"], own["decoder"]):
-        spec, rest[shared] = dataclasses.replace(spec, encoder_vocab_size=None), own["decoder"]
+    if tables["encoder"] is None or tables["decoder"] is None:
+        return spec, rest  # no tables stored: reported later as missing
+    if np.array_equal(tables["encoder"], tables["decoder"]):
+        spec, rest[shared] = dataclasses.replace(spec, encoder_vocab_size=None), tables["decoder"]
     else:
-        spec = dataclasses.replace(spec, encoder_vocab_size=len(own["encoder"]))
-        rest[encoder], rest[decoder] = own["encoder"], own["decoder"]
+        spec = dataclasses.replace(spec, encoder_vocab_size=len(tables["encoder"]))
+        rest[encoder], rest[decoder] = tables["encoder"], tables["decoder"]
     head = rest.get("lm_head.weight")
-    spec = dataclasses.replace(spec, tied=head is None or np.array_equal(head, own["decoder"]))
+    spec = dataclasses.replace(spec, tied=head is None or np.array_equal(head, tables["decoder"]))
     if spec.tied:
         rest.pop("lm_head.weight", None)
     return spec, rest
 
 
 def _from_hf(path: str, parts: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Weights [out, in] → one array of our shape: input axis first, fused parts on the second axis."""
-    leaves = parts if path.endswith(_AS_STORED) else [p.T for p in parts]  # kernels become [in, out], biases stay
+    """Weights [out, in] → one array of our shape: input axis first, fused parts along the second axis."""
+    leaves = parts if path.endswith(_AS_STORED) else [p.T for p in parts]  # kernels become [in, out]; biases: no change
     fused = leaves[0] if len(leaves) == 1 else np.stack(leaves, axis=0 if parts[0].ndim == 1 else 1)
     if fused.ndim > 1 and fused.shape[0] != shape[0] and fused.shape[-1] != shape[-1]:
         raise ValueError("a transposed kernel has as many values, but another first and last size")
@@ -208,8 +216,8 @@ def _to_hf(path: str, leaf: np.ndarray, num_parts: int) -> list[np.ndarray]:
 
 
 def to_hf_state(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """A rectangular model's `transformers` state dict, float32 NumPy arrays, tables that it ties stored once."""
-    flat, layout = flatten(params), layout_of(spec)
+    """Returns the `transformers` state dict of a model with uniform layers, float32; tied tables are stored once."""
+    flat, layout = flatten(params), get_layout(spec)
     state: dict[str, np.ndarray] = {}
     for path, names in layout.names(spec).items():
         state.update(zip(names, _to_hf(path, np.asarray(flat[path]), len(names)), strict=True))
@@ -219,49 +227,49 @@ def to_hf_state(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, np.ndar
 
 
 def _copies(spec: ModelSpec, state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Tables stored more than once, as `transformers` expects of a model that it does not tie.
+    """Returns tables that `transformers` expects to be stored again, because it does not tie them.
 
-    T5's config says that a table is the head only where outputs are scaled (what version 4 takes the two for).
+    T5's config ties the LM head only if outputs are scaled (version 4 derives both from the same flag).
     """
     decoder = state.get(f"{prefix}shared.weight", state.get(f"{prefix}decoder.embed_tokens.weight"))
-    assert decoder is not None  # every model has a table
-    apart = spec.encoder_vocab_size is not None
+    assert decoder is not None  # every model has an embedding table
+    separate = spec.encoder_vocab_size is not None
     copies = {}
-    said = spec.absolute_positions or spec.output_scale != 1.0
-    if spec.tied and (apart or not said):
+    tied_by_config = spec.absolute_positions or spec.output_scale != 1.0
+    if spec.tied and (separate or not tied_by_config):
         copies["lm_head.weight"] = decoder.copy()
-    if spec.absolute_positions and not spec.tied and not apart:
+    if spec.absolute_positions and not spec.tied and not separate:
         copies |= {f"{prefix}{side}.embed_tokens.weight": decoder.copy() for side in ("encoder", "decoder")}
-    if apart and spec.family != "marian":
+    if separate and spec.family != "marian":
         copies[f"{prefix}shared.weight"] = state[f"{prefix}encoder.embed_tokens.weight"].copy()
     return copies
 
 
 def hf_config(spec: ModelSpec) -> dict[str, Any]:
-    """The `config.json` of a rectangular model, for transformers 4 and 5.
+    """Returns the `config.json` of a model with uniform layers, for transformers 4 and 5.
 
     Raises:
-      UserError: when the family's class in transformers cannot express the spec; it says which flag.
+      UserError: naming the flag that the family's class in transformers cannot express.
     """
-    return layout_of(spec).config_from_spec(spec)
+    return get_layout(spec).config_from_spec(spec)
 
 
-def require_expressible(spec: ModelSpec) -> None:
-    """Refuses a model that `write_hf` cannot write. Any scale of outputs will do: a head takes it.
+def check_expressible(spec: ModelSpec) -> None:
+    """Checks that `write_hf` can write a model; any output scale is allowed, since the LM head can include it.
 
     Raises:
-      UserError: when the family's class in transformers cannot express the model; it says which flag.
+      UserError: naming the flag that the family's class in transformers cannot express.
     """
-    layout = layout_of(spec)
+    layout = get_layout(spec)
     layout.config_from_spec(dataclasses.replace(spec, output_scale=layout.output_scales(spec)[0]))
 
 
 def _expressible(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
-    """The same function with an output scale that the family's class has: an LM head of its own takes the rest."""
-    allowed = layout_of(spec).output_scales(spec)
+    """Returns an equivalent model with an output scale of the family's class; a separate LM head includes the rest."""
+    allowed = get_layout(spec).output_scales(spec)
     if any(np.isclose(spec.output_scale, scale, rtol=1e-6) for scale in allowed):
         return spec, dict(params)
-    spec, params = untie(spec, params)
+    spec, params = untie_head(spec, params)
     factor = np.float32(spec.output_scale / allowed[0])
     head = np.asarray(params["lm_head"]) * factor
     return dataclasses.replace(spec, output_scale=allowed[0]), {**params, "lm_head": head}
@@ -275,27 +283,27 @@ def write_hf(
 ) -> None:
     """Writes `config.json`, `generation_config.json` and `model.safetensors`, which `transformers` loads.
 
-    A ragged model is padded with zeros to a rectangle, and what that costs is printed.
+    A ragged model is padded with zeros to uniform layers; the number of added parameters is printed.
 
     Args:
       folder: an empty folder.
-      spec: the model's shape.
+      spec: the model's architecture.
       params: its parameters.
-      generation: its defaults of generation.
+      generation: fields of its generation config.
 
     Raises:
-      UserError: when the family's class in transformers cannot express the model.
+      UserError: if the family's class in transformers cannot express the model.
     """
     folder = Path(folder)
-    require_expressible(spec)
-    full, padded = rectangular(*_expressible(spec, params))
+    check_expressible(spec)
+    full, padded = pad_to_uniform(*_expressible(spec, params))
     config, state = hf_config(full), to_hf_state(full, padded)
-    state |= _copies(full, state, layout_of(full).prefix)
-    extra = count(padded) / count(params) - 1
+    state |= _copies(full, state, get_layout(full).prefix)
+    extra = count_params(padded) / count_params(params) - 1
     if full.encoder != spec.encoder or full.decoder != spec.decoder:
         print(f"note: padded with zeros for transformers, {extra:.0%} more parameters; the export has none of them")
     if full.output_scale != 1.0 and not full.tied:
-        print("note: an LM head of its own and a scaled output: transformers before version 5 reads another model")
+        print("note: a separate LM head and a scaled output: transformers before version 5 reads another model")
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     ids = {name: config[name] for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
     (folder / "generation_config.json").write_text(json.dumps({**ids, **(generation or {})}, indent=1))

@@ -1,4 +1,4 @@
-"""What a family's layout says: how `transformers` names and shapes the parameters of our tree."""
+"""Layouts of model families: how `transformers` names and shapes the parameters of our tree."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -13,17 +13,16 @@ Names = dict[str, list[str]]
 
 
 class Layout(NamedTuple):
-    """One way in which `transformers` writes encoder-decoders.
+    """Describes how `transformers` stores a group of encoder-decoder families.
 
     Attributes:
-      spec_from_config: config.json, its class's defaults filled in → the dense spec, tied until the weights say
-        otherwise.
-      config_from_spec: rectangular spec → config.json.
-      names: spec → our parameter path → the weights it is made of, fused parts in order.
-      prefix: of all weights but the LM head.
-      ignored: last parts of names of stored weights that mean nothing.
-      depth_field: the field of config.json that says how many encoder layers there are.
-      output_scales: spec → factors on the decoder's output that its class can have, in transformers 5.
+      spec_from_config: config.json, with the defaults of its class → dense spec; tied until the weights are read.
+      config_from_spec: spec with uniform layers → config.json.
+      names: spec → our parameter path → names of the weights that it is made of, fused parts in order.
+      prefix: prefix of all weights except the LM head.
+      ignored: name endings of stored weights that are not used.
+      depth_field: field of config.json with the number of encoder layers.
+      output_scales: spec → factors on the decoder's output that its class supports in transformers 5.
     """
 
     spec_from_config: Callable[[Mapping[str, Any]], ModelSpec]
@@ -36,7 +35,7 @@ class Layout(NamedTuple):
 
 
 def embedding_names(spec: ModelSpec, prefix: str) -> Names:
-    """Names of embedding tables and LM head, alike in all layouts."""
+    """Returns the names of embedding tables and LM head, which are the same in all layouts."""
     names = {
         "shared/embedding": [f"{prefix}shared.weight"],
         "encoder/embedding": [f"{prefix}encoder.embed_tokens.weight"],
@@ -48,7 +47,7 @@ def embedding_names(spec: ModelSpec, prefix: str) -> Names:
 
 
 def special_ids(config: Mapping[str, Any]) -> dict[str, int]:
-    """pad_id, eos_id and decoder_start_id of a config.json; of several EOS ids the first."""
+    """Returns pad_id, eos_id and decoder_start_id of a config.json; the first EOS id if there are several."""
 
     def first(name: str, default: int) -> int:
         value: Any = config.get(name)
@@ -63,20 +62,20 @@ def special_ids(config: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def require_family_flags(spec: ModelSpec, free: Mapping[str, Any]) -> None:
-    """Refuses a spec with a flag that its family's class in `transformers` does not have.
+def check_family_flags(spec: ModelSpec, free: Mapping[str, Any]) -> None:
+    """Checks that a family's class in `transformers` can express all flags of a spec.
 
     Args:
-      spec: what shall be written.
-      free: flags that the class leaves open → the values it can take; None: any.
+      spec: the spec to write.
+      free: flags that the class can vary → allowed values; None: any value.
 
     Raises:
       UserError: naming the flag.
     """
     fields = ModelSpec.__dataclass_fields__
-    for name in FLAGS:
-        value, own = getattr(spec, name), FAMILIES[spec.family].get(name, fields[name].default)
-        allowed = free.get(name, (own,)) if name in free else (own,)
+    for name in FAMILY_FLAGS:
+        value, default = getattr(spec, name), FAMILIES[spec.family].get(name, fields[name].default)
+        allowed = free.get(name, (default,)) if name in free else (default,)
         if allowed is not None and not any(value == a or _close(value, a) for a in allowed):
             raise UserError(
                 f"{name} is {value!r}, which {spec.family} in transformers cannot express",
@@ -86,13 +85,13 @@ def require_family_flags(spec: ModelSpec, free: Mapping[str, Any]) -> None:
 
 
 def _close(value: Any, other: Any) -> bool:
-    """Equal numbers but for rounding, as of d_model**0.5."""
+    """Whether two numbers are equal except for rounding, as in d_model**0.5."""
     numbers = isinstance(value, float) and isinstance(other, float)
     return numbers and bool(np.isclose(value, other, rtol=1e-6))
 
 
-_ANY = {  # every class has these; the sizes of layers are made equal by padding
+_ANY = {  # variable in every class; layer sizes are made uniform by padding
     "family", "vocab_size", "d_model", "head_dim", "num_heads", "encoder", "decoder", "dropout_rate",
     "pad_id", "eos_id", "decoder_start_id",
 }  # fmt: skip
-FLAGS = tuple(name for name in ModelSpec.__dataclass_fields__ if name not in _ANY)
+FAMILY_FLAGS = tuple(name for name in ModelSpec.__dataclass_fields__ if name not in _ANY)

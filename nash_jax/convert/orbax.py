@@ -1,4 +1,4 @@
-"""A single tree of arrays on disk, as exports and the stages' models keep their parameters."""
+"""Orbax storage of one tree of arrays: the parameters of exports and of finished stages."""
 
 import os
 from pathlib import Path
@@ -6,24 +6,27 @@ from typing import Any
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from nash_jax.errors import UserError
 
 
 def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
-    """Writes one tree of arrays; the folder appears whole or not at all. Processes of one run all call it."""
+    """Writes one tree of arrays atomically. All processes of a run must call it."""
+    from orbax.checkpoint import v1 as ocp  # here and below: half a second to import
+
     ocp.save(os.path.abspath(folder), jax.tree.map(np.asarray, tree), overwrite=True)
 
 
 def load_tree(folder: str | os.PathLike[str]) -> Any:
-    """Reads a tree written by `save_tree`, as NumPy arrays (saved shardings do not matter).
+    """Reads a tree written by `save_tree` as NumPy arrays, independent of the saved shardings.
 
-    Processes of one run all call it: Orbax counts its operations and waits for the same one elsewhere.
+    All processes of a run must call it: Orbax counts its operations and waits for the same one in other processes.
 
     Raises:
-      UserError: when there is none, or it is broken.
+      UserError: if there is no tree, or it is broken.
     """
+    from orbax.checkpoint import v1 as ocp
+
     path = Path(folder)
     if not path.is_dir():
         raise UserError(f"no checkpoint at {path}", "a folder that nash_jax wrote")

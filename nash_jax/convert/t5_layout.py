@@ -1,17 +1,16 @@
-"""T5, v1.1, FLAN, ByT5, mT5 and UMT5 as `transformers` writes them.
+"""T5, v1.1, FLAN, ByT5, mT5 and UMT5 in the layout of `transformers`.
 
-Facts that matter (REFERENCE, section 8):
-  * v1.0 scales the decoder's output by d_model**-0.5. transformers 5 keeps that in `scale_decoder_outputs`;
-    before, `tie_word_embeddings` implied it. transformers 5 never scales mT5 and always scales UMT5; before,
-    it scaled both when tied, which the public ones are not.
-  * block 0 of a stack owns the position-bias table of the whole stack; in UMT5 every block has one.
+* v1.0 scales the decoder's output by d_model**-0.5. transformers 5 stores this as `scale_decoder_outputs`; earlier
+  versions derived it from `tie_word_embeddings`. transformers 5 never scales mT5 and always scales UMT5; earlier
+  versions scaled both if tied, but the public checkpoints are not tied.
+* Block 0 of encoder and decoder stores the position-bias table for all blocks; in UMT5 every block has a table.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from nash_jax.axes import param_axes
-from nash_jax.convert.layout import Layout, Names, embedding_names, require_family_flags, special_ids
+from nash_jax.convert.layout import Layout, Names, check_family_flags, embedding_names, special_ids
 from nash_jax.errors import UserError
 from nash_jax.spec import FAMILIES, ModelSpec, dense_spec
 
@@ -31,7 +30,7 @@ _CLASSES = {
     "mt5": "MT5ForConditionalGeneration",
     "umt5": "UMT5ForConditionalGeneration",
 }
-_SUBLAYER = {  # (side, sub-layer) → place in a block, name of the module there
+_SUBLAYER = {  # (side, sub-layer) → index in a block, name of its module
     ("encoder", "attention"): (0, "SelfAttention"),
     ("encoder", "ffn"): (1, "DenseReluDense"),
     ("decoder", "self_attention"): (0, "SelfAttention"),
@@ -63,7 +62,7 @@ def _spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
         position_max_distance=config["relative_attention_max_distance"],
         norm_eps=config["layer_norm_epsilon"],
         dropout_rate=float(config["dropout_rate"]),
-        **special_ids({**config, "bos_token_id": None}),  # T5 starts with padding when nothing else is said
+        **special_ids({**config, "bos_token_id": None}),  # by default T5 starts with the padding token
     )
 
 
@@ -75,7 +74,7 @@ def _is_scaled(config: Mapping[str, Any]) -> bool:
 
 
 def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
-    require_family_flags(spec, {
+    check_family_flags(spec, {
         "norm_eps": None, "activation": None, "gated": None, "tied": None, "max_positions": None,
         "position_buckets": None, "position_max_distance": None,
         **dict.fromkeys(("attention_dropout_rate", "activation_dropout_rate"), (None, spec.dropout_rate)),
@@ -88,14 +87,14 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
             "save an export instead",
         )
     scaled = spec.output_scale != 1.0
-    own = {"scale_decoder_outputs": scaled} if spec.family != "mt5" else {}
-    return own | {
+    scale = {"scale_decoder_outputs": scaled} if spec.family != "mt5" else {}
+    return scale | {
         "architectures": [_CLASSES[spec.family]],
         "model_type": spec.family,
         "vocab_size": spec.vocab_size,
         "d_model": spec.d_model,
         "d_kv": spec.head_dim,
-        "d_ff": max(1, spec.widest("encoder"), spec.widest("decoder")),
+        "d_ff": max(1, spec.max_ffn_units("encoder"), spec.max_ffn_units("decoder")),
         "num_layers": len(spec.encoder),
         "num_decoder_layers": len(spec.decoder),
         "num_heads": spec.num_heads,
@@ -104,7 +103,7 @@ def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
         "relative_attention_max_distance": spec.position_max_distance,
         "layer_norm_epsilon": spec.norm_eps,
         "dropout_rate": spec.dropout_rate,
-        # before version 5 this said whether outputs are scaled; a head is stored in any case
+        # before version 5 this flag also enabled scaled outputs; a head is stored in any case
         "tie_word_embeddings": scaled,
         "is_encoder_decoder": True,
         "pad_token_id": spec.pad_id,
@@ -150,7 +149,7 @@ def _layer_names(spec: ModelSpec, side: str, layer: str, sublayer: str, leaf: st
     return [f"{prefix}.{module}.{kernel}.weight" for kernel in kernels]
 
 
-# old t5 checkpoints store a bias table for cross-attention, which nothing reads
+# old T5 checkpoints store an unused bias table for cross-attention
 _IGNORED = ("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",)
 LAYOUT = Layout(_spec_from_config, _config_from_spec, _names, "", _IGNORED, "num_layers", _output_scales)
 assert set(_CLASSES) <= set(FAMILIES)

@@ -1,4 +1,4 @@
-"""Reads the weights of a folder in the hub's layout: safetensors, single or sharded, or old PyTorch files."""
+"""Reads the weights of a folder in the hub's layout: safetensors, single or sharded, or PyTorch files."""
 
 import json
 import re
@@ -15,12 +15,18 @@ Tensors = Iterator[tuple[str, np.ndarray]]
 
 
 def read_weights(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of a checkpoint as float32, whatever they are stored in (float16 and bfloat16 are exact in it).
+    """Reads all tensors of a checkpoint as float32 (exact for float16 and bfloat16).
 
-    Integers, such as the position ids that old versions stored, are left out.
+    Integer tensors, such as position ids stored by old versions, are ignored.
+
+    Args:
+      folder: folder of the checkpoint.
+
+    Returns:
+      Weight name → float32 array.
 
     Raises:
-      UserError: when there are none, or a file is missing, broken or not of tensors alone.
+      UserError: if there are no weights, or a file is missing, broken or contains other objects than tensors.
     """
     for stem, suffix, read in (("model", "safetensors", _safetensors), ("pytorch_model", "bin", _torch_file)):
         files = _files(folder, stem, suffix)
@@ -37,7 +43,7 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _files(folder: Path, stem: str, suffix: str) -> list[Path]:
-    """The file of that name, or the shards that its index names."""
+    """Returns the file of that name, or the shards that its index lists."""
     whole, index = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
     if whole.exists():
         return [whole]
@@ -47,9 +53,9 @@ def _files(folder: Path, stem: str, suffix: str) -> list[Path]:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is no index of shards: {error!r}", "the file as it was saved") from error
+        raise UserError(f"{index} is not an index of shards: {error!r}", "the file as it was saved") from error
     if outside or not names:
-        raise UserError(f"{index} names the shards {outside or names}", "files beside it", "fetch it again")
+        raise UserError(f"{index} names the shards {outside or names}", "files in the same folder", "download it again")
     return [folder / name for name in names]
 
 
@@ -60,14 +66,16 @@ def _checked(file: Path, read: Callable[[Path], Tensors]) -> dict[str, np.ndarra
 
 
 def _safetensors(file: Path) -> Tensors:
-    import ml_dtypes  # noqa: F401  (gives NumPy the bfloat16 that safetensors asks it for)
+    import ml_dtypes  # noqa: F401  (registers bfloat16 in NumPy, which safetensors needs)
 
     try:
         with safe_open(file, framework="np") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)
                 yield name, _float32(tensors.get_tensor(name))
     except SafetensorError as error:
-        raise UserError(f"{file} cannot be read: {error}", "a whole safetensors file", "fetch it again") from error
+        raise UserError(
+            f"{file} cannot be read: {error}", "a complete safetensors file", "download it again"
+        ) from error
 
 
 def _float32(tensor: np.ndarray) -> np.ndarray:
@@ -76,24 +84,24 @@ def _float32(tensor: np.ndarray) -> np.ndarray:
 
 
 def _torch_file(file: Path) -> Tensors:
-    """A PyTorch checkpoint through PyTorch's own weights-only reader: nothing in it is run."""
+    """Reads a PyTorch checkpoint with PyTorch's weights-only reader, which runs no code of the file."""
     torch = _torch(file)
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its readers do; the message names what was refused
+    except Exception as error:  # torch raises many types; the message names what was refused
         raise UserError(
-            f"{file} cannot be read as weights alone: {_refusal(error)}",
-            "a whole state dict of tensors",
-            "nothing else in such a file is run",
+            f"{file} cannot be read by the weights-only reader: {_refusal(error)}",
+            "a complete state dict of tensors",
+            "no other content of such a file is loaded",
         ) from error
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise UserError(f"{file} holds a {type(state).__name__} of other things", "a state dict of tensors")
+        raise UserError(f"{file} holds a {type(state).__name__}, not only tensors", "a state dict of tensors")
     for name, tensor in state.items():
         yield name, (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
 
 
 def _torch(file: Path) -> Any:
-    """PyTorch, of a version whose weights-only reader runs nothing."""
+    """Returns PyTorch, if its version has a safe weights-only reader."""
     try:
         import torch
     except ImportError as error:
@@ -107,7 +115,7 @@ def _torch(file: Path) -> Any:
 
 
 def check_torch_version(version: str, file: Path) -> None:
-    """Refuses PyTorch before 2.6, whose weights-only reader could be made to run code (CVE-2025-32434).
+    """Refuses PyTorch before 2.6, whose weights-only reader can be made to run code (CVE-2025-32434).
 
     Raises:
       UserError: for such a version.
@@ -118,8 +126,8 @@ def check_torch_version(version: str, file: Path) -> None:
 
 
 def _refusal(error: Exception) -> str:
-    """What the reader would not do, without its advice to read the file unsafely."""
+    """Returns why the reader refused a file, without its advice to read the file unsafely."""
     text = str(error)
     if asked := re.search(r"GLOBAL ([\w.]+)", text):
         return f"it asks for {asked[1]}"
-    return "it is no file of PyTorch's" if "weights_only" in text else text.splitlines()[0].split(". ")[0]
+    return "it is not a PyTorch file" if "weights_only" in text else text.splitlines()[0].split(". ")[0]

@@ -1,1 +1,1 @@
-"""Rows from hub, files or packages; tokenised once, batched by length."""
+"""Rows from the hub, files or packages; tokenized once, batched by length."""

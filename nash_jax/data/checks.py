@@ -1,7 +1,7 @@
-"""What can be wrong with a row of data, what is done about it, and the account of what was found.
+"""Checks of data rows: the kinds of issues, what happens to such rows, and a record of the issues found.
 
-Nothing is repaired: a row is dropped where what it should say can only be guessed, and kept, but counted, where it may
-be meant. Too many dropped rows refuse the data set.
+Rows are never repaired. A row is dropped if its intended content is unknown. A row is kept, but counted, if the
+unusual content may be intended. If too many rows of a split are dropped, the data set is refused.
 """
 
 import re
@@ -15,13 +15,13 @@ SPLITS = ("train", "validation", "test")
 DROP, KEEP, DROP_TRAIN = "drop", "keep", "drop from train"
 
 
-class Kind(NamedTuple):
-    """A kind of damage or oddity.
+class IssueKind(NamedTuple):
+    """A kind of issue that a row can have.
 
     Attributes:
-      rule: `drop`, `keep` (counted) or `drop from train` (kept and counted in the other splits).
-      meaning: what it is.
-      why: the reason of the rule.
+      rule: `drop`, `keep` (the row is counted) or `drop from train` (in other splits: kept and counted).
+      meaning: description of the issue.
+      why: reason for the rule.
     """
 
     rule: str
@@ -29,209 +29,222 @@ class Kind(NamedTuple):
     why: str
 
 
-_SHIFTED = "which text belongs to which column is not known"
-KINDS = {
-    "not_utf8": Kind(DROP, "bytes that are not UTF-8", "the encoding meant can only be guessed"),
-    "not_json": Kind(DROP, "a line that is not JSON", "nothing in it can be relied on"),
-    "not_object": Kind(DROP, "JSON, but no object", "it names no columns"),
-    "missing_column": Kind(DROP, "no such column in this row", "half a pair teaches nothing"),
-    "broken_quotes": Kind(DROP, "a CSV quote not closed, or text after it", "where the field ends is not known"),
-    "fragment": Kind(DROP, "a CSV line after a broken quote that is no whole row", "it is the rest of a broken row"),
-    "too_few_fields": Kind(DROP, "fewer CSV fields than the header", _SHIFTED),
-    "too_many_fields": Kind(DROP, "more CSV fields than the header, as of a comma without quotes", _SHIFTED),
-    "header_again": Kind(DROP, "the CSV header among the rows", "files were joined; it is no data"),
-    "null": Kind(DROP, "null in place of a text", "half a pair teaches nothing"),
-    "not_text": Kind(DROP, "a number, truth value, list, object or bytes", "how it would be written is not known"),
-    "empty": Kind(DROP, "an empty text, or list of texts", "half a pair teaches nothing"),
-    "blank": Kind(DROP, "white space and invisible characters alone", "it is empty after tokenising"),
-    "nul_character": Kind(DROP, "a NUL character", "binary data, or a hole that a crash left in the file"),
-    "surrogate": Kind(DROP, "half of a surrogate pair", "it is no character, and tokenizers fail at it"),
-    "contradiction": Kind(
-        DROP, "a number of a word that is not there in the text", "which of the two is wrong is not known"
+_SHIFTED = "it is unknown which text belongs to which column"
+_HALF_PAIR = "a row needs both source and target"
+ISSUE_KINDS = {
+    "not_utf8": IssueKind(DROP, "bytes that are not UTF-8", "the intended encoding is unknown"),
+    "not_json": IssueKind(DROP, "a line that is not JSON", "none of its content can be trusted"),
+    "not_object": IssueKind(DROP, "JSON, but not an object", "it has no column names"),
+    "missing_column": IssueKind(DROP, "a required column is missing in this row", _HALF_PAIR),
+    "broken_quotes": IssueKind(DROP, "a CSV quote not closed, or text after it", "where the field ends is not known"),
+    "fragment": IssueKind(
+        DROP, "a CSV line after a broken quote that is not a complete row", "it is the rest of a broken row"
     ),
-    "label_outside_set": Kind(DROP, "a target that is none of the labels", "a class that cannot be predicted"),
-    "duplicate": Kind(
-        DROP_TRAIN, "source and targets of an earlier row", "it counts twice; but scores are of all rows given"
+    "too_few_fields": IssueKind(DROP, "fewer CSV fields than the header", _SHIFTED),
+    "too_many_fields": IssueKind(DROP, "more CSV fields than the header, e.g. an unquoted comma", _SHIFTED),
+    "header_again": IssueKind(DROP, "the CSV header among the rows", "files were concatenated; it is not data"),
+    "null": IssueKind(DROP, "null instead of a text", _HALF_PAIR),
+    "not_text": IssueKind(DROP, "a number, boolean, list, object or bytes", "its intended text form is unknown"),
+    "empty": IssueKind(DROP, "an empty text or an empty list of texts", _HALF_PAIR),
+    "blank": IssueKind(DROP, "only white space and invisible characters", "it is empty after tokenization"),
+    "nul_character": IssueKind(DROP, "a NUL character", "binary data, or a gap left in the file by a crash"),
+    "surrogate": IssueKind(DROP, "half of a surrogate pair", "it is not a character, and tokenizers fail on it"),
+    "contradiction": IssueKind(
+        DROP, "a word index that does not match the text", "it is unknown which of the two is wrong"
     ),
-    "leaked": Kind(DROP_TRAIN, "a source of the validation or test split", "scores would reward memory"),
-    "same_file": Kind(
-        KEEP, "rows of a file that is the validation or test file too", "a trial run may want it; scores reward memory"
+    "label_outside_set": IssueKind(DROP, "a target that is not one of the labels", "the class cannot be predicted"),
+    "duplicate": IssueKind(
+        DROP_TRAIN, "source and targets of an earlier row", "it would count twice; scores use all given rows"
     ),
-    "repeated_label": Kind(
-        KEEP, "source and label of an earlier row", "how often a text has a label is part of what is learnt"
+    "leaked": IssueKind(DROP_TRAIN, "a source of the validation or test split", "scores would reward memorization"),
+    "same_file": IssueKind(
+        KEEP, "rows of a file that is also the validation or test file", "a trial run may do this on purpose"
     ),
-    "repeated_source": Kind(KEEP, "the source of an earlier row, other targets", "there may be several answers"),
-    "source_is_target": Kind(KEEP, "source and target are the same text", "nothing to change may be the answer"),
-    "control_character": Kind(KEEP, "control characters other than tab and line ends", "tokenizers read over them"),
-    "replacement_character": Kind(KEEP, "U+FFFD, what an earlier program could not decode", "the rest can be read"),
-    "mojibake": Kind(KEEP, "UTF-8 that was read as Windows-1252, such as Ã©", "it may be what users will type"),
-    "null_word": Kind(
-        KEEP, "null, None, NaN or N/A as the whole text", "most often a missing value, but it may be meant"
+    "repeated_label": IssueKind(
+        KEEP, "source and label of an earlier row", "label frequencies per text are part of the training signal"
     ),
-    "no_word": Kind(KEEP, "no letter and no digit", "emoji and punctuation may be the answer"),
-    "source_too_long": Kind(KEEP, "more tokens than max_source_length", "it is cut; the beginning is still read"),
-    "target_too_long": Kind(KEEP, "more tokens than max_target_length", "it is cut; the model learns not to end there"),
+    "repeated_source": IssueKind(KEEP, "the source of an earlier row, with other targets", "several may be correct"),
+    "source_is_target": IssueKind(KEEP, "source and target are the same text", "the correct output may be a copy"),
+    "control_character": IssueKind(
+        KEEP, "control characters except tab and line ends", "tokenizers ignore or replace them"
+    ),
+    "replacement_character": IssueKind(
+        KEEP, "U+FFFD, left by a program that could not decode a byte", "the rest of the text is readable"
+    ),
+    "mojibake": IssueKind(KEEP, "UTF-8 decoded as Windows-1252, such as Ã©", "user inputs may contain it too"),
+    "null_word": IssueKind(
+        KEEP, "null, None, NaN or N/A as the whole text", "usually a missing value, but it may be intended"
+    ),
+    "no_word": IssueKind(KEEP, "no letter and no digit", "emoji or punctuation may be the correct answer"),
+    "source_too_long": IssueKind(KEEP, "more tokens than max_source_length", "truncated; the first tokens are used"),
+    "target_too_long": IssueKind(
+        KEEP, "more tokens than max_target_length", "truncated; the model does not learn to stop there"
+    ),
 }
 
 
-def drops(kind: str, split: str) -> bool:
-    """Whether rows of a kind are dropped from a split."""
-    rule = KINDS[kind].rule
+def is_dropped(kind: str, split: str) -> bool:
+    """Returns whether rows with an issue of this kind are dropped from a split."""
+    rule = ISSUE_KINDS[kind].rule
     return rule == DROP or (rule == DROP_TRAIN and split == "train")
 
 
 class RowIssue(NamedTuple):
-    """What is wrong with one row.
+    """An issue of one row.
 
     Attributes:
-      kind: of `KINDS`.
-      detail: what was found there.
+      kind: key of `ISSUE_KINDS`.
+      detail: what was found.
     """
 
     kind: str
     detail: str
 
 
-Entry = tuple[str, Row | RowIssue]  # file and line or row, and what was read there
+Entry = tuple[str, Row | RowIssue]  # (file and line or row number, the record or the issue found there)
 
 
-class Findings:
-    """Rows read, and of each kind that was found in a split the number of rows and the first of them.
+class DataIssues:
+    """Issues of the rows that were read: for each split and kind, the number of rows and the first occurrence.
 
     Attributes:
-      rows_read: split → number.
-      places: split → file and line, or row, of each row that was kept.
-      parts: of each task of a mixture.
+      rows_read: split → number of rows.
+      places: split → file and line (or row number) of each kept row.
+      by_task: task name → its issues, for a mixture.
     """
 
     def __init__(self) -> None:
         self.rows_read: dict[str, int] = {}
         self.places: dict[str, list[str]] = {}
-        self.parts: dict[str, Findings] = {}
+        self.by_task: dict[str, DataIssues] = {}
         self._counts: dict[tuple[str, str], int] = {}
         self._first: dict[tuple[str, str], str] = {}
 
-    def begin(self, split: str) -> None:
-        """The split's rows are read from now on."""
+    def start_split(self, split: str) -> None:
+        """Starts counting the rows of a split."""
         self.rows_read[split], self.places[split] = 0, []
 
-    def note(self, split: str, place: str, damage: RowIssue, count: int = 1) -> None:
-        """Counts a row of a kind, or `count` of which this is the first."""
-        key = split, damage.kind
+    def add(self, split: str, place: str, issue: RowIssue, count: int = 1) -> None:
+        """Adds an issue of one row, or of `count` rows of which this is the first."""
+        key = split, issue.kind
         self._counts[key] = self._counts.get(key, 0) + count
-        self._first.setdefault(key, f"{place}: {damage.detail}")
+        self._first.setdefault(key, f"{place}: {issue.detail}")
 
-    def dropped(self, split: str) -> int:
-        """Rows of a split that were dropped."""
-        own = sum(count for (where, kind), count in self._counts.items() if where == split and drops(kind, split))
-        return own + sum(part.dropped(split) for part in self.parts.values())
+    def num_dropped(self, split: str) -> int:
+        """Number of dropped rows of a split, over all tasks."""
+        here = sum(n for (where, kind), n in self._counts.items() if where == split and is_dropped(kind, split))
+        return here + sum(issues.num_dropped(split) for issues in self.by_task.values())
 
     def to_json(self) -> list[dict[str, Any]]:
-        """{"split", "kind", "rule": "dropped" or "kept", "rows", "first"} of each kind found in a split; of the parts
-        with "task".
+        """Returns one object for each (split, kind): {"split", "kind", "rule": "dropped" or "kept", "rows", "first"}.
+
+        Objects of a mixture's tasks also have "task".
         """
-        kinds = list(KINDS)
+        kinds = list(ISSUE_KINDS)
         found = sorted(self._counts, key=lambda key: (SPLITS.index(key[0]), kinds.index(key[1])))
-        own = [
+        rows = [
             {
                 "split": split,
                 "kind": kind,
-                "rule": "dropped" if drops(kind, split) else "kept",
+                "rule": "dropped" if is_dropped(kind, split) else "kept",
                 "rows": self._counts[split, kind],
                 "first": self._first[split, kind],
             }
             for split, kind in found
         ]
-        return own + [row | {"task": name} for name, part in self.parts.items() for row in part.to_json()]
+        return rows + [row | {"task": name} for name, issues in self.by_task.items() for row in issues.to_json()]
 
     def check_limit(self, split: str, max_dropped: float) -> None:
-        """Refuses a split of which too much was dropped.
+        """Checks that not too many rows of a split were dropped.
 
         Args:
-          split: its name.
-          max_dropped: the largest share of its rows.
+          split: name of the split.
+          max_dropped: largest allowed share of its rows, 0 to 1.
 
         Raises:
-          UserError: naming the kinds, each with its number of rows and the first of them.
+          UserError: if more were dropped; lists the kinds, each with its number of rows and first occurrence.
         """
-        read, dropped = self.rows_read[split], self.dropped(split)
+        read, dropped = self.rows_read[split], self.num_dropped(split)
         if dropped <= max_dropped * read:
             return
         kinds = [row for row in self.to_json() if row["split"] == split and row["rule"] == "dropped"]
-        said = ", ".join(f"{row['kind']} {row['rows']:,} ({row['first']})" for row in kinds)
+        listed = ", ".join(f"{row['kind']} {row['rows']:,} ({row['first']})" for row in kinds)
         raise UserError(
-            f"{dropped:,} of {read:,} {split} rows cannot be used: {said}",
+            f"{dropped:,} of {read:,} {split} rows cannot be used: {listed}",
             f"no more than config.task.max_dropped={max_dropped:g} of them",
-            "repair them, or allow more",
+            "correct them, or allow more",
         )
 
 
 class RowIssueError(ValueError):
-    """A record that no row can be made of.
+    """A record cannot be turned into rows.
 
     Args:
-      damage: the reason.
+      issue: the reason.
     """
 
-    def __init__(self, damage: RowIssue) -> None:
-        super().__init__(damage.detail)
-        self.damage = damage
+    def __init__(self, issue: RowIssue) -> None:
+        super().__init__(issue.detail)
+        self.issue = issue
 
 
-def show(value: Any) -> str:
-    """How a value begins, in one line."""
+def preview(value: Any) -> str:
+    """Returns the start of a value as one line of at most 60 characters."""
     return repr(value[:60] if isinstance(value, str) else value)[:60]
 
 
 def check_rows(
-    entries: Iterable[Entry], to_rows: Callable[[Row], Sequence[Row]], split: str, findings: Findings,
+    entries: Iterable[Entry], to_rows: Callable[[Row], Sequence[Row]], split: str, issues: DataIssues,
     held_out: Mapping[str, str],
 ) -> Iterator[Row]:  # fmt: skip
-    """The rows that are kept, in their order; what is found is noted.
+    """Yields the rows that are kept, in order, and records the issues of all rows.
 
     Args:
-      entries: what was read.
-      to_rows: makes rows of a record, as a form does (`data/forms.py`); none of one that is no case of the task;
-        raises RowIssueError.
-      split: its name.
-      findings: takes the notes.
-      held_out: sources that this split may not have → where they are.
+      entries: records, or issues found while reading them.
+      to_rows: turns a record into rows, as a form does (`data/forms.py`); returns no rows for a record that is not an
+        example of the task; raises RowIssueError.
+      split: name of the split.
+      issues: the issues found are added to it.
+      held_out: sources that this split must not contain → where they are.
+
+    Yields:
+      Rows without an issue for which they are dropped.
     """
-    findings.begin(split)
+    issues.start_split(split)
     earlier: dict[str, set[tuple[str, ...]]] = {}  # source → targets seen with it
     for place, read in entries:
         try:
             rows = [] if isinstance(read, RowIssue) else to_rows(read)
         except RowIssueError as error:
-            rows, read = [], error.damage
-        findings.rows_read[split] += 1 if isinstance(read, RowIssue) else len(rows)
+            rows, read = [], error.issue
+        issues.rows_read[split] += 1 if isinstance(read, RowIssue) else len(rows)
         if isinstance(read, RowIssue):
-            findings.note(split, place, read)
-        # a record's rows, one for each of its answers, are not held against each other: they share a source by design
-        found = [[*find_damage(row), *_compare(row, earlier, held_out)] for row in rows]
-        for row, own in zip(rows, found, strict=True):
-            worst = next((damage for damage in own if drops(damage.kind, split)), None)
-            for damage in [worst] if worst else own:
-                findings.note(split, place, damage)
+            issues.add(split, place, read)
+        # rows of one record (one row per answer) share the source on purpose, so they are not compared to each other
+        found = [[*find_issues(row), *_compare_row(row, earlier, held_out)] for row in rows]
+        for row, row_issues in zip(rows, found, strict=True):
+            worst = next((issue for issue in row_issues if is_dropped(issue.kind, split)), None)
+            for issue in [worst] if worst else row_issues:
+                issues.add(split, place, issue)
             if worst is None:
                 earlier.setdefault(row["source"], set()).add(_identity(row))
-                findings.places[split].append(place)
+                issues.places[split].append(place)
                 yield row
 
 
 def _identity(row: Row) -> tuple[str, ...]:
-    """What tells a row from others of the same source."""
+    """Returns what distinguishes a row from other rows with the same source."""
     return (*row["references"], *row.get("targets", ()))
 
 
-def find_damage(row: Row) -> Iterator[RowIssue]:
-    """What is wrong with a row's texts: the first reason to drop it, or each oddity once."""
+def find_issues(row: Row) -> Iterator[RowIssue]:
+    """Yields the issues of a row's texts: the first one for which it is dropped, or each other kind once."""
     odd: dict[str, RowIssue] = {}
     for name, texts in (("source", [row["source"]]), ("target", row["references"])):
         for text in texts:
-            kind = find_break(text)
-            for found in [kind] if kind else _find_oddities(text):
-                odd.setdefault(found, RowIssue(found, f"the {name} is {show(text)}"))
+            kind = unusable_text_kind(text)
+            for found in [kind] if kind else _suspicious_kinds(text):
+                odd.setdefault(found, RowIssue(found, f"the {name} is {preview(text)}"))
     yield from odd.values()
 
 
@@ -243,8 +256,8 @@ _WORD = re.compile(r"[^\W_]")
 _NULL_WORDS = frozenset({"null", "none", "nan", "n/a", "<na>"})
 
 
-def find_break(value: Any) -> str | None:
-    """The kind of damage for which a row with this value in place of a text is dropped; None of a usable text."""
+def unusable_text_kind(value: Any) -> str | None:
+    """Returns the kind of issue for which a row with this text is dropped, or None if the text is usable."""
     if not isinstance(value, str):
         return "null" if value is None else "not_text"
     if not value:
@@ -256,8 +269,8 @@ def find_break(value: Any) -> str | None:
     return None if _VISIBLE.search(value) else "blank"
 
 
-def _find_oddities(text: str) -> Iterator[str]:
-    """Kinds of what is odd in a text, though it may be meant."""
+def _suspicious_kinds(text: str) -> Iterator[str]:
+    """Yields the kinds of unusual content in a text that may be intended."""
     if not text.isprintable() and _CONTROL.search(text):
         yield "control_character"
     if not text.isascii():
@@ -272,7 +285,7 @@ def _find_oddities(text: str) -> Iterator[str]:
 
 
 def _is_mojibake(text: str) -> bool:
-    """Whether a text that is not ASCII is UTF-8 bytes read as Windows-1252: right text hardly ever decodes so."""
+    """Whether a non-ASCII text is UTF-8 bytes decoded as Windows-1252; correct text is almost never valid that way."""
     try:
         text.encode("cp1252").decode("utf-8")
     except UnicodeError:
@@ -280,22 +293,24 @@ def _is_mojibake(text: str) -> bool:
     return True
 
 
-def _compare(row: Row, earlier: Mapping[str, set[tuple[str, ...]]], held_out: Mapping[str, str]) -> Iterator[RowIssue]:
-    """What is wrong with a row beside the set of labels, the other splits and the rows before it.
+def _compare_row(
+    row: Row, earlier: Mapping[str, set[tuple[str, ...]]], held_out: Mapping[str, str]
+) -> Iterator[RowIssue]:
+    """Yields the issues that a row has in relation to the label set, the other splits and the earlier rows.
 
-    Short texts to classify repeat themselves: of nine "thanks" eight friendly ones say what two rows would not, so rows
-    with labels stay when they come again. A held-out text is no training text there either: what is known of texts seen
-    before tells nothing of others.
+    In classification, short texts repeat, and their label frequencies carry information, so repeated labelled rows
+    are kept. Labelled rows with a held-out source are dropped from training like all others: scores must not reward
+    memorization.
     """
     source, references = row["source"], row["references"]
     labels = row.get("labels") or references
     outside = [reference for reference in references if reference not in labels]
     if outside:
-        yield RowIssue("label_outside_set", f"{show(outside[0])} is none of {', '.join(map(repr, labels))}")
+        yield RowIssue("label_outside_set", f"{preview(outside[0])} is none of {', '.join(map(repr, labels))}")
     if source in held_out:
-        yield RowIssue("leaked", f"{show(source)} is the source of {held_out[source]} too")
+        yield RowIssue("leaked", f"{preview(source)} is the source of {held_out[source]} too")
     if source in earlier:
         again = "repeated_label" if "labels" in row else "duplicate"
-        yield RowIssue(again if _identity(row) in earlier[source] else "repeated_source", show(source))
+        yield RowIssue(again if _identity(row) in earlier[source] else "repeated_source", preview(source))
     if references == [source]:
-        yield RowIssue("source_is_target", show(source))
+        yield RowIssue("source_is_target", preview(source))

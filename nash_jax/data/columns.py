@@ -1,83 +1,85 @@
-"""Columns of data sets, also nested ones: which are there, and leaving out what no form reads."""
+"""Columns of data sets, including nested ones: checks that they exist, and selection of the columns a form reads."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.forms import Form, lacks
+from nash_jax.data.forms import Form, missing_column_message
 from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Columns:
-    """What a form reads of records, and how a user is told of what is missing.
+class RequiredColumns:
+    """The columns that a form reads, and the error message for missing ones.
 
     Attributes:
-      names: columns; of nested ones `a.b`.
-      expected: in words.
-      do: what else could be done.
+      names: column names; `a.b` is a nested column.
+      expected: what the error message says is expected.
+      do: what the error message says to do.
     """
 
     names: tuple[str, ...]
     expected: str = "the columns named in config.task.source_column and target_column"
     do: str = ""
 
-    def lacking(self, record: Mapping[str, Any]) -> str:
-        """What is wrong with a record, or the `skeleton` of all, that has not all columns; else empty."""
-        return next(filter(None, (lacks(record, column) for column in self.names)), "")
+    def missing(self, record: Mapping[str, Any]) -> str:
+        """Returns a message if a record (or the result of `schema_fields`) lacks a column, else an empty string."""
+        return next(filter(None, (missing_column_message(record, column) for column in self.names)), "")
 
     def error(self, found: str) -> UserError:
-        """The error for what was found."""
+        """Returns the error for what was found."""
         return UserError(found, self.expected, self.do)
 
     def check(self, record: Mapping[str, Any], place: str) -> None:
-        """All columns are there.
+        """Checks that all columns exist.
 
         Raises:
-          UserError: naming the first that is missing.
+          UserError: naming the first missing column.
         """
-        if lacking := self.lacking(record):
-            raise self.error(f"{place} {lacking}")
+        if message := self.missing(record):
+            raise self.error(f"{place} {message}")
 
-    def check_once(self, header: Sequence[str], place: str) -> None:
-        """No column that is read is there twice, for then which one is meant is not known.
+    def check_unique(self, header: Sequence[str], place: str) -> None:
+        """Checks that no required column occurs twice in a header: it would be ambiguous.
 
         Raises:
-          UserError: naming the first that is.
+          UserError: naming the first repeated column.
         """
         for name in header:
-            if header.count(name) > 1 and needs(self.names, name):
+            if header.count(name) > 1 and is_required(self.names, name):
                 raise UserError(f"{place} has the column {name!r} twice", "each column that is read once")
 
 
-def columns_of(form: Form, task: TaskConfig) -> Columns:
-    """The columns of a task's form."""
+def required_columns(form: Form, task: TaskConfig) -> RequiredColumns:
+    """Returns the columns that the form of a task reads."""
     if task.form != "auto" or task.name not in TASKS:
-        return Columns(form.columns)
-    do = "or config.task.form='text' with columns of your own" if task.source == "files" else ""
-    return Columns(form.columns, f"the columns of the task {task.name}: {', '.join(form.columns)}", do)
+        return RequiredColumns(form.columns)
+    do = "or config.task.form='text' with your columns" if task.source == "files" else ""
+    return RequiredColumns(form.columns, f"the columns of the task {task.name}: {', '.join(form.columns)}", do)
 
 
 def check_label_names(features: Mapping[str, Any], form: Form, place: str) -> None:
-    """Where a data set names its labels, they are the form's, in its order: numbers would be read wrong without a sign.
+    """Checks that the label names of a data set are those of the form, in the same order.
+
+    Otherwise label numbers would be mapped to the wrong words without any error.
 
     Args:
       features: of a `datasets` table.
-      form: whose last column is the label's, if it has labels.
-      place: for the message.
+      form: its last column is the label column, if it has labels.
+      place: name of the data set, for the message.
 
     Raises:
-      UserError: when they are others.
+      UserError: if the names or their order differ.
     """
     names = getattr(features.get(form.columns[-1]), "names", None)
     if form.labels and names and tuple(names) != form.labels:
         raise UserError(f"{place} has the labels {', '.join(names)}", f"{', '.join(form.labels)}, in this order")
 
 
-def skeleton(schema: Any) -> dict[str, Any]:
-    """Names of an Arrow schema's columns, in those of structs their fields' names, as a record would hold them."""
+def schema_fields(schema: Any) -> dict[str, Any]:
+    """Returns the column names of an Arrow schema as nested dicts, structured as a record; leaves are None."""
     from pyarrow import types
 
     def inner(kind: Any) -> Any:
@@ -88,12 +90,12 @@ def skeleton(schema: Any) -> dict[str, Any]:
     return {field.name: inner(field.type) for field in schema}
 
 
-def needs(columns: Sequence[str], name: str) -> bool:
-    """Whether a column, or one of the fields in it, is among those read."""
+def is_required(columns: Sequence[str], name: str) -> bool:
+    """Returns whether a column, or a field nested in it, is one of `columns`."""
     return any(column == name or column.startswith(f"{name}.") for column in columns)
 
 
-def narrow(table: Any, columns: Sequence[str]) -> Any:
-    """A `datasets` table of what is read alone: NarrativeQA has a whole book beside every question."""
+def select_columns(table: Any, columns: Sequence[str]) -> Any:
+    """Returns a `datasets` table with only the given columns: NarrativeQA stores a whole book with every question."""
     flat = table.flatten()
-    return flat.select_columns([name for name in flat.column_names if needs(columns, name)])
+    return flat.select_columns([name for name in flat.column_names if is_required(columns, name)])

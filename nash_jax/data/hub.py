@@ -1,4 +1,4 @@
-"""What comes from the Hugging Face hub: fetched, or read from its cache when the hub does not answer."""
+"""Downloads from the Hugging Face Hub, with its cache as fallback when the hub does not answer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,57 +7,66 @@ from typing import Any
 from nash_jax.data.tasks import Task
 from nash_jax.errors import UserError
 
-WITHOUT = (
+OFFLINE_ADVICE = (
     "without network use your own files and folders (configs/local.py) or try configs/quickstart.py, which needs none"
 )
 
 
-def fetch(name: str, patterns: Sequence[str], what: str) -> Path:
-    """The folder of a model repository of the hub: fetched, or from the cache.
+def fetch_repository(name: str, patterns: Sequence[str], what: str) -> Path:
+    """Downloads files of a model repository, or takes them from the cache.
 
-    An unreachable hub is asked once, not five times with growing pauses as `from_pretrained` does.
+    The hub is contacted once; `from_pretrained` would retry five times with increasing delays.
 
     Args:
-      name: such as "google/flan-t5-small".
-      patterns: names of the files wanted.
-      what: for the message: "model" or "tokenizer".
+      name: repository, such as "google/flan-t5-small".
+      patterns: file name patterns to download.
+      what: "model" or "tokenizer", for the message.
+
+    Returns:
+      The local folder.
 
     Raises:
-      UserError: when the hub does not answer or has no such repository.
+      UserError: if the hub does not answer or does not have the repository, and the cache does not have it either.
     """
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"{what}: no folder {name!r}", "a folder, or a name of the hub such as google/flan-t5-small")
+        raise UserError(f"{what}: no folder {name!r}", "a folder, or a name on the hub such as google/flan-t5-small")
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import HFValidationError
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except (OSError, HFValidationError) as error:  # all that the hub client raises otherwise is an OSError
+    except (OSError, HFValidationError) as error:  # all other errors of the hub client are OSErrors
         raise UserError(
-            f"{what} {name!r} is no folder here, and the hub did not give it: {reason(error)}",
-            f"the hub to answer, or the {what} in the cache {HF_HUB_CACHE}",
-            WITHOUT,
+            f"{what} {name!r} is not a folder, and could not be downloaded from the hub: {first_line(error)}",
+            f"an answer of the hub, or the {what} in the cache {HF_HUB_CACHE}",
+            OFFLINE_ADVICE,
         ) from error
 
 
 def fetch_model(name: str, patterns: Sequence[str]) -> Path:
-    """`fetch` of a model with its weights; those in PyTorch's own format only if there are no others.
+    """Downloads a model with its weights; PyTorch files are used only if there are no safetensors.
 
     Args:
-      name: such as "google/flan-t5-small".
-      patterns: names of the files wanted beside the weights.
+      name: repository, such as "google/flan-t5-small".
+      patterns: patterns of the other files to download.
+
+    Returns:
+      The local folder.
+
+    Raises:
+      UserError: as `fetch_repository`.
     """
-    folder = fetch(name, (*patterns, "model*.safetensors"), "model")
+    folder = fetch_repository(name, (*patterns, "model*.safetensors"), "model")
     if any(folder.glob("model*.safetensors*")):
         return folder
-    return fetch(name, (*patterns, "pytorch_model*.bin"), "model")
+    return fetch_repository(name, (*patterns, "pytorch_model*.bin"), "model")
 
 
-def check_data_set(repository: str, revision: str) -> None:
-    """Asks the hub once for a data set; when it does not answer, `datasets` will only look into its cache.
+def check_dataset(repository: str, revision: str) -> None:
+    """Contacts the hub once; if it does not answer, sets `datasets` to offline mode, so that only its cache is used.
 
-    A folder is not asked for.
+    Does nothing if `repository` is a local folder.
     """
     if Path(repository).is_dir():
         return
@@ -68,20 +77,23 @@ def check_data_set(repository: str, revision: str) -> None:
     try:
         HfApi().dataset_info(repository, revision=revision, timeout=10)
     except HfHubHTTPError:
-        pass  # it answered; `load_dataset` says what is wrong
-    except Exception:  # no answer, in whatever way the HTTP client puts it
+        pass  # the hub answered; `load_dataset` reports the error
+    except Exception:  # no answer; the type depends on the HTTP client
         datasets.config.HF_HUB_OFFLINE = True
 
 
-def load_table(task: Task, split: str) -> Any:
-    """A split of a task of the table, from the hub or its cache, as a `datasets` table.
+def load_split(task: Task, split: str) -> Any:
+    """Loads a split of a task's data set from the hub or its cache.
 
     Args:
-      task: says where it is.
-      split: a slice of a hub's split, such as `train[:90%]`.
+      task: entry of the task table.
+      split: slice of a split on the hub, such as `train[:90%]`.
+
+    Returns:
+      A `datasets.Dataset`.
 
     Raises:
-      UserError: when it cannot be had.
+      UserError: if it cannot be loaded.
     """
     import datasets
 
@@ -93,13 +105,13 @@ def load_table(task: Task, split: str) -> Any:
         )  # fmt: skip
     except (OSError, ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"data set {task.repository!r} cannot be loaded: {reason(error)}",
-            f"the hub to answer, or the data set in the cache {datasets.config.HF_DATASETS_CACHE}",
-            WITHOUT,
+            f"data set {task.repository!r} cannot be loaded: {first_line(error)}",
+            f"an answer of the hub, or the data set in the cache {datasets.config.HF_DATASETS_CACHE}",
+            OFFLINE_ADVICE,
         ) from error
 
 
-def reason(error: Exception) -> str:
-    """An error's first line."""
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     return line.removeprefix("Got: ").removesuffix(" (OfflineModeIsEnabled)")

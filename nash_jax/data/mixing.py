@@ -1,7 +1,7 @@
-"""Several tasks learnt together: their rows, and how often each is drawn.
+"""Multi-task mixtures: the rows of several tasks, and how often each task is sampled.
 
-Examples-proportional mixing with a cap, and temperature (Raffel et al., 2020, section 3.5.2): a task of e examples has
-the rate min(e, K)^(1/T) / Σ.
+Examples-proportional mixing with a cap K and temperature T (Raffel et al. 2020, section 3.5.2): the rate of a task with
+e examples is min(e, K)^(1/T) / Σ.
 """
 
 import dataclasses
@@ -16,22 +16,24 @@ from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError, did_you_mean
 
 
-def mixture_parts(task: TaskConfig) -> list[TaskConfig]:
-    """The settings of each task of a mixture.
+def mixture_tasks(task: TaskConfig) -> list[TaskConfig]:
+    """Returns the settings of each task of a mixture.
 
     Raises:
-      UserError: for unknown or repeated tasks, a mixture that has a task's name, or files that are the same for all.
+      UserError: for unknown or repeated tasks, a mixture named like a task, or a file path without `{task}`.
     """
     names = [name.strip() for name in task.mixture.split(",")]
     for name in names:
         if name not in TASKS:
-            raise UserError(f"config.task.mixture names {name!r}{did_you_mean(name, TASKS)}", f"of {', '.join(TASKS)}")
+            raise UserError(
+                f"config.task.mixture names {name!r}{did_you_mean(name, TASKS)}", f"one of {', '.join(TASKS)}"
+            )
     if len(set(names)) < max(len(names), 2):
         raise UserError(f"config.task.mixture is {task.mixture!r}", "two tasks or more, each once")
     if task.name in TASKS:
-        raise UserError(f"config.task.name is {task.name!r}, a single task", "a name of the mixture's own")
+        raise UserError(f"config.task.name is {task.name!r}, a single task", "a name for the mixture")
     if task.source == "pronunciation" or task.form != "auto":
-        raise UserError("config.task.mixture with config.task.source or form of another kind", "hub or files, and auto")
+        raise UserError("config.task.mixture with another config.task.source or form", "'hub' or 'files', and 'auto'")
     return [_part(task, name) for name in names]
 
 
@@ -40,17 +42,22 @@ def _part(task: TaskConfig, name: str) -> TaskConfig:
     for field in ("train_file", "validation_file", "test_file") if task.source == "files" else ():
         path = getattr(task, field)
         if path and "{task}" not in path:
-            raise UserError(f"config.task.{field} is {path!r}", "{task} in it, which stands for each task's name")
+            raise UserError(f"config.task.{field} is {path!r}", "a path with {task}, replaced by each task's name")
         fields[field] = path.replace("{task}", name)
     return dataclasses.replace(task, **fields)
 
 
 def interleave(parts: Mapping[str, Mapping[str, list[Row]]], splits: Sequence[str]) -> dict[str, list[Row]]:
-    """The rows of all tasks, each with its "task"; the first rows of a split are of all tasks in proportion.
+    """Interleaves the rows of all tasks; each row gets its "task".
+
+    Every prefix of a split contains the tasks in proportion to their sizes.
 
     Args:
       parts: task → split → rows.
-      splits: those to join.
+      splits: splits to join.
+
+    Returns:
+      Split → rows.
     """
     joined = {}
     for split in splits:
@@ -63,27 +70,27 @@ def interleave(parts: Mapping[str, Mapping[str, list[Row]]], splits: Sequence[st
     return joined
 
 
-def targets_of(row: Row) -> list[str]:
-    """What a row trains on: its targets where it has such, else its references."""
+def training_targets(row: Row) -> list[str]:
+    """Returns the texts that a row trains on: its targets if it has them, else its references."""
     return row["targets"] if "targets" in row else row["references"]
 
 
 def mixing_rates(sizes: Sequence[int], cap: int, temperature: float) -> np.ndarray:
-    """Shares of tasks of so many examples, which sum to 1."""
+    """Returns the sampling rates of tasks with these numbers of examples, float64 [tasks]; they sum to 1."""
     rates = np.minimum(np.asarray(sizes, float), cap) ** (1 / temperature)
     return rates / rates.sum()
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Which pairs each epoch takes: of every task a fixed number.
+    """Samples the (source, target) pairs of each epoch: a fixed number for every task.
 
-    A task's pairs come in shuffled passes that go on from epoch to epoch, so that no pair is drawn twice before all
-    are drawn once. An epoch's pairs are a function of (pairs, seed, epoch).
+    Each task is sampled in shuffled passes that continue over epochs, so a pair is not repeated before all pairs of the
+    task were used. The pairs of an epoch are a function of (pairs, seed, epoch).
 
     Attributes:
-      pairs: numbers of each task's pairs.
-      quotas: how many of them an epoch takes.
+      pairs: indices of each task's pairs.
+      quotas: number of pairs that an epoch takes from each task.
       seed: of the shuffling.
     """
 
@@ -93,14 +100,14 @@ class Mixture:
 
     @property
     def size(self) -> int:
-        """Pairs of an epoch."""
+        """Number of pairs in an epoch."""
         return sum(self.quotas)
 
-    def draw(self, epoch: int) -> np.ndarray:
-        """Numbers of an epoch's pairs, task by task, int64 [size]."""
-        return np.concatenate([self._draw_of(task, epoch) for task in range(len(self.pairs))])
+    def sample(self, epoch: int) -> np.ndarray:
+        """Returns the indices of an epoch's pairs, ordered by task, int64 [size]."""
+        return np.concatenate([self._sample_task(task, epoch) for task in range(len(self.pairs))])
 
-    def _draw_of(self, task: int, epoch: int) -> np.ndarray:
+    def _sample_task(self, task: int, epoch: int) -> np.ndarray:
         pairs, quota = self.pairs[task], self.quotas[task]
         start = epoch * quota
         first, last = start // len(pairs), (start + quota - 1) // len(pairs)
@@ -111,17 +118,19 @@ class Mixture:
         return np.concatenate(passes)[begin : begin + quota]
 
 
-def mix(rows: Sequence[Row], task: TaskConfig, seed: int) -> Mixture:
-    """The mixture of training rows; an epoch has as many pairs as the tasks have together, each counted up to the cap.
+def make_mixture(rows: Sequence[Row], task: TaskConfig, seed: int) -> Mixture:
+    """Builds the mixture of training rows.
+
+    The number of pairs in an epoch is the sum over tasks of min(pairs, cap).
 
     Args:
-      rows: as `interleave` joins them.
-      task: cap and temperature.
+      rows: from `interleave`.
+      task: mixture cap and temperature.
       seed: of the shuffling.
     """
-    names = np.repeat([row["task"] for row in rows], [len(targets_of(row)) for row in rows])
+    names = np.repeat([row["task"] for row in rows], [len(training_targets(row)) for row in rows])
     pairs = tuple(np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist()))
-    sizes = [len(own) for own in pairs]
+    sizes = [len(indices) for indices in pairs]
     rates = mixing_rates(sizes, task.mixture_cap, task.mixture_temperature)
     total = np.minimum(sizes, task.mixture_cap).sum()
     return Mixture(pairs, tuple(max(1, round(share)) for share in rates * total), seed)

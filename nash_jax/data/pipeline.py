@@ -1,7 +1,7 @@
-"""From rows to batches: tokenised once and cached, grouped by length so that shapes are few.
+"""From rows to batches: tokenized once and cached, bucketed by length so that there are few shapes.
 
-A batch is a function of (rows, seed, step) alone: the data position of a run is one number, and every process
-makes the whole batch and places its part on its devices.
+A batch depends only on (rows, seed, step), so the data position of a run is a single number. Every process builds the
+whole batch and places its shard on its devices.
 """
 
 import functools
@@ -10,70 +10,79 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
-import grain
 import jax
 import numpy as np
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.mixing import Mixture, targets_of
+from nash_jax.data.mixing import Mixture, training_targets
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.ragged import Ragged
 
+if TYPE_CHECKING:
+    import datasets
+
 Shape = tuple[int, int]
-BUCKET_SHARES = (0.6, 0.9)  # of the rows fit the first bucket, the second; all fit the last
+BUCKET_SHARES = (0.6, 0.9)  # quantiles of lengths covered by the first and the second bucket; the last covers all
 
 
 def tokenize(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache: Path) -> tuple[Ragged, Ragged]:
-    """Source and target ids of every pair of a row and a target of it; read from the cache when it fits.
+    """Tokenizes all (source, target) pairs of the rows, or reads them from the cache.
 
     Args:
-      rows: {"source", "references"}, and "targets" where those are not what is learnt.
-      tokenizer: a `transformers` tokenizer; it appends EOS.
-      task: maximal lengths.
-      cache: folder for tokenised splits, one sub-folder for each content.
+      rows: {"source", "references"}, and "targets" if they differ from the references.
+      tokenizer: a `transformers` tokenizer that appends EOS.
+      task: maximum lengths.
+      cache: folder for tokenized splits, with one sub-folder for each content.
+
+    Returns:
+      Source ids and target ids, one sequence per pair.
     """
     table = tokenized_table(rows, tokenizer, task, cache)
     return Ragged.from_column(table, "source_ids"), Ragged.from_column(table, "target_ids")
 
 
 def tokenize_sources(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache: Path) -> Ragged:
-    """Source ids of every row, each once; from the same cache.
+    """Tokenizes the source of every row once; uses the same cache as `tokenize`.
 
     Args:
       rows: as in `tokenize`.
-      tokenizer: as there.
-      task: as there.
-      cache: as there.
+      tokenizer: as in `tokenize`.
+      task: as in `tokenize`.
+      cache: as in `tokenize`.
+
+    Returns:
+      Source ids, one sequence per row.
     """
-    first = np.cumsum([0, *(len(targets_of(row)) for row in rows[:-1])])  # of each row's pairs
+    first = np.cumsum([0, *(len(training_targets(row)) for row in rows[:-1])])  # index of each row's first pair
     return Ragged.from_column(tokenized_table(rows, tokenizer, task, cache).select(first), "source_ids")
 
 
-def tokenized_table(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache: Path) -> datasets.Dataset:
-    """What `tokenize` reads, with the numbers of tokens there were before anything was cut.
+def tokenized_table(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, cache: Path) -> "datasets.Dataset":
+    """Returns the table behind `tokenize`, which also has the lengths before truncation.
 
     Args:
       rows: as in `tokenize`.
-      tokenizer: as there.
-      task: as there.
-      cache: as there.
+      tokenizer: as in `tokenize`.
+      task: as in `tokenize`.
+      cache: as in `tokenize`.
 
     Returns:
-      The columns source_ids, target_ids, source_length, target_length; a row for each (row, reference) pair.
+      Columns source_ids, target_ids, source_length, target_length (in tokens); one row for each (source, target) pair.
     """
+    import datasets  # here: takes over a second to import
+
     folder = cache / _fingerprint(rows, tokenizer, task)
     if not folder.exists():
-        pairs = [(row["source"], target) for row in rows for target in targets_of(row)]
-        table = datasets.Dataset.from_dict({"pair": range(len(pairs))})  # an Arrow column of texts ends at 2 GiB
+        pairs = [(row["source"], target) for row in rows for target in training_targets(row)]
+        table = datasets.Dataset.from_dict({"pair": range(len(pairs))})  # Arrow text columns are limited to 2 GiB
 
         def encode(batch: dict[str, list[int]]) -> dict[str, Any]:
             sources, targets = zip(*(pairs[i] for i in batch["pair"]), strict=True)
-            source_ids, source_lengths = _cut(tokenizer, "text", list(sources), task.max_source_length)
-            # Marian and mBART write targets in another language
-            target_ids, target_lengths = _cut(tokenizer, "text_target", list(targets), task.max_target_length)
+            source_ids, source_lengths = _truncate(tokenizer, "text", list(sources), task.max_source_length)
+            # Marian and mBART tokenize targets as another language
+            target_ids, target_lengths = _truncate(tokenizer, "text_target", list(targets), task.max_target_length)
             return {
                 "source_ids": source_ids,
                 "target_ids": target_ids,
@@ -82,7 +91,7 @@ def tokenized_table(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig
             }
 
         datasets.disable_progress_bars()
-        table = table.map(  # named, for otherwise all texts would be pickled to make a name
+        table = table.map(  # with a given fingerprint: otherwise all texts would be pickled to compute one
             encode, batched=True, remove_columns=["pair"], load_from_cache_file=False, new_fingerprint=folder.name
         )
         partial = folder.with_name(folder.name + f".partial{jax.process_index()}")
@@ -93,29 +102,32 @@ def tokenized_table(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig
     return datasets.load_from_disk(folder)
 
 
-def _cut(tokenizer: Any, kind: str, texts: list[str], limit: int) -> tuple[list[list[int]], list[int]]:
-    """Ids of texts, cut to the limit, and how many there would be without it.
+def _truncate(tokenizer: Any, kind: str, texts: list[str], limit: int) -> tuple[list[list[int]], list[int]]:
+    """Tokenizes texts with truncation; also returns the lengths without truncation.
 
     Args:
-      tokenizer: of `transformers`.
+      tokenizer: a `transformers` tokenizer.
       kind: "text" or "text_target".
-      texts: what to encode.
-      limit: tokens, those included that the tokenizer adds.
+      texts: texts to encode.
+      limit: maximum length in tokens, including special tokens.
+
+    Returns:
+      Token ids of each text, and the number of tokens of each text without truncation.
     """
     encoded = tokenizer(**{kind: texts}, truncation=True, max_length=limit, return_attention_mask=False)
     ids = encoded["input_ids"]
-    if encoded.encodings:  # of the Rust library, which keeps what it cut off
+    if encoded.encodings:  # fast tokenizers keep the overflowing tokens
         return ids, [
             len(part) + sum(len(rest) - sum(rest.special_tokens_mask) for rest in part.overflowing)
             for part in encoded.encodings
         ]
-    full = [text for text, own in zip(texts, ids, strict=True) if len(own) == limit]
+    full = [text for text, row in zip(texts, ids, strict=True) if len(row) == limit]
     whole = iter(tokenizer(**{kind: full}, verbose=False)["input_ids"] if full else [])
-    return ids, [len(next(whole)) if len(own) == limit else len(own) for own in ids]
+    return ids, [len(next(whole)) if len(row) == limit else len(row) for row in ids]
 
 
 def _fingerprint(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig) -> str:
-    """A name for this content: its columns, rows, vocabulary and maximal lengths."""
+    """Returns a name for the tokenized content: a hash of columns, rows, tokenizer and maximum lengths."""
     digest = hashlib.sha256(json.dumps(tokenizer_content(tokenizer)).encode())
     digest.update(f"ids and lengths {task.max_source_length} {task.max_target_length}".encode())
     for row in rows:
@@ -124,10 +136,10 @@ def _fingerprint(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig) -
 
 
 def choose_shapes(sources: Ragged, targets: Ragged) -> list[Shape]:
-    """Three (source, target) shapes that the rows fit into, by quantiles, rounded up to whole eights.
+    """Chooses up to three (source, target) shapes by quantiles of the lengths, rounded up to multiples of 8.
 
-    Targets long for their bucket move to a later one; the last takes all. Short data (up to 32 tokens) is
-    not rounded: there eights would be mostly padding.
+    Pairs whose target is too long for their bucket move to a later one; the last bucket fits all. Short data (up to 32
+    tokens) is not rounded, since rounding would add mostly padding.
     """
     exact = max(sources.lengths.max(), targets.lengths.max()) <= 32
 
@@ -141,8 +153,8 @@ def choose_shapes(sources: Ragged, targets: Ragged) -> list[Shape]:
     return sorted(set(shapes))
 
 
-def find_buckets(sources: Ragged, targets: Ragged, shapes: Sequence[Shape]) -> np.ndarray:
-    """Number of the first shape that each pair fits into; the last takes all."""
+def assign_buckets(sources: Ragged, targets: Ragged, shapes: Sequence[Shape]) -> np.ndarray:
+    """Returns the index of the first shape that each pair fits into, int64 [pairs]; the last shape fits all."""
     found = np.full(len(sources), len(shapes) - 1)
     for i, (source, target) in reversed(list(enumerate(shapes))):
         found[(sources.lengths <= source) & (targets.lengths <= target)] = i
@@ -150,19 +162,19 @@ def find_buckets(sources: Ragged, targets: Ragged, shapes: Sequence[Shape]) -> n
 
 
 class Batches:
-    """All batches of a training phase, addressed by step.
+    """All batches of a training phase, indexed by step.
 
-    Each epoch shuffles the rows, deals them into buckets and cuts each bucket into batches; what is left of
-    a bucket goes into the next longer one, what is left of the last is dropped for this epoch.
+    Each epoch shuffles the pairs, assigns them to buckets and splits each bucket into batches. The remainder of a
+    bucket moves to the next longer one; the remainder of the last bucket is dropped for this epoch.
 
     Args:
       sources: source ids.
       targets: target ids.
       batch_size: rows of a batch over all hosts.
       seed: of the shuffling.
-      pad_id: padding token.
-      shapes: (source, target) lengths, increasing; chosen from the data when left out.
-      mixture: which pairs each epoch takes; all of them when left out.
+      pad_id: padding token id.
+      shapes: (source, target) lengths, increasing; None: chosen from the data.
+      mixture: selects the pairs of each epoch; None: all pairs.
     """
 
     def __init__(
@@ -172,18 +184,18 @@ class Batches:
         self.sources, self.targets = sources, targets
         self.batch_size, self.seed, self.pad_id = batch_size, seed, pad_id
         self.shapes = list(shapes or choose_shapes(sources, targets))
-        self.bucket = find_buckets(sources, targets, self.shapes)
+        self.bucket = assign_buckets(sources, targets, self.shapes)
         self.mixture = mixture
         self.steps_per_epoch = (len(sources) if mixture is None else mixture.size) // batch_size
         self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
 
     def __len__(self) -> int:
-        return 2**62  # as many epochs as are asked for
+        return 2**62  # unlimited epochs
 
     def _make_plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
-        """(bucket, row numbers) of each batch of an epoch."""
+        """(bucket, row indices) of each batch of an epoch."""
         rng = np.random.default_rng((self.seed, epoch))
-        order = rng.permutation(len(self.sources) if self.mixture is None else self.mixture.draw(epoch))
+        order = rng.permutation(len(self.sources) if self.mixture is None else self.mixture.sample(epoch))
         left, batches = np.zeros(0, np.int64), []
         for bucket in range(len(self.shapes)):
             rows = np.concatenate([left, order[self.bucket[order] == bucket]])
@@ -193,7 +205,7 @@ class Batches:
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        """The batch of a step: {"input_ids", "labels"}, int32."""
+        """Returns the batch of a step: {"input_ids" [batch, source], "labels" [batch, target]}, int32."""
         epoch, index = divmod(int(step), self.steps_per_epoch)
         bucket, rows = self._plan(epoch)[index]
         source, target = self.shapes[bucket]
@@ -203,13 +215,15 @@ class Batches:
         }
 
 
-def iterate(batches: Batches, position: dict[str, Any] | None = None) -> Any:
-    """A Grain iterator over the batches; `get_state()` is its position, to be given back here.
+def make_iterator(batches: Batches, position: dict[str, Any] | None = None) -> Any:
+    """Returns a Grain iterator over the batches.
 
     Args:
-      batches: what to iterate over.
-      position: where to go on.
+      batches: the batches to iterate over.
+      position: state from `get_state()` of an earlier iterator, to continue from there; None: start at step 0.
     """
+    import grain  # here: slow to import
+
     read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
     iterator = iter(grain.MapDataset.source(batches).to_iter_dataset(read))
     if position is not None:

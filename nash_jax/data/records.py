@@ -1,4 +1,4 @@
-"""Records of JSONL, CSV and Parquet files, plain or gzip: what cannot be read of one row does not stop the rest."""
+"""Reads records of JSONL, CSV and Parquet files, plain or gzip; a row that cannot be read does not stop the rest."""
 
 import csv
 import json
@@ -9,59 +9,59 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.data.checks import Entry, RowIssue
-from nash_jax.data.columns import Columns, needs, skeleton
-from nash_jax.data.hub import reason
-from nash_jax.data.lines import BROKEN, json_fault, open_file, read_bytes
+from nash_jax.data.columns import RequiredColumns, is_required, schema_fields
+from nash_jax.data.hub import first_line
+from nash_jax.data.lines import READ_ERRORS, json_error, open_file, read_byte_lines
 from nash_jax.errors import UserError
 
 
-def read_records(path: Path, columns: Columns) -> Iterator[Entry]:
-    """(file and line or row, record or what is wrong there) of each row of a file.
+def read_records(path: Path, columns: RequiredColumns) -> Iterator[Entry]:
+    """Yields (file and line or row number, record or `RowIssue`) for each row of a file.
 
     Args:
-      path: .jsonl, .csv or .parquet, also with .gz.
-      columns: those that a record must have.
+      path: .jsonl, .csv or .parquet, optionally with .gz.
+      columns: columns that a record must have.
 
     Raises:
-      UserError: for a file that cannot be read, is of another kind, or has the columns in no row.
+      UserError: for a file that cannot be read or has another type, or if no row has the columns.
     """
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     readers = {"jsonl": _jsonl, "json": _jsonl, "csv": _csv, "parquet": _parquet}
     if kind not in readers:
-        raise UserError(f"{path} is of unknown kind", ".jsonl, .csv or .parquet, also with .gz")
+        raise UserError(f"{path} has an unsupported file type", ".jsonl, .csv or .parquet, also with .gz")
     yield from readers[kind](path, columns)
 
 
 # -- JSONL ------------------------------------------------------------------------------------------------
 
 
-def _jsonl(path: Path, columns: Columns) -> Iterator[Entry]:
-    """A line each; where no object has the columns, the first complaint is raised after the last line."""
-    objects, lacking, first = 0, 0, ""
-    for number, line in enumerate(read_bytes(path), 1):
+def _jsonl(path: Path, columns: RequiredColumns) -> Iterator[Entry]:
+    """One record per line; if no object has the columns, the first message is raised after the last line."""
+    objects, num_missing, first = 0, 0, ""
+    for number, line in enumerate(read_byte_lines(path), 1):
         if not line.strip():
             continue
         place, read = f"{path}:{number}", _parse(line, columns)
         if isinstance(read, dict):
             objects += 1
         elif read.kind == "missing_column":
-            objects, lacking, first = objects + 1, lacking + 1, first or f"{place} {read.detail}"
+            objects, num_missing, first = objects + 1, num_missing + 1, first or f"{place} {read.detail}"
         yield place, read
-    if lacking and lacking == objects:
+    if num_missing and num_missing == objects:
         raise columns.error(first)
 
 
-def _parse(line: bytes, columns: Columns) -> dict[str, Any] | RowIssue:
+def _parse(line: bytes, columns: RequiredColumns) -> dict[str, Any] | RowIssue:
     try:
-        record = json.loads(line.decode("utf-8-sig").strip())  # files that were joined have their marks within
+        record = json.loads(line.decode("utf-8-sig").strip())  # concatenated files have byte-order marks inside
     except UnicodeDecodeError as error:
         return _not_utf8(error.object[error.start])
     except (ValueError, RecursionError) as error:
-        return RowIssue("not_json", f"not JSON: {json_fault(error)}")
+        return RowIssue("not_json", f"not JSON: {json_error(error)}")
     if not isinstance(record, dict):
         return RowIssue("not_object", f"a JSON {type(record).__name__}")
-    lacking = columns.lacking(record)
-    return RowIssue("missing_column", lacking) if lacking else record
+    message = columns.missing(record)
+    return RowIssue("missing_column", message) if message else record
 
 
 def _not_utf8(byte: int) -> RowIssue:
@@ -70,14 +70,14 @@ def _not_utf8(byte: int) -> RowIssue:
 
 # -- CSV --------------------------------------------------------------------------------------------------
 
-_ESCAPED = re.compile(r"[\udc80-\udcff]")  # how `surrogateescape` writes bytes that are not UTF-8
+_ESCAPED = re.compile(r"[\udc80-\udcff]")  # bytes that are not UTF-8, as decoded by `surrogateescape`
 
 
 class _Lines:
-    """Lines of a file, numbered from 1, of which a record takes some and gives back those that are not its own."""
+    """Iterator over the lines of a file, numbered from 1; a record can give back lines that it should not consume."""
 
     def __init__(self, path: Path) -> None:
-        self._rest, self._back = read_bytes(path), deque[str]()
+        self._rest, self._back = read_byte_lines(path), deque[str]()
         self._done, self.taken = 0, list[str]()
 
     def __iter__(self) -> "_Lines":
@@ -98,19 +98,20 @@ class _Lines:
         return self._done + 1
 
     def begin(self) -> None:
-        """The next record begins."""
+        """Starts the next record."""
         self._done += len(self.taken)
         self.taken = []
 
     def give_back(self) -> None:
-        """All lines of the record but its first."""
+        """Gives back all lines of the record except the first."""
         self._back.extendleft(reversed(self.taken[1:]))
         del self.taken[1:]
 
 
-def _csv(path: Path, columns: Columns) -> Iterator[Entry]:
-    """A record each. After a broken quote reading goes on at the next line; until one is found that is a whole record,
-    and is not ended by a quote of the broken one, lines are fragments.
+def _csv(path: Path, columns: RequiredColumns) -> Iterator[Entry]:
+    """One record at a time; after a broken quote, parsing restarts at the next line.
+
+    Until a complete record is found that is not ended by a quote of the broken one, lines are fragments.
     """
     lines = _Lines(path)
     reader = csv.reader(lines, strict=True)
@@ -127,7 +128,7 @@ def _csv(path: Path, columns: Columns) -> Iterator[Entry]:
 
 
 def _next_fields(reader: Iterator[list[str]], lines: _Lines) -> list[str] | RowIssue | None:
-    """The fields of the next record, none of an empty line; None at the end."""
+    """Returns the fields of the next record, an empty list for an empty line, or None at the end of the file."""
     lines.begin()
     try:
         return next(reader, None)
@@ -135,7 +136,7 @@ def _next_fields(reader: Iterator[list[str]], lines: _Lines) -> list[str] | RowI
         return RowIssue("broken_quotes", f"broken CSV: {error}")
 
 
-def _header(reader: Iterator[list[str]], path: Path, columns: Columns) -> list[str]:
+def _header(reader: Iterator[list[str]], path: Path, columns: RequiredColumns) -> list[str]:
     try:
         header = next(reader, [])
     except csv.Error as error:
@@ -143,23 +144,23 @@ def _header(reader: Iterator[list[str]], path: Path, columns: Columns) -> list[s
     if escaped := _ESCAPED.search("".join(header)):
         raise UserError(f"{path}:1: {_not_utf8(ord(escaped[0]) - 0xDC00).detail}", "UTF-8 text")
     columns.check(dict.fromkeys(header), f"{path}:1")
-    columns.check_once(header, f"{path}:1")
+    columns.check_unique(header, f"{path}:1")
     return header
 
 
 def _as_record(fields: list[str], header: list[str], taken: list[str], recovering: bool) -> dict[str, str] | RowIssue:
-    """Fields by the header's names, or what is wrong with them; `taken` are the lines they were read from."""
+    """Returns the fields by header name, or the issue found; `taken` are the lines they were read from."""
     while len(fields) > len(header) and not fields[-1]:
-        fields.pop()  # spreadsheets end lines with commas
+        fields.pop()  # spreadsheets add commas at the end of lines
     count = f"{len(fields)} fields, not {len(header)}"
     if len(fields) != len(header):
-        if len(taken) > 1:  # a quote that was not closed, and the next one's opening taken for its end
+        if len(taken) > 1:  # an unclosed quote: the next opening quote was read as its end
             return RowIssue("broken_quotes", f"broken CSV: {count} over {len(taken)} lines")
         if recovering:
             return RowIssue("fragment", count)
         return RowIssue("too_few_fields" if len(fields) < len(header) else "too_many_fields", count)
     if recovering and _has_bare_quote(fields, "".join(taken)):
-        return RowIssue("fragment", "a quote within a field that has none around it")
+        return RowIssue("fragment", "a quote in an unquoted field")
     if [field.removeprefix("\ufeff") for field in fields] == header:
         return RowIssue("header_again", "the header")
     escaped = _ESCAPED.search("".join(fields))
@@ -167,7 +168,7 @@ def _as_record(fields: list[str], header: list[str], taken: list[str], recoverin
 
 
 def _ends_within(lines: list[str]) -> bool:
-    """Whether a broken record goes on to the last of these lines: no field there begins with its quote."""
+    """Whether a broken record extends to the last of these lines, i.e. no field of that line starts with its quote."""
     try:
         return bool(lines) and _has_bare_quote(next(csv.reader(lines[-1:])), lines[-1])
     except csv.Error:
@@ -175,34 +176,34 @@ def _ends_within(lines: list[str]) -> bool:
 
 
 def _has_bare_quote(fields: list[str], text: str) -> bool:
-    """Whether a quote stands within a field that has none around it."""
+    """Whether an unquoted field contains a quote."""
     return '""' not in text and any('"' in field for field in fields)
 
 
 # -- Parquet ----------------------------------------------------------------------------------------------
 
 
-def _parquet(path: Path, columns: Columns) -> Iterator[Entry]:
+def _parquet(path: Path, columns: RequiredColumns) -> Iterator[Entry]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with open_file(path) as file:
             parquet = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(file.read()))
-        columns.check(skeleton(parquet.schema_arrow), str(path))
-        columns.check_once(parquet.schema_arrow.names, str(path))
-        names = [name for name in parquet.schema_arrow.names if needs(columns.names, name)]
+        columns.check(schema_fields(parquet.schema_arrow), str(path))
+        columns.check_unique(parquet.schema_arrow.names, str(path))
+        names = [name for name in parquet.schema_arrow.names if is_required(columns.names, name)]
         table = parquet.read(columns=names)
         values = [_values(table[name]) for name in names]
-    except (pyarrow.ArrowException, *BROKEN) as error:
-        raise UserError(f"{path} cannot be read: {reason(error)}", "a whole Parquet file") from error
+    except (pyarrow.ArrowException, *READ_ERRORS) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}", "a complete Parquet file") from error
     for number, row in enumerate(zip(*values, strict=True), 1):
-        damage = next((value for value in row if isinstance(value, RowIssue)), None)
-        yield f"{path} row {number}", damage or dict(zip(names, row, strict=True))
+        issue = next((value for value in row if isinstance(value, RowIssue)), None)
+        yield f"{path} row {number}", issue or dict(zip(names, row, strict=True))
 
 
 def _values(column: Any) -> list[Any]:
-    """A column's values, with `RowIssue` in place of bytes that are not UTF-8: Parquet's readers let them in."""
+    """Values of a column, with `RowIssue` for bytes that are not UTF-8: Parquet readers accept them."""
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:

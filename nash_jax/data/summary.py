@@ -1,4 +1,4 @@
-"""The data of a run in numbers: rows and tokens of each split, and what was found wrong."""
+"""Summary of a run's data: rows and tokens of each split, and the issues found."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,62 +8,62 @@ from typing import Any
 import numpy as np
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.checks import SPLITS, Findings, Row, RowIssue, show
-from nash_jax.data.mixing import targets_of
+from nash_jax.data.checks import SPLITS, DataIssues, Row, RowIssue, preview
+from nash_jax.data.mixing import training_targets
 from nash_jax.data.pipeline import tokenized_table
 
 Record = dict[str, Any]
 TEXTS = {"source": "max_source_length", "target": "max_target_length"}
 
 
-def summarise(
-    rows: Mapping[str, Sequence[Row]], tokenizer: Any, task: TaskConfig, cache: Path, findings: Findings
+def summarize_data(
+    rows: Mapping[str, Sequence[Row]], tokenizer: Any, task: TaskConfig, cache: Path, issues: DataIssues
 ) -> Record:
-    """What is said of the data before anything is done with it; in the order of the splits.
+    """Computes the summary of the data that the report shows, in the order of the splits.
 
     Args:
-      rows: of every split, those that are used.
+      rows: split → the rows that are used.
       tokenizer: of the run.
-      task: maximal lengths.
-      cache: folder for tokenised splits.
-      findings: of reading the rows; texts that are cut are added.
+      task: maximum lengths.
+      cache: folder for tokenized splits.
+      issues: found while reading the rows; texts that are truncated are added.
 
     Returns:
-      {"summary": split → name → number or text, "findings": as `Findings.to_json` makes them}.
+      {"summary": split → name → number or text, "findings": `DataIssues.to_json()`}.
     """
     summary = {}
     for split in (name for name in SPLITS if name in rows):
         table = tokenized_table(list(rows[split]), tokenizer, task, cache)
-        summary[split] = _count_rows(split, rows[split], findings) | {"pairs": len(table)}
+        summary[split] = _count_rows(split, rows[split], issues) | {"pairs": len(table)}
         for text, setting in TEXTS.items():
             lengths, limit = np.asarray(table.data[f"{text}_length"]), getattr(task, setting)
             cut = np.flatnonzero(lengths > limit)
             summary[split] |= _describe(text, lengths, len(cut))
             if len(cut):
-                place, content = _find_pair(split, rows[split], int(cut[0]), text, findings)
+                place, content = _find_pair(split, rows[split], int(cut[0]), text, issues)
                 detail = f"{lengths[cut[0]]:,} tokens, of which {limit:,} are used: {content}"
-                findings.note(split, place, RowIssue(f"{text}_too_long", detail), len(cut))
-    return {"summary": summary, "findings": findings.to_json()}
+                issues.add(split, place, RowIssue(f"{text}_too_long", detail), len(cut))
+    return {"summary": summary, "findings": issues.to_json()}
 
 
-def _find_pair(split: str, rows: Sequence[Row], pair: int, text: str, findings: Findings) -> tuple[str, str]:
-    """Where a (row, target) pair is, and how its source or target begins."""
-    pairs = ((number, row["source"], target) for number, row in enumerate(rows) for target in targets_of(row))
+def _find_pair(split: str, rows: Sequence[Row], pair: int, text: str, issues: DataIssues) -> tuple[str, str]:
+    """Returns the place of the row of a (row, target) pair, and the start of its source or target."""
+    pairs = ((number, row["source"], target) for number, row in enumerate(rows) for target in training_targets(row))
     number, source, target = next(itertools.islice(pairs, pair, None))
-    place = findings.places[split][number] if split in findings.places else f"row {number + 1}"
-    return place, show(source if text == "source" else target)
+    place = issues.places[split][number] if split in issues.places else f"row {number + 1}"
+    return place, preview(source if text == "source" else target)
 
 
-def _count_rows(split: str, rows: Sequence[Row], findings: Findings) -> dict[str, int]:
+def _count_rows(split: str, rows: Sequence[Row], issues: DataIssues) -> dict[str, int]:
     counts = {"rows": len(rows)}
-    if split in findings.rows_read:
-        counts = {"rows_read": findings.rows_read[split], "rows_dropped": findings.dropped(split), **counts}
+    if split in issues.rows_read:
+        counts = {"rows_read": issues.rows_read[split], "rows_dropped": issues.num_dropped(split), **counts}
     labels = {reference for row in rows if row.get("labels") for reference in row["references"]}
     return counts | ({"labels": len(labels)} if labels else {})
 
 
 def _describe(text: str, lengths: np.ndarray, num_cut: int) -> dict[str, Any]:
-    """Lengths, in tokens, before anything is cut."""
+    """Statistics of lengths before truncation, in tokens."""
     return {
         f"mean_{text}_tokens": round(float(lengths.mean()), 1),
         f"{text}_tokens_95": int(np.percentile(lengths, 95, method="higher")),
@@ -72,8 +72,8 @@ def _describe(text: str, lengths: np.ndarray, num_cut: int) -> dict[str, Any]:
     }
 
 
-def data_lines(record: Mapping[str, Any]) -> Iterator[str]:
-    """What `summarise` found, for the terminal: some lines a split."""
+def format_summary(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the lines that show a summary in the terminal."""
     for split, found in record["summary"].items():
         dropped = f"; {found['rows_read']:,} read, {found['rows_dropped']:,} dropped" if "rows_read" in found else ""
         labels = f"; {found['labels']} labels" if "labels" in found else ""

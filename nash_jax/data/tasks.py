@@ -1,11 +1,12 @@
-"""The table of tasks: where each lies on the hub as plain files, its form, metric, lengths and recipe.
+"""The task table: for each task its data set on the hub, form, metric, lengths and recipe.
 
-Splits. The labels of the test splits of GLUE, SuperGLUE and TweetQA are hidden, and SQuAD has none. There the public
-validation split is the test split, and checkpoints are chosen on the end of the training split, which training leaves
-out: 10 % of it, or 1,000 or 2,000 rows of a large one. So no test row has a say in training. (The authors' scripts
-choose and report on the same rows.)
+Splits: the test labels of GLUE, SuperGLUE and TweetQA are hidden, and SQuAD has no test split. For these, the public
+validation split is the test split, and checkpoints are selected on the end of the training split, which is excluded
+from training: 10 % of it, or 1,000 or 2,000 rows if it is large. So test rows do not influence training. (The scripts
+of NASH select and report on the same rows.)
 
-Lengths are those of NASH's scripts (REFERENCE, section 5), but for tasks with passages: 128 tokens would cut most.
+Lengths are those of the scripts of NASH (Ko et al. 2023, Findings of EMNLP), except for tasks with passages, where 128
+tokens would truncate most inputs.
 """
 
 import dataclasses
@@ -24,24 +25,24 @@ from nash_jax.data.superglue_forms import BOOLEANS, multirc, record, wsc
 from nash_jax.errors import UserError, did_you_mean
 
 Splits = tuple[str, str, str]
-OWN_SPLITS: Splits = ("train", "validation", "test")
+DEFAULT_SPLITS: Splits = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A data set of the hub and what is done with it.
+    """A data set of the hub and how it is used.
 
     Attributes:
-      repository: name on the hub; a folder in a repository's layout will do.
+      repository: name on the hub, or a folder with the layout of a repository.
       form: how records become rows.
-      metric: what outputs are scored by, of `evaluation.metrics.METRICS`.
-      recipe: which of the published settings it is trained with, of `recipe.presets.TRAINING_PRESETS`.
-      lengths: tokens of a source, tokens of a target in training, new tokens of an output.
-      subset: which of a repository's data sets, where it has several.
+      metric: key of `evaluation.metrics.METRICS`.
+      recipe: published settings to train with, key of `recipe.presets.TRAINING_PRESETS`.
+      lengths: maximum tokens of a source, of a target in training, and of a generated output.
+      subset: name of the subset, if the repository has several.
       splits: train, validation and test, as slices of the hub's splits.
       revision: branch, tag or commit.
-      files: the files of a split where the repository does not say, `{split}` being its name.
-      prefix: what T5's prompt puts before every input; empty where the form itself names the task, or nothing does.
+      files: path of a split's files if the repository does not define it; `{split}` is replaced by the split's name.
+      prefix: text before every input in T5's prompt; empty if the form names the task, or if there is none.
     """
 
     repository: str
@@ -50,20 +51,20 @@ class Task:
     recipe: str
     lengths: tuple[int, int, int]
     subset: str | None = None
-    splits: Splits = OWN_SPLITS
+    splits: Splits = DEFAULT_SPLITS
     revision: str = "main"
     files: str = ""
     prefix: str = ""
 
 
 def _held_out(size: str, split: str = "validation") -> Splits:
-    """The end of the training split instead of a validation split, which is the test split."""
+    """Uses the end of the training split for validation, since the validation split is the test split."""
     return (f"train[:-{size}]", f"train[-{size}:]", split)
 
 
 _TENTH: Splits = ("train[:90%]", "train[90%:]", "validation")
-_CONVERTED = "refs/convert/parquet"  # the hub's own conversion: files CONFIG/SPLIT/0000.parquet, no README
-_LABEL_TOKENS = (16, 8)  # no label word is longer in T5's or BART's tokens
+_CONVERTED = "refs/convert/parquet"  # converted by the hub: files CONFIG/SPLIT/0000.parquet, no README
+_LABEL_TOKENS = (16, 8)  # all label words are shorter in T5's and BART's tokens
 
 
 def _summary(
@@ -86,7 +87,7 @@ def _superglue(
 
 
 def _translations(year: str, pairs: str) -> dict[str, Task]:
-    """Both directions of pairs such as `de-en`, the subsets of a year's repository."""
+    """Tasks for both directions of language pairs such as `de-en`, which are subsets of a year's repository."""
     found = {}
     for pair in pairs.split():
         for source, target in (pair.split("-"), reversed(pair.split("-"))):
@@ -97,9 +98,9 @@ def _translations(year: str, pairs: str) -> dict[str, Task]:
     return found
 
 
-# Verified against stored copies of the hub's pages: columns, splits and Parquet files of nyu-mll/glue, aps/super_glue,
-# ucsbnlp/tweet_qa and deepmind/narrativeqa. Not verified: that xsum and orange_sum are in the hub's conversion under
-# these names, that wmt14 and wmt16 lie as Parquet on `main`, and that dolly keeps its order of rows.
+# Checked against copies of the hub's pages: columns, splits and Parquet files of nyu-mll/glue, aps/super_glue,
+# ucsbnlp/tweet_qa and deepmind/narrativeqa. Not checked: that xsum and orange_sum have these names
+# in the hub's conversion, that wmt14 and wmt16 are stored as Parquet on `main`, and that dolly keeps its row order.
 TASKS: dict[str, Task] = {
     "samsum": _summary("knkarthick/samsum", "dialogue", "summary", (256, 128, 150), "generation"),
     "cnn_dailymail": _summary(
@@ -122,7 +123,7 @@ TASKS: dict[str, Task] = {
         "ucsbnlp/tweet_qa", question_answering("Question", "Tweet", "Answer"), "answers", "generation",
         (256, 32, 20), splits=_held_out("1000"),
     ),
-    "narrativeqa": Task(  # of the stories' summaries, as the authors' settings are for; the stories are whole books
+    "narrativeqa": Task(  # summaries of the stories, as in the authors' settings; the stories are whole books
         "deepmind/narrativeqa", question_answering("question.text", "document.summary.text", "answers.text"),
         "answers", "generation", (512, 100, 100),
     ),
@@ -154,14 +155,14 @@ TASKS: dict[str, Task] = {
         "cb", classification("cb", ("hypothesis", "premise"), ("entailment", "contradiction", "neutral")),
         "accuracy_macro_f1", _TENTH, "superglue_small",
     ),
-    "copa": _superglue(  # T5's paper writes these labels False and True, its data has these names
+    "copa": _superglue(  # labels are False and True in T5's paper, but these names in its data
         "copa", classification("copa", ("choice1", "choice2", "premise", "question"), ("choice1", "choice2")),
         "accuracy", _TENTH, "superglue_small", 128,
     ),
     "boolq": _superglue(
         "boolq", classification("boolq", ("passage", "question"), BOOLEANS), "accuracy", _held_out("1000"), source=512
     ),
-    "wic": _superglue(  # "wic pos: …" in T5's paper; neither its last code nor the data has that field
+    "wic": _superglue(  # "wic pos: …" in T5's paper; neither its final code nor the data has this field
         "wic", classification("wic", ("sentence1", "sentence2", "word"), BOOLEANS), "accuracy", _TENTH, source=128
     ),
     "wsc": _superglue("wsc.fixed", wsc(), "accuracy", _TENTH, "superglue_small", 128),
@@ -172,8 +173,8 @@ TASKS: dict[str, Task] = {
 }  # fmt: skip
 
 
-def find_task(name: str) -> Task:
-    """The entry of that name.
+def get_task(name: str) -> Task:
+    """Returns the entry with this name.
 
     Raises:
       UserError: for an unknown name.
@@ -187,20 +188,20 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
-def prompt_of(family: str) -> str:
-    """The prompts that models of a family know: T5's kin were trained with task and field names."""
+def prompt_style(family: str) -> str:
+    """Returns the prompt style of a model family: T5, mT5 and umT5 are prompted with task and field names."""
     return "t5" if family in ("t5", "mt5", "umt5") else "plain"
 
 
 def task_settings(name: str, family: str = "t5") -> dict[str, Any]:
-    """The fields of `config.task` for a task of the table: `config.task.update(task_settings("cola"))`.
+    """Returns the fields of `config.task` for a task: `config.task.update(task_settings("cola"))`.
 
     Args:
-      name: of the table.
-      family: of the model, as in `config.model.family`.
+      name: name in the task table.
+      family: model family, as in `config.model.family`.
     """
-    task = find_task(name)
-    prompt = prompt_of(family)
+    task = get_task(name)
+    prompt = prompt_style(family)
     source, target, new_tokens = task.lengths
     return {
         "name": name, "source": "hub", "form": "auto", "prompt": prompt,

@@ -1,4 +1,4 @@
-"""The tokenizer of a run: the checkpoint's own, or one built from the task's data."""
+"""The tokenizer of a run: loaded from a checkpoint, or built from the task's data."""
 
 import json
 from importlib import metadata
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.hub import fetch, reason
+from nash_jax.data.hub import fetch_repository, first_line
 from nash_jax.errors import UserError
 from nash_jax.spec import ModelSpec
 
@@ -14,44 +14,44 @@ HUB_FILES = ("*.json", "*.txt", "*.model", "*.spm")  # patterns of a tokenizer's
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
-def choose_tokenizer(task: TaskConfig, own: Any | None, rows: list[dict[str, Any]]) -> Any:
-    """The task's tokenizer, or the checkpoint's own, or one built from rows of the pronunciation task.
+def choose_tokenizer(task: TaskConfig, of_checkpoint: Any | None, rows: list[dict[str, Any]]) -> Any:
+    """Returns the task's tokenizer, or the checkpoint's, or one built from the rows of the pronunciation task.
 
     Args:
-      task: may name one.
-      own: of the checkpoint, if it brings one.
-      rows: training rows; of other tasks, any rows: their text is to end with EOS.
+      task: may name a tokenizer.
+      of_checkpoint: tokenizer of the checkpoint, or None.
+      rows: training rows; for other tasks any rows, used to check that texts end with EOS.
 
     Raises:
-      UserError: when there is none, or it does not end a text with EOS.
+      UserError: if there is no tokenizer, or it does not end texts with EOS.
     """
     if task.tokenizer:
         tokenizer = load_tokenizer(task.tokenizer)
-    elif own is not None:
-        tokenizer = own
+    elif of_checkpoint is not None:
+        tokenizer = of_checkpoint
     elif task.source == "pronunciation":
         tokenizer = build_pronunciation_tokenizer(rows)
     else:
-        raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init that brings one")
+        raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init with a tokenizer")
     ids = tokenizer(rows[0]["source"])["input_ids"]
-    if tokenizer.eos_token_id not in ids[-2:]:  # mBART's first tokenizer puts the language after it
+    if tokenizer.eos_token_id not in ids[-2:]:  # mBART's tokenizer appends the language id after EOS
         raise UserError(f"the tokenizer ends a text with id {ids[-1]}", f"EOS, {tokenizer.eos_token_id}")
     return tokenizer
 
 
 def tokenizer_content(tokenizer: Any) -> dict[str, Any]:
-    """What fixes a tokenizer's ids, as JSON: all it does; of those written in Python alone, class and vocabulary."""
+    """Returns JSON that determines a tokenizer's ids: the whole tokenizer, or class and vocabulary of a slow one."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # as those of ByT5 and Marian
+    if backend is None:  # slow tokenizers such as ByT5's and Marian's
         return {"class": type(tokenizer).__name__, "vocabulary": sorted(tokenizer.get_vocab().items())}
-    return json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # set by the last call, not by it
+    return json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # these two depend on the last call
 
 
 def check_vocabulary(tokenizer: Any, spec: ModelSpec) -> None:
-    """The model knows all tokens, in its inputs and in its outputs.
+    """Checks that the model's input and output vocabularies contain all tokens.
 
     Raises:
-      UserError: when it does not.
+      UserError: if they do not.
     """
     known = min(spec.vocab_size, spec.source_vocab_size)
     if len(tokenizer) > known:
@@ -59,24 +59,24 @@ def check_vocabulary(tokenizer: Any, spec: ModelSpec) -> None:
 
 
 def load_tokenizer(name: str) -> Any:
-    """A `transformers` tokenizer from a folder or a hub name.
+    """Loads a `transformers` tokenizer from a folder or a hub name.
 
     Raises:
-      UserError: when there is none.
+      UserError: if there is none, or it has no padding or EOS token.
     """
     from transformers import AutoTokenizer
 
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        folder = fetch(name, HUB_FILES, "tokenizer")
+        folder = fetch_repository(name, HUB_FILES, "tokenizer")
     _require_packages(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except Exception as error:  # of many kinds, plain Exception from the Rust library among them
+    except Exception as error:  # many types, including plain Exception from the Rust library
         raise UserError(
-            f"no tokenizer could be loaded from {name!r}: {reason(error)}",
+            f"no tokenizer could be loaded from {name!r}: {first_line(error)}",
             "a folder with tokenizer.json or spiece.model, or a name on the hub",
-            "name one in config.task.tokenizer",
+            "set config.task.tokenizer",
         ) from error
     for token in ("pad_token", "eos_token"):
         if getattr(tokenizer, token) is None:
@@ -85,7 +85,7 @@ def load_tokenizer(name: str) -> Any:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a model's folder holds files that a tokenizer is loaded from."""
+    """Whether a model folder contains tokenizer files."""
     return any((folder / name).exists() for name in _VOCABULARIES)
 
 
@@ -95,12 +95,12 @@ _VOCABULARIES = (
 
 
 def _require_packages(folder: Path) -> None:
-    """Names the packages that a tokenizer's files need; `transformers` itself would name others.
+    """Checks that the packages needed for a tokenizer's files are installed; `transformers` would name others.
 
-    Marian reads its two SentencePiece files itself; a single one is converted, unless tokenizer.json is there.
+    Marian reads its two SentencePiece files; a single SentencePiece file is converted, unless tokenizer.json exists.
 
     Raises:
-      UserError: when one is not installed.
+      UserError: naming the packages to install.
     """
     needed: tuple[str, ...] = ("sentencepiece",) if any(folder.glob("*.spm")) else ()
     if any(folder.glob("*.model")) and not (folder / "tokenizer.json").exists():
@@ -122,8 +122,7 @@ def _is_installed(package: str) -> bool:
 
 
 def build_pronunciation_tokenizer(rows: list[dict[str, Any]]) -> Any:
-    """A word-level tokenizer over the letters and phonemes that occur: lower case is a letter each, upper
-    case a phoneme each.
+    """Builds a word-level tokenizer from the letters (lower case) and phonemes (upper case) in the rows.
 
     Args:
       rows: training rows.

@@ -1,1 +1,1 @@
-"""Generation over a split, and the metrics of what came out."""
+"""Generation for the rows of a split, and metrics of the outputs."""

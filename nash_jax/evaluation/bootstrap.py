@@ -1,6 +1,6 @@
-"""How sure values are: confidence intervals of one model's, and a test of two models' on the same rows.
+"""Uncertainty of metrics: bootstrap confidence intervals of one model, and paired tests of two models on the same rows.
 
-Rows of a group are one unit: they are drawn, or change sides, together.
+All rows of a group are one unit of resampling.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,57 +11,66 @@ import numpy as np
 from nash_jax.evaluation.metrics import Metric
 from nash_jax.evaluation.statistics import Values
 
-RESAMPLES = 1000
-LEVEL = 0.95
+NUM_RESAMPLES = 1000
+CONFIDENCE_LEVEL = 0.95
 _SEED = 57
-_CHUNK = 50  # resamples at a time: that many counts for each row are in memory
+_CHUNK = 50  # resamples processed at a time, which limits the memory for the counts [chunk, units]
 
-Draws = Mapping[str, np.ndarray]  # value → that of each resample
+BootstrapValues = Mapping[str, np.ndarray]  # name of a value → its value in each resample [resamples]
 
 
-def draw(metric: Metric, statistics: np.ndarray, groups: np.ndarray, resamples: int = RESAMPLES) -> Values:
-    """The values of resamples of the rows, with replacement, as many units as there are.
+def bootstrap_values(
+    metric: Metric, statistics: np.ndarray, groups: np.ndarray, resamples: int = NUM_RESAMPLES
+) -> Values:
+    """Computes the values of bootstrap resamples: units drawn with replacement, as many as there are.
 
-    The same resamples for every model, so that two models' draws are pairs.
+    The seed is fixed, so all models use the same resamples and the values of two models are paired.
 
     Args:
-      metric: what reduces the statistics.
-      statistics: of the rows [n, k].
-      groups: the number of each row's unit [n], 0 up to the number of units.
-      resamples: how many.
+      metric: reduces the statistics.
+      statistics: of the rows, float64 [n, k].
+      groups: index of each row's unit, int [n], from 0.
+      resamples: number of resamples.
+
+    Returns:
+      Name of a value → its value in each resample, float64 [resamples].
     """
     rng, units = np.random.default_rng(_SEED), int(groups.max()) + 1
-    of_units, found = _unit_totals(statistics, groups), []
+    unit_totals, found = _unit_totals(statistics, groups), []
     for size in _chunks(resamples):
         drawn = rng.integers(0, units, (size, units)) + units * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units)
         if metric.additive:
-            found.append(metric.reduce((counts.astype(float) @ of_units)[:, None]))
+            found.append(metric.reduce((counts.astype(float) @ unit_totals)[:, None]))
         else:
             found += [metric.reduce(np.repeat(statistics, row[groups], axis=0)[None]) for row in counts]
     return _joined(found)
 
 
-def intervals(draws: Draws) -> dict[str, list[float]]:
-    """The percentile interval [low, high] of each value (Efron and Tibshirani 1993, chapter 13), at `LEVEL`."""
+def confidence_intervals(draws: BootstrapValues) -> dict[str, list[float]]:
+    """Percentile interval [low, high] of each value at `CONFIDENCE_LEVEL` (Efron and Tibshirani 1993, chapter 13)."""
     return {name: _bounds(values) for name, values in draws.items()}
 
 
-def compare(
-    metric: Metric, models: tuple[np.ndarray, np.ndarray], draws: tuple[Draws, Draws], groups: np.ndarray
+def compare_paired(
+    metric: Metric,
+    models: tuple[np.ndarray, np.ndarray],
+    draws: tuple[BootstrapValues, BootstrapValues],
+    groups: np.ndarray,
 ) -> dict[str, dict[str, Any]]:
-    """What pruning did to each value, on the same rows.
+    """Compares the values of two models on the same rows.
 
     Args:
-      metric: what reduces the statistics.
-      models: statistics of the rows [n, k], by the dense model's outputs and by the pruned one's.
-      draws: of both, from `draw`.
-      groups: the number of each row's unit [n].
+      metric: reduces the statistics.
+      models: statistics of the rows [n, k] for the dense and for the pruned model.
+      draws: values of both models from `bootstrap_values`.
+      groups: index of each row's unit, int [n].
 
     Returns:
-      Value → `difference`: pruned − dense; `kept`: pruned / dense, `low`, `high`: its interval, by paired
-      resamples (Koehn 2004), all three None where dense is not positive, in any resample for the interval; `p`:
-      two-sided, by approximate randomisation (Noreen 1989; Riezler and Maxwell 2005).
+      Name of a value → {"difference": pruned − dense; "kept": pruned / dense; "low", "high": interval of the latter by
+      paired bootstrap (Koehn 2004); "p": two-sided p-value by approximate randomization (Noreen 1989; Riezler and
+      Maxwell 2005)}. "kept" is None if the dense value is not positive; the interval, if it is not positive in some
+      resample.
     """
     before, after = (metric.values(statistics) for statistics in models)
     shuffled = _differences(metric, *models, groups, len(next(iter(draws[0].values()))))
@@ -80,7 +89,7 @@ def compare(
 
 
 def _differences(metric: Metric, a: np.ndarray, b: np.ndarray, groups: np.ndarray, resamples: int) -> Values:
-    """Differences of values where each unit's outputs are the two models' in either order, by the toss of a coin."""
+    """Differences of the values after randomly swapping the two models' outputs in each unit (probability 1/2)."""
     rng, units = np.random.default_rng(_SEED), int(groups.max()) + 1
     changes, found = _unit_totals(b - a, groups), []
     for size in _chunks(resamples):
@@ -99,13 +108,13 @@ def _differences(metric: Metric, a: np.ndarray, b: np.ndarray, groups: np.ndarra
 
 
 def _p_value(difference: float, shuffled: np.ndarray) -> float:
-    """The share of differences by chance that are no smaller, the one that was found among them."""
-    rounding = 1e-9  # sums in another order are not to make a difference of an equal one
+    """Share of the random differences that are at least as large as the observed one, which is counted as well."""
+    rounding = 1e-9  # equal differences may differ by rounding, since sums are taken in another order
     return float((1 + (np.abs(shuffled) >= abs(difference) - rounding).sum()) / (1 + len(shuffled)))
 
 
 def _unit_totals(statistics: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Sums of the rows of each unit [units, k]."""
+    """Sums of statistics over the rows of each unit, float64 [units, k]."""
     return np.stack([np.bincount(groups, weights=column) for column in statistics.T], axis=1)
 
 
@@ -119,7 +128,7 @@ def _joined(found: list[Values]) -> Values:
 
 
 def _bounds(values: np.ndarray) -> list[float]:
-    return [float(bound) for bound in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]
+    return [float(bound) for bound in np.quantile(values, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])]
 
 
 def _ratio_bounds(numerators: np.ndarray, denominators: np.ndarray) -> list[float] | list[None]:

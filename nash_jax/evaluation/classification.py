@@ -1,8 +1,7 @@
-"""Metrics of outputs that are one of a row's label words, or a number, as T5 has them.
+"""Metrics for outputs that are label words or numbers, as in T5's evaluation (`t5/evaluation/metrics.py`).
 
-A row's `labels` are the label words, the same for all rows, its first reference one of them. An output that is none is
-wrong, and part of the share `invalid`. What else that means for a metric follows T5's evaluation
-(`t5/evaluation/metrics.py`).
+`labels` of a row are the label words, the same for all rows; its first reference is one of them. An output that is not
+a label is wrong and counts for the share `invalid`.
 """
 
 import math
@@ -15,12 +14,15 @@ from nash_jax.evaluation.statistics import Row, Values, percent
 
 
 def measure_labels(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
-    """Margins of the confusion table [3 labels + 1]: right, true and given labels; the last column are invalid outputs.
+    """Computes indicators of correct, true and predicted labels; their sums give the confusion table's margins.
 
-    The cells themselves are not kept: of a few hundred labels they would fill the memory.
+    The full table is not stored: with hundreds of labels it would need too much memory.
+
+    Returns:
+      float64 [n, 3 · labels + 1]; the last column counts invalid outputs.
 
     Raises:
-      UserError: for rows without labels, with labels of their own, or whose reference is none.
+      UserError: for rows without labels, with different labels, or with a reference that is not a label.
     """
     labels = _labels(rows)
     numbers = {label: i for i, label in enumerate(labels)}
@@ -33,10 +35,10 @@ def measure_labels(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
 
 
 def measure_binary(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
-    """`measure_labels` of two labels.
+    """Like `measure_labels`, for exactly two labels.
 
     Raises:
-      UserError: as there, and for other numbers of labels.
+      UserError: as `measure_labels`, and for another number of labels.
     """
     labels = _labels(rows)
     if len(labels) != 2:
@@ -45,7 +47,7 @@ def measure_binary(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
-    """The label words of all rows."""
+    """Returns the label words of all rows."""
     labels = list(rows[0].get("labels") or [])
     for row in rows:
         if list(row.get("labels") or []) != labels or row["references"][0] not in labels:
@@ -56,43 +58,43 @@ def _labels(rows: Sequence[Row]) -> list[str]:
 
 
 def _margins(statistics: np.ndarray) -> list[np.ndarray]:
-    """How often each label is right [..., labels], true [..., labels], given [..., labels + 1] in [..., m, k]."""
+    """Counts in [..., m, k]: correct [..., labels], true [..., labels], predicted [..., labels + 1]."""
     totals = statistics.sum(-2)
     labels = totals.shape[-1] // 3
     return np.split(totals, [labels, 2 * labels], axis=-1)
 
 
 def reduce_accuracy(statistics: np.ndarray) -> Values:
-    """Share of right outputs, and of those that are no label."""
+    """Accuracy, and the share of invalid outputs, in per cent."""
     right, true, given = _margins(statistics)
     whole = true.sum(-1)
     return {"accuracy": percent(right.sum(-1), whole), "invalid": percent(given[..., -1], whole)}
 
 
 def reduce_accuracy_f1(statistics: np.ndarray) -> Values:
-    """Accuracy, and F1 of the second label."""
+    """Accuracy, F1 of the second label, and the share of invalid outputs, in per cent."""
     found = reduce_accuracy(statistics)
     return {"accuracy": found["accuracy"], "f1": binary_f1(statistics), "invalid": found["invalid"]}
 
 
 def binary_f1(statistics: np.ndarray) -> np.ndarray:
-    """F1 of the second of two labels; an invalid output counts as the wrong one of the two."""
+    """F1 of the second of two labels, in per cent; an invalid output counts as a prediction of the wrong label."""
     right, true, _ = _margins(statistics)
     wrong = true.sum(-1) - right.sum(-1)
     return percent(2 * right[..., 1], 2 * right[..., 1] + wrong)
 
 
 def reduce_accuracy_macro_f1(statistics: np.ndarray) -> Values:
-    """Accuracy, and the mean of all labels' F1; an invalid output is a miss of its true label and no other's hit."""
+    """Accuracy, and F1 averaged over labels, in per cent; an invalid output is a false negative of its true label."""
     (right, true, given), found = _margins(statistics), reduce_accuracy(statistics)
     each = percent(2 * right, given[..., :-1] + true)
     return {"accuracy": found["accuracy"], "macro_f1": each.mean(-1), "invalid": found["invalid"]}
 
 
 def reduce_matthews(statistics: np.ndarray) -> Values:
-    """Matthews' correlation, for any number of labels (Gorodkin 2004); invalid is a label that is never true.
+    """Matthews correlation × 100 for any number of labels (Gorodkin 2004); invalid outputs are an additional label.
 
-    0 where all truths or all outputs are the same, as scikit-learn has it.
+    0 if all references or all outputs are equal, as in scikit-learn.
     """
     (right, true, given), found = _margins(statistics), reduce_accuracy(statistics)
     whole = true.sum(-1)
@@ -102,17 +104,17 @@ def reduce_matthews(statistics: np.ndarray) -> Values:
     return {"matthews": matthews, "accuracy": found["accuracy"], "invalid": found["invalid"]}
 
 
-UNREADABLE = -1.0  # T5's `string_to_float`: below all scores of STS-B, 0 to 5
+UNPARSABLE_NUMBER = -1.0  # as T5's `string_to_float`; smaller than all scores of STS-B, 0 to 5
 
 
 def measure_numbers(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
-    """The output's number (-1 where it is none), the reference's, and whether the output is none."""
+    """Returns float64 [n, 3]: the output as a number (-1 if it is not one), the reference, whether it is not one."""
     found = []
     for output, row in zip(outputs, rows, strict=True):
         given, true = _number(output), _number(row["references"][0])
         if true is None:
             raise UserError(f"a row has the reference {row['references'][0]!r}", "a number, for this metric")
-        found.append([UNREADABLE if given is None else given, true, given is None])
+        found.append([UNPARSABLE_NUMBER if given is None else given, true, given is None])
     return np.asarray(found, float).reshape(len(found), 3)
 
 
@@ -125,8 +127,8 @@ def _number(text: str) -> float | None:
 
 
 def reduce_correlation(statistics: np.ndarray) -> Values:
-    """Pearson's and Spearman's correlation, and the share of outputs that are no number. Not additive over rows."""
-    from scipy.stats import rankdata  # here, for it takes half a second to import
+    """Pearson and Spearman correlation × 100, and the percentage of outputs that are not numbers. Not additive."""
+    from scipy.stats import rankdata  # imported here because it takes half a second
 
     outputs, truths, invalid = np.moveaxis(statistics, -1, 0)
     ranks = rankdata(outputs, axis=-1), rankdata(truths, axis=-1)
@@ -135,8 +137,8 @@ def reduce_correlation(statistics: np.ndarray) -> Values:
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Correlation along the last axis, in per cent; 0 where one side is constant, for it then says nothing."""
-    varied = (np.ptp(x, axis=-1) > 0) & (np.ptp(y, axis=-1) > 0)  # a mean is rounded: of equal numbers some is left
+    """Correlation × 100 along the last axis; 0 if one side is constant."""
+    varied = (np.ptp(x, axis=-1) > 0) & (np.ptp(y, axis=-1) > 0)  # the mean is rounded: x - mean may not be 0
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     spread = (x**2).sum(-1) * (y**2).sum(-1)
     return 100 * (x * y).sum(-1) / np.sqrt(np.where(varied, spread, np.inf))

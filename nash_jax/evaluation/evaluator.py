@@ -1,4 +1,4 @@
-"""Generates for every row of a split and scores the outputs; knows no writer."""
+"""Generates outputs for the rows of a split and scores them; does not write any files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,43 +7,43 @@ from typing import Any
 import numpy as np
 
 from nash_jax.config.schema import Config, TaskConfig
-from nash_jax.data.outputs import read_output
 from nash_jax.data.pipeline import tokenize_sources
+from nash_jax.data.postprocess import postprocess_output
 from nash_jax.errors import UserError
-from nash_jax.evaluation.bootstrap import compare, draw, intervals
-from nash_jax.evaluation.by_task import find_parts, join_values
+from nash_jax.evaluation.bootstrap import bootstrap_values, compare_paired, confidence_intervals
+from nash_jax.evaluation.row_subsets import merge_values, split_by_task
 from nash_jax.evaluation.text_metrics import baseline_outputs
-from nash_jax.generation.batching import generate_many
+from nash_jax.generation.batching import generate_batches
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.spec import ModelSpec
 
 
-def output_options(config: Config, own: GenerationOptions) -> GenerationOptions:
-    """How outputs that are scored are generated: as the model's own defaults say, but for what the config sets.
+def evaluation_options(config: Config, defaults: GenerationOptions) -> GenerationOptions:
+    """Returns the generation options for evaluation: the model's defaults, overridden by the config.
 
     Args:
-      config: its task's length, and the beams, length penalty and n-gram rule of `evaluate`.
-      own: the model's defaults.
+      config: its task sets the output length; `evaluate` sets beams, length penalty and n-gram blocking.
+      defaults: the model's generation options.
     """
     e = config.evaluate
-    return own.replace(
+    return defaults.replace(
         max_new_tokens=config.task.max_new_tokens, max_length=None, num_return_sequences=1, num_beams=e.num_beams,
         length_penalty=e.length_penalty, no_repeat_ngram_size=e.no_repeat_ngram_size,
     )  # fmt: skip
 
 
-_LENGTHS = {  # settings that a table of positions limits
+_LENGTHS = {  # settings limited by the size of a position table
     "task": ("max_source_length", "max_target_length", "max_new_tokens"),
     "benchmark": ("source_length", "new_tokens"),
 }
 
 
 def check_positions(spec: ModelSpec, config: Config) -> None:
-    """The model has positions for all lengths of the config.
+    """Checks that the model has positions for all lengths of the config.
 
     Raises:
-      UserError: naming the setting that is too great.
+      UserError: naming the setting that is too large.
     """
     for group, names in _LENGTHS.items() if spec.absolute_positions else ():
         for name in names:
@@ -54,15 +54,15 @@ def check_positions(spec: ModelSpec, config: Config) -> None:
 
 
 class Evaluator:
-    """One split, tokenised once.
+    """Generates and scores outputs for one split, which is tokenized once.
 
     Args:
-      rows: {"source", "references"}, and what else the metric needs.
+      rows: {"source", "references"}, and other keys that the metric needs.
       tokenizer: a `transformers` tokenizer.
       task: source length and metric.
-      options: how to generate, one output a row.
+      options: generation options, with one output per row.
       batch_size: rows generated together.
-      cache: folder for tokenised splits.
+      cache: folder for tokenized splits.
     """
 
     def __init__(
@@ -70,92 +70,96 @@ class Evaluator:
         batch_size: int, cache: Path,
     ) -> None:  # fmt: skip
         self.rows, self.tokenizer, self.task, self.options, self.batch_size = rows, tokenizer, task, options, batch_size
-        self.parts = find_parts(task.metric, rows)
+        self.subsets = split_by_task(task.metric, rows)
         self.sources = tokenize_sources(rows, tokenizer, task, cache)
 
-    def outputs(self, engine: Engine) -> tuple[list[str], np.ndarray]:
-        """Generated text and number of new tokens of every row, in the rows' order."""
+    def generate(self, engine: Engine) -> tuple[list[str], np.ndarray]:
+        """Returns the generated text and the number of new tokens (int [n]) of each row, in order."""
         texts, lengths = [""] * len(self.rows), np.zeros(len(self.rows), int)
         pad_id, eos_id = engine.spec.pad_id, engine.spec.eos_id
-        for rows, tokens in generate_many(engine, self.sources, self.options, self.batch_size):
+        for rows, tokens in generate_batches(engine, self.sources, self.options, self.batch_size):
             decoded = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             for row, text, row_tokens in zip(rows, decoded, tokens[:, 1:], strict=True):
                 texts[row] = text
                 lengths[row] = int(((row_tokens != pad_id) & (row_tokens != eos_id)).sum())
         return texts, lengths
 
-    def read(self, texts: Sequence[str]) -> list[str]:
-        """What outputs say in the terms of their rows' references."""
-        return [read_output(text, row) for text, row in zip(texts, self.rows, strict=True)]
+    def postprocess(self, texts: Sequence[str]) -> list[str]:
+        """Converts generated texts to the form of their rows' references."""
+        return [postprocess_output(text, row) for text, row in zip(texts, self.rows, strict=True)]
 
     def evaluate(self, engine: Engine) -> dict[str, float]:
-        """The task's metrics, of a mixture also each task's own, and mean generated length (tokens)."""
-        texts, lengths = self.outputs(engine)
-        read = self.read(texts)
-        values = [part.metric.values(part.measure(read)) for part in self.parts]
-        return join_values(self.parts, values) | mean_length(lengths)
+        """Returns the task's metrics (for a mixture also those of each task) and the mean generated length (tokens)."""
+        texts, lengths = self.generate(engine)
+        outputs = self.postprocess(texts)
+        values = [subset.metric.values(subset.measure(outputs)) for subset in self.subsets]
+        return merge_values(self.subsets, values) | mean_length(lengths)
 
 
 def mean_length(lengths: np.ndarray) -> dict[str, float]:
-    """The value `generated_length`."""
+    """Returns {"generated_length": mean of lengths in tokens}."""
     return {"generated_length": float(lengths.mean())}
 
 
-def score(evaluator: Evaluator, engines: Mapping[str, Engine], num_examples: int = 12) -> dict[str, Any]:
-    """Scores models and the baselines that need none.
+def score_models(evaluator: Evaluator, engines: Mapping[str, Engine], num_examples: int = 12) -> dict[str, Any]:
+    """Scores models and the baselines that need no model.
 
     Args:
       evaluator: of the test rows.
-      engines: models by name.
-      num_examples: rows whose outputs are kept, spread evenly over all.
+      engines: name → model.
+      num_examples: number of example rows in the result, evenly spaced.
 
     Returns:
       As `score_outputs`.
     """
-    return score_outputs(evaluator, {name: evaluator.outputs(engine) for name, engine in engines.items()}, num_examples)
+    return score_outputs(
+        evaluator, {name: evaluator.generate(engine) for name, engine in engines.items()}, num_examples
+    )
 
 
 def score_outputs(
     evaluator: Evaluator, found: Mapping[str, tuple[list[str], np.ndarray]], num_examples: int = 12
 ) -> dict[str, Any]:
-    """Scores what models have put out, and the baselines.
+    """Scores the outputs of models, and the baselines.
 
     Args:
       evaluator: of the test rows.
-      found: texts and lengths by model, as `Evaluator.outputs` gives them.
-      num_examples: rows whose outputs are kept, spread evenly over all.
+      found: model → texts and lengths, from `Evaluator.generate`.
+      num_examples: number of example rows in the result, evenly spaced.
 
     Returns:
-      "metrics": {model: values, "baselines": {name: values}}, "intervals": {model: {value: [low, high]}} of the same
-      form, "paired": of `dense` and `pruned`, where both are there, what `compare` finds, "num_examples": rows scored,
-      "examples".
+      "metrics": {model: values, "baselines": {name: values}}; "intervals": {model: {value: [low, high]}}, with the
+      same structure; "paired": the result of `compare_paired` for `dense` and `pruned`, empty unless both are given;
+      "num_examples": number of rows scored; "examples": some rows with their outputs.
     """
-    rows, task, parts = evaluator.rows, evaluator.task, evaluator.parts
+    rows, task, subsets = evaluator.rows, evaluator.task, evaluator.subsets
     outputs = {name: texts for name, (texts, _) in found.items()}
-    # a mixture's inputs begin each in their task's way, and are not all there to be summarised
+    # the tasks of a mixture have different prefixes, and not all of them are summarization
     baselines = {} if task.mixture else baseline_outputs(task.metric, rows, task.prefix)
-    read = {name: evaluator.read(texts) for name, texts in (outputs | baselines).items()}
-    statistics = {name: [part.measure(own) for part in parts] for name, own in read.items()}
+    read = {name: evaluator.postprocess(texts) for name, texts in (outputs | baselines).items()}
+    statistics = {name: [subset.measure(texts) for subset in subsets] for name, texts in read.items()}
     draws = {
-        name: [draw(part.metric, of_part, part.groups) for part, of_part in zip(parts, own, strict=True)]
-        for name, own in statistics.items()
+        name: [bootstrap_values(subset.metric, x, subset.groups) for subset, x in zip(subsets, by_subset, strict=True)]
+        for name, by_subset in statistics.items()
     }
-    lengths = {name: mean_length(own) for name, (_, own) in found.items()}
+    lengths = {name: mean_length(counts) for name, (_, counts) in found.items()}
 
     def by_model(of: Callable[[str], Any]) -> dict[str, Any]:
         return {name: of(name) for name in outputs} | {"baselines": {name: of(name) for name in baselines}}
 
     def values(name: str) -> dict[str, float]:
-        own = [part.metric.values(of_part) for part, of_part in zip(parts, statistics[name], strict=True)]
-        return join_values(parts, own) | lengths.get(name, {})
+        by_subset = [subset.metric.values(x) for subset, x in zip(subsets, statistics[name], strict=True)]
+        return merge_values(subsets, by_subset) | lengths.get(name, {})
 
     def paired(dense: str, pruned: str) -> dict[str, Any]:
-        both = zip(parts, *(zip(statistics[name], draws[name], strict=True) for name in (dense, pruned)), strict=True)
-        return join_values(parts, [compare(part.metric, (a, b), (x, y), part.groups) for part, (a, x), (b, y) in both])
+        both = zip(subsets, *(zip(statistics[name], draws[name], strict=True) for name in (dense, pruned)), strict=True)
+        return merge_values(
+            subsets, [compare_paired(subset.metric, (a, b), (x, y), subset.groups) for subset, (a, x), (b, y) in both]
+        )
 
     return {
         "metrics": by_model(values),
-        "intervals": by_model(lambda name: join_values(parts, [intervals(own) for own in draws[name]])),
+        "intervals": by_model(lambda name: merge_values(subsets, [confidence_intervals(d) for d in draws[name]])),
         "paired": paired("dense", "pruned") if {"dense", "pruned"} <= outputs.keys() else {},
         "num_examples": len(rows),
         "examples": _examples(rows, outputs, num_examples),
@@ -163,7 +167,7 @@ def score_outputs(
 
 
 def _examples(rows: Sequence[Mapping[str, Any]], outputs: Mapping[str, list[str]], count: int) -> list[dict[str, Any]]:
-    """Some rows, spread evenly over all, with the models' outputs."""
+    """Returns evenly spaced rows with the models' outputs."""
     chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
     return [
         {"source": rows[i]["source"], "references": rows[i]["references"]}

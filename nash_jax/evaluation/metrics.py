@@ -1,8 +1,8 @@
 """The metrics by name.
 
-A metric is two functions: `measure` gives a few numbers for each row, `reduce` makes the values out of the numbers of
-any rows. So rows are measured once and resampled cheaply, and what is a value of the corpus only (BLEU, F1, Matthews)
-stays exact.
+A metric has two functions: `measure` computes a few numbers for each row, `reduce` computes the values from the numbers
+of any set of rows. So rows are measured once, resampling is cheap, and corpus-level values (BLEU, F1, Matthews) are
+exact.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from nash_jax.evaluation.statistics import Row, Values
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """How outputs are scored.
+    """Defines how outputs are scored.
 
     Attributes:
       measure: outputs and their rows → statistics of each row, float64 [n, k].
       reduce: statistics [..., m, k] of m rows → name → values [...], in per cent.
-      selection: the value that selects checkpoints; larger is better.
-      additive: the sum of rows' statistics reduces to what the rows do, so that resamples need only sums.
-      strict: `measure` refuses rows, and is quick: all are tried before training, not the first few.
+      selection: the value by which checkpoints are selected; larger is better.
+      additive: `reduce` depends only on the sum over rows, so resampling needs only sums.
+      strict: `measure` rejects invalid rows and is fast, so all rows are checked before training, not only a few.
     """
 
     measure: Callable[[Sequence[str], Sequence[Row]], np.ndarray]
@@ -36,11 +36,11 @@ class Metric:
     strict: bool = False
 
     def values(self, statistics: np.ndarray) -> dict[str, float]:
-        """The values of statistics [n, k]."""
+        """Returns name → value for statistics [n, k]."""
         return {name: float(value) for name, value in self.reduce(statistics).items()}
 
     def score(self, outputs: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
-        """The values of outputs."""
+        """Returns name → value for outputs."""
         return self.values(self.measure(outputs, rows))
 
 
@@ -61,12 +61,12 @@ METRICS = {
 }
 
 
-def check_rows(metric: str, rows: Sequence[Row]) -> None:
-    """The metric has its packages and can score the rows, so that no training ends in a mistake.
+def check_metric_rows(metric: str, rows: Sequence[Row]) -> None:
+    """Checks that a metric's packages are installed and that it can score the rows, so that errors precede training.
 
     Raises:
       UserError: as the metric's `measure`.
     """
-    own = METRICS[metric]
-    tried = rows if own.strict else rows[:8]
-    own.measure([row["references"][0] for row in tried], tried)
+    chosen = METRICS[metric]
+    tried = rows if chosen.strict else rows[:8]
+    chosen.measure([row["references"][0] for row in tried], tried)

@@ -1,4 +1,4 @@
-"""Where the parameters of a model are, and how many a denser one had."""
+"""Number of parameters by component, and sparsity relative to a dense model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ COMPONENTS = (
 
 
 def component_sizes(params: Mapping[str, Any]) -> dict[str, int]:
-    """Component, of `COMPONENTS` in their order → number of parameters; those without any are left out."""
+    """Returns component → number of parameters, in the order of `COMPONENTS`, without empty components."""
     totals = dict.fromkeys(COMPONENTS, 0)
     for path, leaf in flatten(params).items():
         totals[_component(path)] += int(leaf.size)
@@ -47,43 +47,44 @@ def _component(path: str) -> str:
 
 
 def sparsities(spec: ModelSpec, reference: ModelSpec | None = None) -> dict[str, float | None]:
-    """What a model lacks of its dense form: shares of attention and FFN parameters, counted.
+    """Computes the sparsity of a model: the share of attention and FFN parameters that its dense model has in addition.
 
     Args:
       spec: the model.
-      reference: its dense form, where that is known.
+      reference: its dense model, if known.
 
     Returns:
-      `encoder_sparsity` and `decoder_sparsity`: against the reference, None without one;
-      `encoder_sparsity_at_least` and `decoder_sparsity_at_least`: against a model of as many layers, all with
-      all the heads of the original and with as many FFN units as the side's widest layer has. The dense form
-      had no less, as long as all its layers were alike.
+      `encoder_sparsity` and `decoder_sparsity`: relative to the reference; None without one.
+      `encoder_sparsity_at_least` and `decoder_sparsity_at_least`: relative to a model with the same number of layers,
+      in which each layer has all original heads and as many FFN units as the side's widest layer. This is a lower bound
+      if all layers of the dense model had the same size.
 
     Raises:
-      UserError: when the reference cannot be the dense form.
+      UserError: if the model cannot have been cut from the reference.
     """
     if reference is not None:
         _check_reference(spec, reference)
-    least = spec.rectangle(spec.widest("encoder"), spec.widest("decoder"))  # that this one can have been cut from
+    # the smallest dense model with equal layers from which this one can have been cut
+    smallest = spec.with_uniform_layers(spec.max_ffn_units("encoder"), spec.max_ffn_units("decoder"))
     found: dict[str, float | None] = {}
     for side in SIDES:
         found[f"{side}_sparsity"] = None if reference is None else _missing(reference, spec, side)
-        found[f"{side}_sparsity_at_least"] = _missing(least, spec, side)
+        found[f"{side}_sparsity_at_least"] = _missing(smallest, spec, side)
     return found
 
 
 def _missing(dense: ModelSpec, spec: ModelSpec, side: str) -> float | None:
-    """`removed_fraction`; None where there was nothing to remove."""
+    """`removed_fraction`, or None if the dense model has nothing to remove."""
     there = any(size for name, (_, size) in dense.sublayers().items() if name.startswith(side))
     return removed_fraction(dense, spec, side) if there else None
 
 
 def _check_reference(spec: ModelSpec, reference: ModelSpec) -> None:
-    """The reference has all that the model has."""
+    """Checks that the model can have been cut from the reference."""
     for field in ("family", "num_heads", "head_dim", "decoder_num_heads", "decoder_head_dim", "gated"):
-        own, other = getattr(spec, field), getattr(reference, field)
-        if own != other:
-            raise UserError(f"config.evaluate.reference has {field}={other}", f"that of the model, {own}")
+        value, other = getattr(spec, field), getattr(reference, field)
+        if value != other:
+            raise UserError(f"config.evaluate.reference has {field}={other}", f"that of the model, {value}")
     for side in SIDES:
         missing = _missing(reference, spec, side)
         if missing is not None and missing < 0:

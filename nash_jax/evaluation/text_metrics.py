@@ -1,33 +1,33 @@
-"""Metrics of generated texts by the row, and baselines that need no model."""
+"""Row-level metrics of generated texts, and baselines that need no model."""
 
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from nash_jax.evaluation.statistics import Row, Values, means, percent, with_count
+from nash_jax.evaluation.statistics import Row, Values, append_count, mean_reducer, percent
 
-ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
-def measure_rouge(outputs: Sequence[str], rows: Sequence[Row], names: Sequence[str] = ROUGE) -> np.ndarray:
-    """ROUGE F1 with stemmer (rouge-score), each of a row's best reference for it; Lsum by sentences."""
-    from rouge_score import rouge_scorer  # here, for it takes over a second to import, with all of nltk and scipy
+def measure_rouge(outputs: Sequence[str], rows: Sequence[Row], names: Sequence[str] = ROUGE_TYPES) -> np.ndarray:
+    """ROUGE F1 with stemming (rouge-score), each with the best reference of a row; Lsum on sentences."""
+    from rouge_score import rouge_scorer  # imported here: with nltk and scipy it takes over a second
 
     scorer = rouge_scorer.RougeScorer(names, use_stemmer=True)
     found = []
     for output, row in zip(outputs, rows, strict=True):
         scores = scorer.score_multi([split_sentences(r) for r in row["references"]], split_sentences(output))
         found.append([scores[name].fmeasure for name in names])
-    return with_count(found, len(names))
+    return append_count(found, len(names))
 
 
-reduce_rouge = means(*ROUGE)
+reduce_rouge = mean_reducer(*ROUGE_TYPES)
 
 
 def measure_transcription(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
-    """Edits and phonemes of the nearest reference, and whether there is any edit."""
-    from nltk.metrics.distance import edit_distance  # here, as above
+    """Edit distance to and length of the closest reference in phonemes, and whether there is any edit."""
+    from nltk.metrics.distance import edit_distance  # imported here, see above
 
     found = []
     for output, row in zip(outputs, rows, strict=True):
@@ -35,14 +35,14 @@ def measure_transcription(outputs: Sequence[str], rows: Sequence[Row]) -> np.nda
         edits = [(edit_distance(output.split(), candidate), len(candidate)) for candidate in candidates]
         distance, length = min(edits, key=lambda pair: pair[0] / max(pair[1], 1))
         found.append([distance, length, distance > 0])
-    return with_count(found, 3)
+    return append_count(found, 3)
 
 
 def reduce_transcription(statistics: np.ndarray) -> Values:
-    """Edit-distance rates of words written as space-separated phonemes.
+    """Edit-distance rates of words written as space-separated phonemes, in per cent.
 
-    `phoneme_error_rate`: edits over phonemes of the nearest references; `word_error_rate`: share of rows
-    with any edit; `word_accuracy`: the other rows.
+    `phoneme_error_rate`: edits / phonemes of the closest references; `word_error_rate`: share of rows with any edit;
+    `word_accuracy`: 100 - `word_error_rate`.
     """
     edits, symbols, wrong, rows = np.moveaxis(statistics.sum(-2), -1, 0)
     rate = percent(wrong, rows)
@@ -50,31 +50,31 @@ def reduce_transcription(statistics: np.ndarray) -> Values:
 
 
 def measure_exact_match(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
-    """Whether an output equals a reference, surrounding space aside."""
+    """Whether an output equals a reference, ignoring surrounding white space."""
     hits = [[o.strip() in {r.strip() for r in row["references"]}] for o, row in zip(outputs, rows, strict=True)]
-    return with_count(hits, 1)
+    return append_count(hits, 1)
 
 
-reduce_exact_match = means("exact_match")
+reduce_exact_match = mean_reducer("exact_match")
 
 
 def split_sentences(text: str) -> str:
-    """Sentences on lines of their own, as ROUGE-Lsum wants them."""
+    """Puts each sentence on its own line, as ROUGE-Lsum requires."""
     return re.sub(r"(?<=[.!?])\s+", "\n", text.strip())
 
 
 def first_sentence(text: str) -> str:
-    """A text up to its first sentence end."""
+    """Returns a text up to the end of its first sentence."""
     return split_sentences(text).partition("\n")[0]
 
 
-def lead(text: str, words: int) -> str:
-    """The first words of a text."""
+def first_words(text: str, words: int) -> str:
+    """Returns the first words of a text."""
     return " ".join(text.split()[:words])
 
 
 def baseline_outputs(metric: str, rows: Sequence[Row], prefix: str) -> dict[str, list[str]]:
-    """Summaries that need no model: first sentence, and as many first words as a reference has on average.
+    """Returns baseline summaries: the first sentence, and as many first words as references have on average.
 
     Empty for tasks other than summarization.
     """
@@ -84,5 +84,5 @@ def baseline_outputs(metric: str, rows: Sequence[Row], prefix: str) -> dict[str,
     mean_words = round(sum(len(row["references"][0].split()) for row in rows) / len(rows))
     return {
         "first_sentence": [first_sentence(text) for text in texts],
-        f"first_{mean_words}_words": [lead(text, mean_words) for text in texts],
+        f"first_{mean_words}_words": [first_words(text, mean_words) for text in texts],
     }

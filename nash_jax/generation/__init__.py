@@ -1,1 +1,1 @@
-"""Jitted generation."""
+"""Jitted text generation: greedy search, sampling and beam search."""

@@ -1,6 +1,6 @@
-"""Many inputs of very different lengths, in batches of few shapes.
+"""Generation for many inputs of different lengths, in batches of few shapes.
 
-Letters: B inputs, S source, n outputs for each input, L tokens of an output.
+Letters: B inputs, S source length, n outputs for each input, L output length in tokens.
 """
 
 import math
@@ -11,15 +11,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import numpy as np
 
 from nash_jax.generation.engine import Engine
-from nash_jax.generation.inputs import Inputs, batch_bucket, bucket, check_ids, check_length
+from nash_jax.generation.inputs import PaddedInputs, batch_bucket, check_ids, check_length, length_bucket
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.ragged import Ragged
 from nash_jax.runtime.progress import Progress
 
-PATIENCE = 5.0  # seconds after which it is worth saying how far it is
+PROGRESS_DELAY_S = 5.0  # seconds before a progress bar appears
 
 
-def generate_many(
+def generate_batches(
     engine: Engine,
     sources: Ragged | Sequence[Sequence[int]],
     options: GenerationOptions,
@@ -29,48 +29,48 @@ def generate_many(
     done: Collection[int] = (),
     rows: Mapping[int, int] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Generates for all inputs; those of like length share a batch, the longest come first.
+    """Generates outputs for all inputs; inputs of similar length share a batch, and the longest are first.
 
-    An input is padded by its own length alone, so its tokens do not hang on the order of inputs, nor (but for the
-    rounding of float sums) on the batch size. There is one program for each bucket of lengths in use. An input of no
-    tokens is read as one of padding.
+    Padding depends only on an input's length, so its tokens do not depend on the order of inputs, nor, except for
+    rounding, on the batch size. One program is compiled for each length bucket in use. An input without tokens is
+    treated as one padding token.
 
     Args:
       engine: the model.
-      sources: token ids of each input, as long as they are: nothing is cut.
-      options: how to generate.
+      sources: token ids of each input, not truncated.
+      options: generation options.
       batch_size: inputs generated together.
-      progress: say how far it is; when left out, only once it has taken some seconds.
-      first_row: number of the first input in what the inputs are a part of; what is drawn for an input hangs on it.
-      done: numbers of inputs that need no outputs; a batch of such alone is left out.
-      rows: from `plan_rows` for the whole that the inputs are a part of; when left out, they are the whole.
+      progress: whether to show a progress bar; None: only after some seconds.
+      first_row: index of the first input, if the inputs are part of a larger set; sampling depends on the index.
+      done: indices of inputs that need no output; a batch with only such inputs is skipped.
+      rows: from `plan_batch_rows` for the larger set; None: the inputs are the whole set.
 
     Yields:
-      Numbers of inputs [B] and their outputs, int32 [B·n, L]: n consecutive rows for each.
+      Indices of inputs, int [B], and their outputs, int32 [B·n, L]: n consecutive rows for each input.
 
     Raises:
-      UserError: for ids outside of the vocabulary, or what `Engine.generate` refuses.
+      UserError: for ids outside the vocabulary, and as `Engine.generate`.
     """
     data = sources if isinstance(sources, Ragged) else Ragged.from_lists(sources)
     check_ids("inputs", data.ids, engine.spec.source_vocab_size)
     check_length("the longest input is", int(data.lengths.max(initial=0)), engine.spec)
-    there = set(done)
-    batches = [batch for batch in plan_batches(data.lengths, batch_size) if not there.issuperset(batch.tolist())]
-    own_rows = plan_rows(data.lengths, batch_size) if rows is None else rows
-    count, bar = 0, _Bar(sum(map(len, batches)), progress)
+    skipped = set(done)
+    batches = [batch for batch in plan_batches(data.lengths, batch_size) if not skipped.issuperset(batch.tolist())]
+    batch_rows = plan_batch_rows(data.lengths, batch_size) if rows is None else rows
+    count, bar = 0, _DelayedProgress(sum(map(len, batches)), progress)
     for numbers in batches:
-        yield numbers, engine.run(_pad(data, numbers, own_rows, engine.spec.pad_id, first_row), options)
+        yield numbers, engine.generate_padded(_pad(data, numbers, batch_rows, engine.spec.pad_id, first_row), options)
         count += len(numbers)
         bar.update(count)
     bar.close()
 
 
-class _Bar:
-    """A progress bar that appears when it is asked for, or (`shown` None) once things have taken long."""
+class _DelayedProgress:
+    """A progress bar that is shown always (`shown` True), never (False), or only after a delay (None)."""
 
     def __init__(self, total: int, shown: bool | None) -> None:
         self._total, self._bar = total, Progress("generating", total, 0, unit="input") if shown else None
-        self._due = time.monotonic() + (PATIENCE if shown is None else math.inf)
+        self._due = time.monotonic() + (PROGRESS_DELAY_S if shown is None else math.inf)
 
     def update(self, count: int) -> None:
         if self._bar is None and time.monotonic() > self._due and count < self._total:
@@ -83,20 +83,20 @@ class _Bar:
             self._bar.close()
 
 
-def by_input(numbers: np.ndarray, texts: Sequence[str]) -> dict[int, list[str]]:
-    """Number of an input → its n consecutive texts, of a batch's numbers [B] and texts [B·n]."""
+def group_by_input(numbers: np.ndarray, texts: Sequence[str]) -> dict[int, list[str]]:
+    """Groups the texts [B·n] of a batch by input: index of the input [B] → its n texts."""
     count = len(texts) // len(numbers)
     return {number: list(texts[i * count : (i + 1) * count]) for i, number in enumerate(numbers.tolist())}
 
 
 def plan_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Numbers of the inputs of each batch: one bucket of lengths a batch, the longest bucket first.
+    """Returns the input indices of each batch; a batch contains inputs of one length bucket, longest bucket first.
 
     Args:
-      lengths: tokens of each input.
-      batch_size: inputs of a batch at most.
+      lengths: tokens of each input, int [inputs].
+      batch_size: maximum number of inputs in a batch.
     """
-    widths = np.array([bucket(length) for length in lengths.tolist()], int)
+    widths = np.array([length_bucket(length) for length in lengths.tolist()], int)
     batches = []
     for width in sorted(set(widths.tolist()), reverse=True):
         numbers = np.flatnonzero(widths == width)
@@ -104,28 +104,28 @@ def plan_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return batches
 
 
-def plan_rows(lengths: np.ndarray, batch_size: int) -> dict[int, int]:
-    """Rows of the program of each bucket of lengths: of a bucket with few inputs, fewer than `batch_size`.
+def plan_batch_rows(lengths: np.ndarray, batch_size: int) -> dict[int, int]:
+    """Returns length bucket → rows of its compiled program; fewer than `batch_size` for a bucket with few inputs.
 
     Args:
-      lengths: tokens of each input.
-      batch_size: inputs of a batch at most.
+      lengths: tokens of each input, int [inputs].
+      batch_size: maximum number of inputs in a batch.
     """
-    counts = Counter(bucket(length) for length in lengths.tolist())
+    counts = Counter(length_bucket(length) for length in lengths.tolist())
     return {width: min(batch_size, batch_bucket(count)) for width, count in counts.items()}
 
 
-def _pad(data: Ragged, numbers: np.ndarray, rows: Mapping[int, int], pad_id: int, first_row: int) -> Inputs:
-    """Inputs of one bucket as a batch of its shape; a text may hold the padding token, so lengths decide."""
-    width = bucket(int(data.lengths[numbers].max()))
+def _pad(data: Ragged, numbers: np.ndarray, rows: Mapping[int, int], pad_id: int, first_row: int) -> PaddedInputs:
+    """Pads inputs of one bucket to its shape; uses the lengths, since texts may contain the padding token."""
+    width = length_bucket(int(data.lengths[numbers].max()))
     shape = (rows[width], width)
     lengths = np.zeros(shape[0], int)
     lengths[: len(numbers)] = data.lengths[numbers]
-    there = np.arange(shape[1])[None] < lengths[:, None]
+    is_token = np.arange(shape[1])[None] < lengths[:, None]
     ids = np.full(shape, pad_id, np.int32)
     ids[: len(numbers)] = data.pad(numbers, shape[1], pad_id)
-    mask = there.astype(np.int32)
-    mask[:, 0] = 1  # attention to nothing would be attention to all the padding
+    mask = is_token.astype(np.int32)
+    mask[:, 0] = 1  # if all tokens were masked, attention would be uniform over the padding
     row_ids = np.zeros(shape[0], np.int32)
     row_ids[: len(numbers)] = first_row + numbers
-    return Inputs(ids, mask, np.where(there, ids, -1).astype(np.int32), row_ids, len(numbers))
+    return PaddedInputs(ids, mask, np.where(is_token, ids, -1).astype(np.int32), row_ids, len(numbers))

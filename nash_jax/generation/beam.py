@@ -1,10 +1,10 @@
-"""Beam search, step by step that of `transformers` 5: greedy (the C best continuations) or sampled (C drawn).
+"""Beam search with the same steps as in `transformers` 5: deterministic (C best continuations) or sampled (C drawn).
 
-Letters: B inputs, K beams of each, C candidates at a step (enough that K of them go on even if the best ones
-end), V vocabulary, L tokens of an output, n outputs for each input.
+Letters: B inputs, K beams for each, C candidates in a step (so many that K remain even if the best ones end), V
+vocabulary size, L output length in tokens, n outputs for each input.
 
-An input's result hangs on no other: what can no longer improve changes no more, however long others take.
-Source of the rules: `GenerationMixin._beam_search` of transformers 5.23.
+The result for an input does not depend on the other inputs: a finished input does not change while others continue.
+Source of the algorithm: `GenerationMixin._beam_search` of transformers 5.23.
 """
 
 from typing import Any, NamedTuple
@@ -13,20 +13,20 @@ import jax
 import jax.numpy as jnp
 
 from nash_jax.generation import sampling
-from nash_jax.generation.cache import Cache, Decoder, column, put_column, take_rows
-from nash_jax.generation.processors import process
-from nash_jax.generation.request import Plan, Request
+from nash_jax.generation.cache import Cache, CachedDecoder, get_column, set_column, take_rows
+from nash_jax.generation.processors import apply_processors
+from nash_jax.generation.program_args import StaticArgs, TracedArgs
 
-OUT = -1e9  # added to scores of what must not be chosen; finite, so that the least bad can be if nothing is left
+REJECTED = -1e9  # added to scores of excluded beams; finite, so that the best of them is chosen if none is left
 
 
 class Beams(NamedTuple):
-    """Candidates of a step (C of them instead of K), or those of them that go on; best first, or as drawn.
+    """Candidates of a step (C instead of K), or the candidates that continue; sorted by score, or as drawn.
 
     Attributes:
       tokens: int32 [B, K, L].
       scores: sums of log-probabilities, float32 [B, K].
-      parents: the beam each continues, int32 [B, K].
+      parents: index of the beam that each continues, int32 [B, K].
     """
 
     tokens: jax.Array
@@ -35,13 +35,13 @@ class Beams(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """The best finished sequences so far, best first; until there are K, others keep their places.
+    """The best finished sequences so far, best first; unused places are filled with placeholders.
 
     Attributes:
       tokens: int32 [B, K, L].
-      scores: sums of log-probabilities over the length's power, float32 [B, K].
-      lengths: generated tokens, int32 [B, K].
-      ended: bool [B, K]; false for a place kept.
+      scores: sums of log-probabilities, divided by length ** length_penalty, float32 [B, K].
+      lengths: number of generated tokens, int32 [B, K].
+      ended: bool [B, K]; False for a placeholder.
     """
 
     tokens: jax.Array
@@ -51,15 +51,15 @@ class Finished(NamedTuple):
 
 
 class BeamState(NamedTuple):
-    """The loop's carry.
+    """Carry of the decoding loop.
 
     Attributes:
-      length: tokens written in each running beam, the prompt included, int32 scalar.
+      length: tokens in each running beam, including the prompt, int32 scalar.
       tokens: of running beams, int32 [B, K, L].
       scores: of running beams, float32 [B, K].
-      finished: what would be returned now.
-      open: bool [B]; a running beam may still outdo a finished one.
-      cache: self-attention keys and values by layer, [B·K, …].
+      finished: the best finished sequences.
+      open: bool [B]; whether a running beam may still become better than a finished one.
+      cache: self-attention keys and values for each layer, [B·K, …].
     """
 
     length: jax.Array
@@ -70,113 +70,115 @@ class BeamState(NamedTuple):
     cache: Cache
 
 
-def beam_search(decoder: Decoder, plan: Plan, request: Request) -> tuple[jax.Array, jax.Array]:
-    """Goes on until no input can improve, all are full (where that ends it), or to the maximal length.
+def beam_search(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> tuple[jax.Array, jax.Array]:
+    """Runs beam search until no input can improve, or all have K finished beams (if configured), or `max_length`.
 
     Args:
-      decoder: the model at work.
-      plan: with K > 1 beams.
-      request: prompts, limits and beam settings.
+      decoder: the model and the encoded batch.
+      static: with K > 1 beams.
+      traced: prompts, limits and beam settings.
 
     Returns:
-      int32 [B·n, L]: the n best sequences of each input; and how many columns are in use.
+      The n best sequences of each input, int32 [B·n, L], and the number of used columns, int32 scalar.
     """
-    real = jnp.arange(request.prompt.shape[0]) < request.num_rows  # [B]; the others only fill the batch
+    real = jnp.arange(traced.prompt.shape[0]) < traced.num_rows  # [B]; the other rows are batch padding
 
-    def go_on(state: BeamState) -> jax.Array:
-        full = jnp.all(state.finished.ended | ~real[:, None]) & request.beams.stop_when_full
-        return (state.length < request.max_length) & jnp.any(state.open) & ~full
+    def cond(state: BeamState) -> jax.Array:
+        full = jnp.all(state.finished.ended | ~real[:, None]) & traced.beams.stop_when_full
+        return (state.length < traced.max_length) & jnp.any(state.open) & ~full
 
     def step(state: BeamState) -> BeamState:
-        log_probs, cache = _log_probs(decoder, plan, request, state)
-        candidates = _candidates(log_probs, state, plan, request)
-        ended = _ended(candidates.tokens, state.length, request)
-        running = _go_on(candidates, ended, plan.num_beams)
-        finished = _finish(candidates, ended, state, request)
-        generated = state.length + 1 - request.prompt_length
-        still_open = state.open & _may_improve(running.scores, finished, generated, request)
+        log_probs, cache = _log_probs(decoder, static, traced, state)
+        candidates = _candidates(log_probs, state, static, traced)
+        ended = _ended(candidates.tokens, state.length, traced)
+        running = _running(candidates, ended, static.num_beams)
+        finished = _finish(candidates, ended, state, traced)
+        generated = state.length + 1 - traced.prompt_length
+        still_open = state.open & _may_improve(running.scores, finished, generated, traced)
         cache = _reorder(cache, running.parents)
         return BeamState(state.length + 1, running.tokens, running.scores, finished, still_open, cache)
 
-    state = jax.lax.while_loop(go_on, step, _start(decoder, plan, request, real))
-    best = jax.tree.map(lambda x: x[:, : plan.num_return_sequences], state.finished)
-    width = request.prompt_length + jnp.max(jnp.where(real[:, None], best.lengths, 0))
+    state = jax.lax.while_loop(cond, step, _start(decoder, static, traced, real))
+    best = jax.tree.map(lambda x: x[:, : static.num_return_sequences], state.finished)
+    width = traced.prompt_length + jnp.max(jnp.where(real[:, None], best.lengths, 0))
     return best.tokens.reshape(-1, best.tokens.shape[-1]), width
 
 
-def _start(decoder: Decoder, plan: Plan, request: Request, real: jax.Array) -> BeamState:
-    """K equal beams of which the first alone has a chance, so that the first step takes different tokens."""
-    shape = (request.prompt.shape[0], plan.num_beams)
-    tokens = jnp.broadcast_to(request.prompt[:, None], (*shape, request.prompt.shape[1]))
-    finished = Finished(tokens, jnp.full(shape, OUT), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
-    cache = decoder.start(request.prompt, request.prompt_length, plan.num_beams, plan.long_prompt)
-    return BeamState(request.prompt_length, tokens, jnp.full(shape, OUT).at[:, 0].set(0), finished, real, cache)
+def _start(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs, real: jax.Array) -> BeamState:
+    """K equal beams, all but the first rejected, so that the first step selects K different tokens."""
+    shape = (traced.prompt.shape[0], static.num_beams)
+    tokens = jnp.broadcast_to(traced.prompt[:, None], (*shape, traced.prompt.shape[1]))
+    finished = Finished(tokens, jnp.full(shape, REJECTED), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
+    cache = decoder.start_cache(traced.prompt, traced.prompt_length, static.num_beams, static.long_prompt)
+    return BeamState(traced.prompt_length, tokens, jnp.full(shape, REJECTED).at[:, 0].set(0), finished, real, cache)
 
 
-def _log_probs(decoder: Decoder, plan: Plan, request: Request, state: BeamState) -> tuple[jax.Array, Cache]:
-    """Log-probabilities of the next token [B, K, V] after all rules, and the cache with this position."""
+def _log_probs(
+    decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs, state: BeamState
+) -> tuple[jax.Array, Cache]:
+    """Log-probabilities of the next token [B, K, V] after all processors, and the updated cache."""
     tokens = state.tokens.reshape(-1, state.tokens.shape[-1])  # [B·K, L]
-    logits, cache = decoder.step(column(tokens, state.length - 1), state.length - 1, state.cache)
-    source = jnp.repeat(request.source, plan.num_beams, axis=0)
-    scores = process(plan.rules, request.values, jax.nn.log_softmax(logits), tokens, state.length, source)
-    if plan.do_sample:
-        scores = sampling.warp(plan.rules, request.values, scores)
+    logits, cache = decoder.step(get_column(tokens, state.length - 1), state.length - 1, state.cache)
+    source = jnp.repeat(traced.source, static.num_beams, axis=0)
+    scores = apply_processors(static.rules, traced.values, jax.nn.log_softmax(logits), tokens, state.length, source)
+    if static.do_sample:
+        scores = sampling.apply_warpers(static.rules, traced.values, scores)
     return scores.reshape(*state.scores.shape, -1), cache
 
 
-def _candidates(log_probs: jax.Array, state: BeamState, plan: Plan, request: Request) -> Beams:
-    """The C best continuations of all beams, or C drawn without replacement."""
+def _candidates(log_probs: jax.Array, state: BeamState, static: StaticArgs, traced: TracedArgs) -> Beams:
+    """The C best continuations of all beams, or C continuations sampled without replacement."""
     scores = log_probs + state.scores[..., None]
     flat = scores.reshape(scores.shape[0], -1)  # [B, K·V]
-    rank = sampling.perturb(flat, request.key, request.row_ids, state.length) if plan.do_sample else flat
-    index = jax.lax.top_k(rank, max(2, 1 + plan.num_eos) * plan.num_beams)[1]  # [B, C]
+    rank = sampling.add_gumbel_noise(flat, traced.key, traced.row_ids, state.length) if static.do_sample else flat
+    index = jax.lax.top_k(rank, max(2, 1 + static.num_eos) * static.num_beams)[1]  # [B, C]
     parents, token = jnp.divmod(index, scores.shape[-1])
-    tokens = put_column(_pick(state.tokens, parents), token, state.length)
+    tokens = set_column(_pick(state.tokens, parents), token, state.length)
     return Beams(tokens, _pick(flat, index), parents)
 
 
-def _ended(tokens: jax.Array, length: jax.Array, request: Request) -> jax.Array:
-    """Which candidates [B, C] stop here: their last token is an EOS, or there is no room for more."""
+def _ended(tokens: jax.Array, length: jax.Array, traced: TracedArgs) -> jax.Array:
+    """Whether candidates end in this step, bool [B, C]: their last token is EOS, or the maximum length is reached."""
     last = jax.lax.dynamic_index_in_dim(tokens, length, axis=2, keepdims=False)
-    return jnp.any(last[..., None] == request.eos_ids[None, None], axis=-1) | (length + 1 >= request.max_length)
+    return jnp.any(last[..., None] == traced.eos_ids[None, None], axis=-1) | (length + 1 >= traced.max_length)
 
 
-def _go_on(candidates: Beams, ended: jax.Array, num_beams: int) -> Beams:
-    """The K best candidates that have not ended."""
-    scores = candidates.scores + ended * OUT
+def _running(candidates: Beams, ended: jax.Array, num_beams: int) -> Beams:
+    """Returns the K best candidates that have not ended."""
+    scores = candidates.scores + ended * REJECTED
     best = jax.lax.top_k(scores, num_beams)[1]
     return _pick(candidates._replace(scores=scores), best)
 
 
-def _finish(candidates: Beams, ended: jax.Array, state: BeamState, request: Request) -> Finished:
-    """The K best of what had finished and of what finishes now, if among the K best candidates."""
+def _finish(candidates: Beams, ended: jax.Array, state: BeamState, traced: TracedArgs) -> Finished:
+    """Returns the K best of the finished sequences and of the candidates that end now and are among the K best."""
     old, num_beams = state.finished, state.scores.shape[1]
-    generated = state.length + 1 - request.prompt_length
+    generated = state.length + 1 - traced.prompt_length
     ended = ended & (jnp.arange(ended.shape[1]) < num_beams)[None]
-    full = jnp.all(old.ended, axis=1, keepdims=True) & request.beams.stop_when_full
-    scores = candidates.scores / request.beams.norms[generated]
-    scores = scores + full * OUT + ~state.open[:, None] * OUT + ~ended * OUT
+    full = jnp.all(old.ended, axis=1, keepdims=True) & traced.beams.stop_when_full
+    scores = candidates.scores / traced.beams.norms[generated]
+    scores = scores + full * REJECTED + ~state.open[:, None] * REJECTED + ~ended * REJECTED
     new = Finished(candidates.tokens, scores, jnp.full_like(candidates.parents, generated), ended)
     merged = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), old, new)
     return _pick(merged, jax.lax.top_k(merged.scores, num_beams)[1])
 
 
-def _may_improve(scores: jax.Array, finished: Finished, generated: jax.Array, request: Request) -> jax.Array:
-    """Whether the best running beam may outdo a finished one, by the heuristic of `early_stopping`; bool [B]."""
-    longest = request.max_length - request.prompt_length
-    reachable = scores[:, :1] / request.beams.norms[jnp.where(request.beams.hope_for_longest, longest, generated)]
-    worst = jnp.where(finished.ended, jnp.min(finished.scores, axis=1, keepdims=True), OUT)
+def _may_improve(scores: jax.Array, finished: Finished, generated: jax.Array, traced: TracedArgs) -> jax.Array:
+    """Whether the best running beam may become better than a finished one, by the `early_stopping` rule; bool [B]."""
+    longest = traced.max_length - traced.prompt_length
+    reachable = scores[:, :1] / traced.beams.norms[jnp.where(traced.beams.score_at_max_length, longest, generated)]
+    worst = jnp.where(finished.ended, jnp.min(finished.scores, axis=1, keepdims=True), REJECTED)
     return jnp.any(reachable > worst, axis=1)
 
 
 def _reorder(cache: Cache, parents: jax.Array) -> Cache:
-    """Each beam's cache is that of the beam [B, K] it continues."""
+    """Reorders the cache by the parents [B, K] of the beams."""
     first = jnp.arange(parents.shape[0])[:, None] * parents.shape[1]
     return take_rows(cache, (first + parents).reshape(-1))
 
 
 def _pick(tree: Any, index: jax.Array) -> Any:
-    """From arrays [B, M, …], entries [B, K] of the second axis."""
+    """Selects entries [B, K] along the second axis of arrays [B, M, …]."""
     return jax.tree.map(
         lambda x: jnp.take_along_axis(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1), tree
     )

@@ -1,7 +1,7 @@
-"""What cached decoding carries from step to step, and what it computes once.
+"""Cached decoding: the state carried from step to step, and values computed once for a batch.
 
-Letters: B inputs, R decoded rows (a whole number of them for each input), S source, T positions, N heads,
-H head size, V vocabulary.
+Letters: B inputs, R decoded rows (a multiple of B), S source length, T decoder positions, N heads, H head size, V
+vocabulary size.
 """
 
 from typing import Any, NamedTuple
@@ -17,12 +17,12 @@ Cache = list[KeysValues | None]
 
 
 class Encoded(NamedTuple):
-    """What is computed once for a batch.
+    """Values computed once for a batch.
 
     Attributes:
-      cross: for each decoder layer, cross-attention keys and values [B, S, N, H] (None: sub-layer gone).
-      cross_bias: padding bias [B, 1, 1, S].
-      bias: what the family's `decode_bias` gives for T positions.
+      cross: cross-attention keys and values [B, S, N, H] of each decoder layer (None: sub-layer removed).
+      cross_bias: additive padding bias, float32 [B, 1, 1, S].
+      bias: self-attention bias for T positions, from `decode_bias` of the model.
     """
 
     cross: Cache
@@ -30,8 +30,8 @@ class Encoded(NamedTuple):
     bias: Any
 
 
-class Decoder(NamedTuple):
-    """A model at work on one batch.
+class CachedDecoder(NamedTuple):
+    """A model and an encoded batch.
 
     Attributes:
       model: a module of `nash_jax.models`.
@@ -44,44 +44,44 @@ class Decoder(NamedTuple):
     encoded: Encoded
 
     def step(self, token_ids: jax.Array, position: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """Tokens [R] at a position → logits [R, V] float32, and the cache with that position written."""
+        """Decodes one step: tokens [R] at a position → logits [R, V] float32, and the updated cache."""
         cross, cross_bias, bias = self.encoded
         return self.model.apply(
             {"params": self.params}, token_ids, position, cache, bias, cross, cross_bias, method="decode_step"
         )
 
-    def start(self, prompt: jax.Array, prompt_length: jax.Array, times: int, long_prompt: bool) -> Cache:
-        """The cache before a prompt's last token is read.
+    def start_cache(self, prompt: jax.Array, prompt_length: jax.Array, times: int, long_prompt: bool) -> Cache:
+        """Returns the cache with all tokens of the prompts except the last.
 
         Args:
           prompt: int32 [B, T+1].
-          prompt_length: tokens of it that count, int32 scalar.
-          times: rows of the cache for each row of the prompt.
-          long_prompt: whether there may be more than one token; static.
+          prompt_length: number of prompt tokens, int32 scalar.
+          times: cache rows for each row of the prompt.
+          long_prompt: whether the prompts may have more than one token; static.
         """
         rows, length = prompt.shape
         spec, dtype = self.model.spec, self.model.dtype
         if not long_prompt:
             return empty_cache(spec, rows * times, length - 1, dtype)
-        # The logits of these steps are not used, so the compiled loop has no LM head.
+        # the logits are not used, so XLA removes the LM head from the compiled loop
         cache = jax.lax.fori_loop(
             0,
             prompt_length - 1,
-            lambda position, cache: self.step(column(prompt, position), position, cache)[1],
+            lambda position, cache: self.step(get_column(prompt, position), position, cache)[1],
             empty_cache(spec, rows, length - 1, dtype),
         )
         return take_rows(cache, jnp.repeat(jnp.arange(rows), times))
 
 
 def encode(model: Any, params: Any, input_ids: jax.Array, attention_mask: jax.Array, max_length: int) -> Encoded:
-    """Runs the encoder and prepares decoding.
+    """Runs the encoder and computes everything that decoding needs once.
 
     Args:
       model: a module of `nash_jax.models`.
       params: its parameters.
-      input_ids: [B, S].
+      input_ids: int [B, S].
       attention_mask: [B, S] of 0/1.
-      max_length: T, decoder positions to make room for.
+      max_length: T, number of decoder positions.
     """
     variables = {"params": params}
     encoded, _ = model.apply(variables, input_ids, attention_mask, method="encode")
@@ -90,7 +90,7 @@ def encode(model: Any, params: Any, input_ids: jax.Array, attention_mask: jax.Ar
 
 
 def empty_cache(spec: ModelSpec, rows: int, max_length: int, dtype: Any) -> Cache:
-    """Self-attention keys and values of no positions: [R, T, N, H] for each layer that has heads."""
+    """Returns an empty cache: self-attention keys and values [R, T, N, H] for each layer with heads."""
 
     def zeros(heads: int) -> KeysValues | None:
         shape = (rows, max_length, heads, spec.head_dim_of("decoder"))
@@ -100,15 +100,15 @@ def empty_cache(spec: ModelSpec, rows: int, max_length: int, dtype: Any) -> Cach
 
 
 def take_rows(cache: Cache, rows: jax.Array) -> Cache:
-    """The cache of other rows: int32 [R'] numbers of rows, each as often as it is named."""
+    """Returns the cache of the given rows, int32 [R']; a row may occur several times."""
     return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), cache)
 
 
-def column(tokens: jax.Array, position: jax.Array) -> jax.Array:
-    """Tokens [R] at a position of [R, L]."""
+def get_column(tokens: jax.Array, position: jax.Array) -> jax.Array:
+    """Returns the tokens [R] at a position of [R, L]."""
     return jax.lax.dynamic_index_in_dim(tokens, position, axis=1, keepdims=False)
 
 
-def put_column(tokens: jax.Array, column: jax.Array, position: jax.Array) -> jax.Array:
-    """Tokens [..., L] with `column` [...] at a position of the last axis."""
+def set_column(tokens: jax.Array, column: jax.Array, position: jax.Array) -> jax.Array:
+    """Returns tokens [..., L] with `column` [...] written at a position of the last axis."""
     return jax.lax.dynamic_update_index_in_dim(tokens, column, position, axis=-1)

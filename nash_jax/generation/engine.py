@@ -1,4 +1,4 @@
-"""Generation for inputs of any length with few compilations: lengths are padded up to buckets."""
+"""Generation for inputs of any length with few compilations: lengths are padded to buckets."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,95 +8,95 @@ import jax.numpy as jnp
 import numpy as np
 
 from nash_jax.generation.beam import beam_search
-from nash_jax.generation.cache import Decoder, encode
+from nash_jax.generation.cache import CachedDecoder, encode
 from nash_jax.generation.greedy import greedy
-from nash_jax.generation.inputs import Inputs, bucket, check_inputs, check_length, pad_inputs
+from nash_jax.generation.inputs import PaddedInputs, check_inputs, check_length, length_bucket, pad_inputs
 from nash_jax.generation.options import GenerationOptions
-from nash_jax.generation.request import Plan, Request, make_request
+from nash_jax.generation.program_args import StaticArgs, TracedArgs, make_program_args
 from nash_jax.models import build
-from nash_jax.models.head import tied_head, untie
+from nash_jax.models.head import tied_lm_head, untie_head
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import map_with_path
 
 
 class Engine:
-    """A model ready to generate: parameters on the device in the compute dtype, jitted functions.
+    """Generates with a model: parameters on the device in the compute dtype, and jitted functions.
 
     Args:
-      spec: the model's shape.
+      spec: the model's architecture.
       params: its parameters.
       dtype: compute dtype.
     """
 
     def __init__(self, spec: ModelSpec, params: Mapping[str, Any], dtype: Any = jnp.float32) -> None:
-        self.spec, own = untie(spec, params)
+        self.spec, untied = untie_head(spec, params)
         self.model = build(self.spec, dtype=jnp.dtype(dtype))
         self._encode = jax.jit(self._encode_fn, static_argnums=3)
         self._generate = jax.jit(self._generate_fn, static_argnums=4)
         self._logits = jax.jit(lambda params, *inputs: self.model.apply({"params": params}, *inputs))
-        self.update(own)
+        self.update_params(untied)
 
-    def update(self, params: Mapping[str, Any]) -> None:
-        """Takes other parameters of the same shapes (of a tied model too); nothing compiles again."""
+    def update_params(self, params: Mapping[str, Any]) -> None:
+        """Replaces the parameters by others with the same shapes (tied or untied); nothing is recompiled."""
         if "lm_head" not in params:
-            params = {**params, "lm_head": tied_head(params)}
+            params = {**params, "lm_head": tied_lm_head(params)}
         self.params = map_with_path(lambda _, leaf: jnp.asarray(leaf, self.model.dtype), params)
 
     def _encode_fn(self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, max_length: int) -> Any:
         return encode(self.model, params, input_ids, attention_mask, max_length)
 
     def _generate_fn(
-        self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, request: Request, plan: Plan
+        self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, traced: TracedArgs, static: StaticArgs
     ) -> tuple[jax.Array, jax.Array]:
-        encoded = encode(self.model, params, input_ids, attention_mask, request.prompt.shape[1] - 1)
-        decode = greedy if plan.num_beams == 1 else beam_search
-        return decode(Decoder(self.model, params, encoded), plan, request)
+        encoded = encode(self.model, params, input_ids, attention_mask, traced.prompt.shape[1] - 1)
+        decode = greedy if static.num_beams == 1 else beam_search
+        return decode(CachedDecoder(self.model, params, encoded), static, traced)
 
     def generate(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, options: GenerationOptions, *,
         decoder_input_ids: np.ndarray | None = None, row_ids: np.ndarray | None = None, stop_at_eos: bool = True,
     ) -> np.ndarray:  # fmt: skip
-        """What `generate` of transformers returns for the same options, token for token.
+        """Generates token ids, identical to `generate` of transformers with the same options.
 
         Args:
           input_ids: int [B, S].
           attention_mask: [B, S] of 0/1.
-          options: how to generate; special ids that they leave out are the spec's.
-          decoder_input_ids: int [B, P] to start from instead of the start token, which is put before them if all
-            rows lack it.
-          row_ids: int [B]; when sampling, a row's tokens depend on its input, the seed and this number alone.
-            0 to B-1 when left out.
-          stop_at_eos: rows end at EOS; otherwise all get the greatest length, as if no token were an EOS.
+          options: generation options; special ids that are None are taken from the spec.
+          decoder_input_ids: int [B, P], prompts; the start token is prepended if no row starts with it. None: only the
+            start token.
+          row_ids: int [B]; when sampling, a row's tokens depend only on its input, the seed and this number. None: 0 to
+            B-1.
+          stop_at_eos: rows end at EOS; if False, EOS is an ordinary token and all rows get the maximum length.
 
         Returns:
-          int32 [B·n, L], n = num_return_sequences consecutive rows for each input: start token or prompt,
-          generated tokens up to and with EOS, padding; L is the longest row's length.
+          int32 [B·n, L], n = num_return_sequences consecutive rows for each input: start token or prompt, generated
+          tokens including EOS, padding; L is the length of the longest row.
 
         Raises:
-          UserError: for arrays or options that do not fit the model or one another.
+          UserError: for arrays or options that are not valid for the model or contradict each other.
         """
         check_inputs(input_ids, attention_mask, self.spec)
         rows = np.arange(len(input_ids)) if row_ids is None else row_ids
         inputs = pad_inputs(input_ids, attention_mask, rows, self.spec.pad_id)
-        return self.run(inputs, options, decoder_input_ids=decoder_input_ids, stop_at_eos=stop_at_eos)
+        return self.generate_padded(inputs, options, decoder_input_ids=decoder_input_ids, stop_at_eos=stop_at_eos)
 
-    def run(
-        self, inputs: Inputs, options: GenerationOptions, *,
+    def generate_padded(
+        self, inputs: PaddedInputs, options: GenerationOptions, *,
         decoder_input_ids: np.ndarray | None = None, stop_at_eos: bool = True,
     ) -> np.ndarray:  # fmt: skip
-        """`generate` for a padded batch; outputs of rows that only fill it are left out."""
-        plan, request = make_request(self.spec, options, inputs, decoder_input_ids, stop_at_eos)
-        tokens, width = self._generate(self.params, inputs.input_ids, inputs.attention_mask, request, plan)
-        return np.asarray(tokens)[: inputs.num_rows * plan.num_return_sequences, : int(width)]
+        """Like `generate`, for a padded batch; outputs of padding rows are removed."""
+        static, traced = make_program_args(self.spec, options, inputs, decoder_input_ids, stop_at_eos)
+        tokens, width = self._generate(self.params, inputs.input_ids, inputs.attention_mask, traced, static)
+        return np.asarray(tokens)[: inputs.num_rows * static.num_return_sequences, : int(width)]
 
     def encode_only(self, input_ids: np.ndarray, attention_mask: np.ndarray, max_new_tokens: int) -> Any:
-        """What `generate` does before its first token: for timing."""
+        """Runs the part of `generate` before the first token and waits for it; used for timing."""
         inputs = pad_inputs(input_ids, attention_mask, np.arange(len(input_ids)), self.spec.pad_id)
-        max_length = bucket(max_new_tokens)
+        max_length = length_bucket(max_new_tokens)
         return jax.block_until_ready(self._encode(self.params, inputs.input_ids, inputs.attention_mask, max_length))
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray, decoder_input_ids: np.ndarray) -> np.ndarray:
-        """Teacher-forced logits, float32 [B, T, V]."""
+        """Returns teacher-forced logits, float32 [B, T, V]."""
         check_inputs(input_ids, attention_mask, self.spec)
         check_length("decoder_input_ids are", decoder_input_ids.shape[1], self.spec)
         inputs = (jnp.asarray(x, jnp.int32) for x in (input_ids, attention_mask, decoder_input_ids))

@@ -1,6 +1,6 @@
-"""One sequence a row: the best token at each step, or one drawn.
+"""Greedy search and sampling: one sequence per row.
 
-Letters: B inputs, n outputs for each, R = B·n rows, L tokens of an output, V vocabulary.
+Letters: B inputs, n outputs for each, R = B·n rows, L output length in tokens, V vocabulary size.
 """
 
 from typing import NamedTuple
@@ -9,19 +9,19 @@ import jax
 import jax.numpy as jnp
 
 from nash_jax.generation import sampling
-from nash_jax.generation.cache import Cache, Decoder, column, put_column
-from nash_jax.generation.processors import process
-from nash_jax.generation.request import Plan, Request
+from nash_jax.generation.cache import Cache, CachedDecoder, get_column, set_column
+from nash_jax.generation.processors import apply_processors
+from nash_jax.generation.program_args import StaticArgs, TracedArgs
 
 
 class GreedyState(NamedTuple):
-    """The loop's carry.
+    """Carry of the decoding loop.
 
     Attributes:
-      length: tokens written in each row, the prompt included, int32 scalar.
+      length: tokens in each row, including the prompt, int32 scalar.
       tokens: int32 [R, L]; padding after EOS and from `length` on.
-      done: rows that have ended, bool [R].
-      cache: self-attention keys and values by layer, of positions before `length - 1`.
+      done: whether rows have ended, bool [R].
+      cache: self-attention keys and values for each layer, of positions before `length - 1`.
     """
 
     length: jax.Array
@@ -30,54 +30,56 @@ class GreedyState(NamedTuple):
     cache: Cache
 
 
-def greedy(decoder: Decoder, plan: Plan, request: Request) -> tuple[jax.Array, jax.Array]:
-    """Goes on until all rows have ended, or to the maximal length.
+def greedy(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> tuple[jax.Array, jax.Array]:
+    """Generates until all rows have ended, or to the maximum length.
 
     Args:
-      decoder: the model at work.
-      plan: without beams.
-      request: prompts and limits.
+      decoder: the model and the encoded batch.
+      static: with one beam.
+      traced: prompts and limits.
 
     Returns:
-      int32 [R, L]: prompt, tokens up to and with EOS, padding; and how many columns are in use.
+      int32 [R, L]: prompt, tokens including EOS, padding; and the number of used columns, int32 scalar.
     """
-    times = plan.num_return_sequences
-    source = jnp.repeat(request.source, times, axis=0)
+    times = static.num_return_sequences
+    source = jnp.repeat(traced.source, times, axis=0)
 
-    def go_on(state: GreedyState) -> jax.Array:
-        return (state.length < request.max_length) & ~jnp.all(state.done)
+    def cond(state: GreedyState) -> jax.Array:
+        return (state.length < traced.max_length) & ~jnp.all(state.done)
 
     def step(state: GreedyState) -> GreedyState:
         length, tokens, done, cache = state
-        logits, cache = decoder.step(column(tokens, length - 1), length - 1, cache)
-        scores = process(plan.rules, request.values, logits, tokens, length, source)  # [R, V]
-        token = jnp.where(done, request.pad_id, _choose(scores, length, plan, request))
-        return GreedyState(length + 1, put_column(tokens, token, length), done | _ends(token, request), cache)
+        logits, cache = decoder.step(get_column(tokens, length - 1), length - 1, cache)
+        scores = apply_processors(static.rules, traced.values, logits, tokens, length, source)  # [R, V]
+        token = jnp.where(done, traced.pad_id, _choose(scores, length, static, traced))
+        return GreedyState(length + 1, set_column(tokens, token, length), done | _ends(token, traced), cache)
 
-    state = jax.lax.while_loop(go_on, step, _start(decoder, plan, request))
+    state = jax.lax.while_loop(cond, step, _start(decoder, static, traced))
     return state.tokens, state.length
 
 
-def _start(decoder: Decoder, plan: Plan, request: Request) -> GreedyState:
-    """Prompts in place; rows that only fill the batch are done."""
-    times, rows = plan.num_return_sequences, request.prompt.shape[0]
+def _start(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> GreedyState:
+    """Initial state with the prompts; padding rows of the batch are marked as done."""
+    times, rows = static.num_return_sequences, traced.prompt.shape[0]
     return GreedyState(
-        request.prompt_length,
-        jnp.repeat(request.prompt, times, axis=0),
-        jnp.repeat(jnp.arange(rows) >= request.num_rows, times),
-        decoder.start(request.prompt, request.prompt_length, times, plan.long_prompt),
+        traced.prompt_length,
+        jnp.repeat(traced.prompt, times, axis=0),
+        jnp.repeat(jnp.arange(rows) >= traced.num_rows, times),
+        decoder.start_cache(traced.prompt, traced.prompt_length, times, static.long_prompt),
     )
 
 
-def _choose(scores: jax.Array, length: jax.Array, plan: Plan, request: Request) -> jax.Array:
-    """The next token of each row, int32 [R], from scores [R, V]."""
-    if not plan.do_sample:
+def _choose(scores: jax.Array, length: jax.Array, static: StaticArgs, traced: TracedArgs) -> jax.Array:
+    """Chooses the next token of each row, int32 [R], from scores [R, V]."""
+    if not static.do_sample:
         return jnp.argmax(scores, axis=-1).astype(jnp.int32)
-    times = plan.num_return_sequences
-    row_ids = (request.row_ids[:, None] * times + jnp.arange(times)[None]).reshape(-1)  # [R]
-    return sampling.draw(sampling.warp(plan.rules, request.values, scores), request.key, row_ids, length)
+    times = static.num_return_sequences
+    row_ids = (traced.row_ids[:, None] * times + jnp.arange(times)[None]).reshape(-1)  # [R]
+    return sampling.sample_tokens(
+        sampling.apply_warpers(static.rules, traced.values, scores), traced.key, row_ids, length
+    )
 
 
-def _ends(token: jax.Array, request: Request) -> jax.Array:
-    """Which tokens [R] are an EOS."""
-    return jnp.any(token[:, None] == request.eos_ids[None], axis=1)
+def _ends(token: jax.Array, traced: TracedArgs) -> jax.Array:
+    """Whether tokens [R] are EOS."""
+    return jnp.any(token[:, None] == traced.eos_ids[None], axis=1)

@@ -1,6 +1,6 @@
-"""Inputs of any size, padded to few shapes.
+"""Pads inputs of any size to a small set of shapes.
 
-Letters: B inputs, S source.
+Letters: B inputs, S source length.
 """
 
 from typing import Any, NamedTuple
@@ -11,15 +11,15 @@ from nash_jax.errors import UserError
 from nash_jax.spec import ModelSpec
 
 
-class Inputs(NamedTuple):
-    """A batch as the compiled program takes it.
+class PaddedInputs(NamedTuple):
+    """A padded batch, the input of a compiled program.
 
     Attributes:
       input_ids: int32 [B, S].
-      attention_mask: int32 [B, S] of 0/1; rows that only fill the batch attend to one token.
-      source: int32 [B, S], ids as rules on the input see them: negative where there is none.
-      row_ids: int32 [B], what a row's random numbers hang on besides the seed.
-      num_rows: rows that count; those after them only fill the batch.
+      attention_mask: int32 [B, S] of 0/1; padding rows attend to one token.
+      source: int32 [B, S], the ids used by logits processors; negative where they ignore padding.
+      row_ids: int32 [B]; a row's random numbers depend on it and on the seed.
+      num_rows: number of real rows; the rows after them are batch padding.
     """
 
     input_ids: np.ndarray
@@ -29,8 +29,8 @@ class Inputs(NamedTuple):
     num_rows: int
 
 
-def bucket(length: int) -> int:
-    """The least of 8, 12, 16, 24, 32, 48, 64, 96, … that is not below `length`."""
+def length_bucket(length: int) -> int:
+    """Returns the smallest of 8, 12, 16, 24, 32, 48, 64, 96, … that is at least `length`."""
     size = 8
     while size < length:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
@@ -38,37 +38,37 @@ def bucket(length: int) -> int:
 
 
 def batch_bucket(rows: int) -> int:
-    """The least power of two that is not below `rows`."""
+    """Returns the smallest power of two that is at least `rows`."""
     return 1 << max(rows - 1, 0).bit_length()
 
 
-def pad_inputs(input_ids: np.ndarray, attention_mask: np.ndarray, row_ids: np.ndarray, pad_id: int) -> Inputs:
-    """Padded to a batch bucket and a length bucket.
+def pad_inputs(input_ids: np.ndarray, attention_mask: np.ndarray, row_ids: np.ndarray, pad_id: int) -> PaddedInputs:
+    """Pads a batch to a batch bucket and a length bucket.
 
-    Padding that was given counts for rules on the input, as in transformers; what is added here does not.
+    Logits processors see the padding of the given arrays, as in transformers, but not the padding added here.
 
     Args:
       input_ids: int [B, S].
       attention_mask: [B, S] of 0/1.
       row_ids: int [B].
-      pad_id: padding token.
+      pad_id: padding token id.
     """
     rows, length = input_ids.shape
-    shape = (batch_bucket(rows), bucket(length))
+    shape = (batch_bucket(rows), length_bucket(length))
     ids, source = np.full(shape, pad_id, np.int32), np.full(shape, -1, np.int32)
-    mask, own = np.zeros(shape, np.int32), np.zeros(shape[0], np.int32)
+    mask, padded_row_ids = np.zeros(shape, np.int32), np.zeros(shape[0], np.int32)
     ids[:rows, :length] = source[:rows, :length] = input_ids
-    mask[:rows, :length], own[:rows] = attention_mask, row_ids
+    mask[:rows, :length], padded_row_ids[:rows] = attention_mask, row_ids
     mask[rows:, 0] = 1
-    return Inputs(ids, mask, source, own, rows)
+    return PaddedInputs(ids, mask, source, padded_row_ids, rows)
 
 
 def check_inputs(input_ids: Any, attention_mask: Any, spec: ModelSpec) -> None:
-    """Refuses what the model cannot read.
+    """Checks that the model can read the inputs.
 
     Raises:
-      UserError: for arrays of a wrong shape or type, without rows or columns, longer than the model has positions,
-        or with ids not in the vocabulary.
+      UserError: for arrays with a wrong shape or dtype, without rows or columns, or longer than the model's positions,
+        and for ids outside the vocabulary.
     """
     if input_ids.ndim != 2 or input_ids.dtype.kind not in "iu":
         raise UserError(f"input_ids has shape {input_ids.shape} and type {input_ids.dtype}", "integers [batch, length]")
@@ -81,10 +81,10 @@ def check_inputs(input_ids: Any, attention_mask: Any, spec: ModelSpec) -> None:
 
 
 def check_length(what: str, length: int, spec: ModelSpec) -> None:
-    """Refuses sequences longer than a table of positions.
+    """Checks that a sequence is not longer than the model's position table.
 
     Raises:
-      UserError: saying how long they are.
+      UserError: naming the length.
     """
     if spec.absolute_positions and length > spec.max_positions:
         raise UserError(
@@ -93,10 +93,10 @@ def check_length(what: str, length: int, spec: ModelSpec) -> None:
 
 
 def check_ids(name: str, ids: np.ndarray, vocab_size: int) -> None:
-    """Refuses ids outside of the vocabulary.
+    """Checks that ids are in the vocabulary.
 
     Raises:
-      UserError: naming the first.
+      UserError: naming the first id that is not.
     """
     wrong = ids[(ids < 0) | (ids >= vocab_size)]
     if wrong.size:

@@ -1,4 +1,4 @@
-"""What a call of `generate` may set: the names and the meaning of `transformers.GenerationConfig`."""
+"""Generation options, with the names and the meaning of `transformers.GenerationConfig`."""
 
 import dataclasses
 import math
@@ -10,8 +10,8 @@ from nash_jax.errors import UserError, did_you_mean
 
 DEFAULT_NEW_TOKENS = 64
 
-# Fields of transformers that change the output and that are not here → the value at which they do nothing.
-UNSUPPORTED: dict[str, Any] = {
+# fields of transformers that change the output but are not supported here → their inactive value
+UNSUPPORTED_FIELDS: dict[str, Any] = {
     "assistant_early_exit": None,
     "constraints": None,
     "diversity_penalty": 0.0,
@@ -34,8 +34,8 @@ UNSUPPORTED: dict[str, Any] = {
 }
 
 
-class _Kind(NamedTuple):
-    """How a value is read into its normal form (`ValueError` when it cannot be), and what to expect."""
+class _FieldType(NamedTuple):
+    """How a value is normalized (`ValueError` if it is not valid), and the expected values in words."""
 
     read: Callable[[Any], Any]
     expected: str
@@ -46,131 +46,133 @@ def _require(holds: bool) -> None:
         raise ValueError
 
 
-def _read_whole(value: Any, least: int = 0) -> int:
+def _read_int(value: Any, least: int = 0) -> int:
     _require(isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least)
     return int(value)
 
 
-def _read_number(value: Any, accepts: Callable[[float], bool] = math.isfinite) -> float:
+def _read_float(value: Any, accepts: Callable[[float], bool] = math.isfinite) -> float:
     _require(isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value))
     _require(accepts(float(value)))
     return float(value)
 
 
-def _read_list(value: Any, read: Callable[[Any], Any] = _read_whole) -> tuple[Any, ...]:
+def _read_list(value: Any, read: Callable[[Any], Any] = _read_int) -> tuple[Any, ...]:
     _require(isinstance(value, list | tuple))
     return tuple(read(item) for item in value)
 
 
-def _read_filled(value: Any) -> tuple[int, ...]:
+def _read_nonempty(value: Any) -> tuple[int, ...]:
     _require(isinstance(value, list | tuple) and len(value) > 0)
     return _read_list(value)
 
 
-def _read_special(value: Any) -> tuple[int, ...]:
-    return _read_filled(value if isinstance(value, list | tuple) else [value])
+def _read_one_or_more(value: Any) -> tuple[int, ...]:
+    return _read_nonempty(value if isinstance(value, list | tuple) else [value])
 
 
-def _read_flag(value: Any) -> bool:
+def _read_bool(value: Any) -> bool:
     _require(isinstance(value, bool))
     return value
 
 
 def _read_stopping(value: Any) -> bool | str:
-    return value if value == "never" else _read_flag(value)
+    return value if value == "never" else _read_bool(value)
 
 
 def _read_decay(value: Any) -> tuple[int, float]:
     start, factor = _read_list(value, lambda item: item)
-    return _read_whole(start), _read_number(factor, lambda x: x > 0)
+    return _read_int(start), _read_float(factor, lambda x: x > 0)
 
 
-def _whole(least: int) -> _Kind:
-    return _Kind(lambda value: _read_whole(value, least), f"a whole number, {least} or more")
+def _int_at_least(least: int) -> _FieldType:
+    return _FieldType(lambda value: _read_int(value, least), f"a whole number, {least} or more")
 
 
-_ID = _Kind(_read_whole, "a token id")
-_IDS = _Kind(_read_list, "a list of token ids")
-_SPECIAL = _Kind(_read_special, "a token id or a list of them")
-_FLAG = _Kind(_read_flag, "True or False")
-_NUMBER = _Kind(_read_number, "a number")
-_POSITIVE = _Kind(lambda value: _read_number(value, lambda x: x > 0), "a number above 0")
-_SHARE = _Kind(lambda value: _read_number(value, lambda x: 0 <= x <= 1), "a number from 0 to 1")
+_ID = _FieldType(_read_int, "a token id")
+_IDS = _FieldType(_read_list, "a list of token ids")
+_ONE_OR_MORE_IDS = _FieldType(_read_one_or_more, "a token id or a list of them")
+_BOOL = _FieldType(_read_bool, "True or False")
+_NUMBER = _FieldType(_read_float, "a number")
+_POSITIVE = _FieldType(lambda value: _read_float(value, lambda x: x > 0), "a number above 0")
+_PROBABILITY = _FieldType(lambda value: _read_float(value, lambda x: 0 <= x <= 1), "a number from 0 to 1")
 
-_KINDS: dict[str, _Kind] = {
-    "max_new_tokens": _whole(1),
-    "max_length": _whole(1),
-    "min_new_tokens": _whole(0),
-    "min_length": _whole(0),
-    "num_beams": _whole(1),
-    "num_return_sequences": _whole(1),
+_FIELD_TYPES: dict[str, _FieldType] = {
+    "max_new_tokens": _int_at_least(1),
+    "max_length": _int_at_least(1),
+    "min_new_tokens": _int_at_least(0),
+    "min_length": _int_at_least(0),
+    "num_beams": _int_at_least(1),
+    "num_return_sequences": _int_at_least(1),
     "length_penalty": _NUMBER,
-    "early_stopping": _Kind(_read_stopping, "True, False or 'never'"),
-    "do_sample": _FLAG,
+    "early_stopping": _FieldType(_read_stopping, "True, False or 'never'"),
+    "do_sample": _BOOL,
     "temperature": _POSITIVE,
-    "top_k": _whole(0),
-    "top_p": _SHARE,
-    "min_p": _SHARE,
+    "top_k": _int_at_least(0),
+    "top_p": _PROBABILITY,
+    "min_p": _PROBABILITY,
     "repetition_penalty": _POSITIVE,
     "encoder_repetition_penalty": _POSITIVE,
-    "no_repeat_ngram_size": _whole(0),
-    "encoder_no_repeat_ngram_size": _whole(0),
-    "bad_words_ids": _Kind(lambda value: _read_list(value, _read_filled), "a list of non-empty lists of token ids"),
+    "no_repeat_ngram_size": _int_at_least(0),
+    "encoder_no_repeat_ngram_size": _int_at_least(0),
+    "bad_words_ids": _FieldType(
+        lambda value: _read_list(value, _read_nonempty), "a list of non-empty lists of token ids"
+    ),
     "forced_bos_token_id": _ID,
-    "forced_eos_token_id": _SPECIAL,
+    "forced_eos_token_id": _ONE_OR_MORE_IDS,
     "suppress_tokens": _IDS,
     "begin_suppress_tokens": _IDS,
-    "exponential_decay_length_penalty": _Kind(_read_decay, "[start, factor], a whole number and a number above 0"),
-    "remove_invalid_values": _FLAG,
-    "renormalize_logits": _FLAG,
-    "decoder_start_token_id": _Kind(_read_whole, "one token id for all rows"),
-    "bos_token_id": _SPECIAL,
-    "eos_token_id": _SPECIAL,
+    "exponential_decay_length_penalty": _FieldType(_read_decay, "[start, factor], a whole number and a number above 0"),
+    "remove_invalid_values": _BOOL,
+    "renormalize_logits": _BOOL,
+    "decoder_start_token_id": _FieldType(_read_int, "one token id for all rows"),
+    "bos_token_id": _ONE_OR_MORE_IDS,
+    "eos_token_id": _ONE_OR_MORE_IDS,
     "pad_token_id": _ID,
-    "seed": _whole(0),
+    "seed": _int_at_least(0),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerationOptions:
-    """How to generate; hashable: lists become tuples, and a BOS or EOS id becomes a tuple of one.
+    """Generation options. Hashable: lists become tuples, and a single BOS or EOS id becomes a tuple.
 
     Attributes:
-      max_new_tokens: tokens to generate at most; wins over `max_length`. With neither, it is
-        `DEFAULT_NEW_TOKENS` = 64: transformers' own default of 20 cuts summaries short without a word.
-      max_length: total length at most, the prompt (the decoder's start token) included.
-      min_new_tokens: tokens to generate at least; wins over `min_length`.
-      min_length: total length at least, the prompt included.
-      num_beams: beams of beam search; 1: greedy search or sampling.
+      max_new_tokens: maximum number of generated tokens; overrides `max_length`. If both are None, it is
+        `DEFAULT_NEW_TOKENS` = 64, since transformers' default of 20 truncates summaries.
+      max_length: maximum total length, including the prompt (the decoder's start token).
+      min_new_tokens: minimum number of generated tokens; overrides `min_length`.
+      min_length: minimum total length, including the prompt.
+      num_beams: number of beams; 1: greedy search or sampling.
       num_return_sequences: sequences returned for each input.
-      length_penalty: exponent of the length that a finished beam's score is divided by.
-      early_stopping: beam search stops at `num_beams` finished beams (True), when better ones are unlikely
+      length_penalty: exponent of the length by which a finished beam's score is divided.
+      early_stopping: when beam search stops: at `num_beams` finished beams (True), when better ones are unlikely
         (False) or impossible ("never").
-      do_sample: draw tokens; otherwise the best is taken, and the four options that follow do nothing.
+      do_sample: sample tokens; if False, the best token is chosen and the next four options have no effect.
       temperature: scores are divided by it.
-      top_k: draw among this many best tokens (and those that tie with the last); 0: among all.
-      top_p: draw among the most probable tokens that together reach this probability.
-      min_p: draw among tokens at least this times as probable as the best; None: off.
-      repetition_penalty: makes tokens that stand in the output less likely when above 1.
-      encoder_repetition_penalty: makes tokens that stand in the input more likely when above 1.
-      no_repeat_ngram_size: n-grams of this size occur once; 0: off.
-      encoder_no_repeat_ngram_size: n-grams of the input of this size do not occur; 0: off.
-      bad_words_ids: token sequences never generated.
+      top_k: sample among this many best tokens (and tokens with the same score as the last); 0: among all.
+      top_p: sample among the most probable tokens with at least this total probability.
+      min_p: sample among tokens with at least this fraction of the best token's probability; None: off.
+      repetition_penalty: values above 1 make tokens of the output less likely.
+      encoder_repetition_penalty: values above 1 make tokens of the input more likely.
+      no_repeat_ngram_size: n-grams of this size occur only once; 0: off.
+      encoder_no_repeat_ngram_size: n-grams of this size of the input do not occur; 0: off.
+      bad_words_ids: token sequences that are never generated.
       forced_bos_token_id: first token after the decoder's start token.
-      forced_eos_token_id: last token when `max_length` is reached; an int or list is accepted.
-      suppress_tokens: ids never generated.
-      begin_suppress_tokens: ids not generated first.
-      exponential_decay_length_penalty: (start, factor): after `start` new tokens EOS grows more likely.
-      remove_invalid_values: NaN scores become 0, infinite ones the largest finite ones.
-      renormalize_logits: scores become log-probabilities again after all rules.
-      decoder_start_token_id: the decoder's first token; None: the spec's.
-      bos_token_id: beginning-of-sequence ids; None: none are known.
-      eos_token_id: any of these ends a row; an int or list is accepted; None: the spec's.
-      pad_token_id: fills rows that have ended; None: the spec's.
+      forced_eos_token_id: last token when `max_length` is reached; an int or a list.
+      suppress_tokens: ids that are never generated.
+      begin_suppress_tokens: ids that are not generated as the first token.
+      exponential_decay_length_penalty: (start, factor): after `start` new tokens EOS becomes more likely.
+      remove_invalid_values: NaN scores become 0, infinite ones the largest finite values.
+      renormalize_logits: scores are normalized to log-probabilities after all processors.
+      decoder_start_token_id: first token of the decoder; None: from the spec.
+      bos_token_id: beginning-of-sequence ids; None: none.
+      eos_token_id: each of these ids ends a row; an int or a list; None: from the spec.
+      pad_token_id: fills rows that have ended; None: from the spec.
       seed: of sampling; not an option of transformers.
 
     Raises:
-      UserError: for a value of another type or out of range, or two that contradict each other.
+      UserError: for a value with a wrong type or out of range, or values that contradict each other.
     """
 
     max_new_tokens: int | None = None
@@ -211,7 +213,7 @@ class GenerationOptions:
         self._check_forced()
 
     def _check_sequences(self) -> None:
-        """Greedy search has one sequence, beam search no more than its beams."""
+        """Greedy search returns one sequence, beam search at most `num_beams`."""
         count = self.num_return_sequences
         if self.num_beams == 1 and not self.do_sample and count > 1:
             raise UserError(f"num_return_sequences is {count}", "1 in greedy search", "set num_beams or do_sample")
@@ -219,36 +221,36 @@ class GenerationOptions:
             raise UserError(f"num_return_sequences is {count}", f"no more than num_beams={self.num_beams}")
 
     def _check_forced(self) -> None:
-        """A step that forces only suppressed tokens would leave nothing to choose."""
+        """A step that forces only suppressed tokens would have no token to choose."""
         forced = {"forced_bos_token_id": self.forced_bos_token_id, "forced_eos_token_id": self.forced_eos_token_id}
         for name, ids in forced.items():
-            if ids is not None and set(_read_special(ids)) <= set(self.suppress_tokens):
-                raise UserError(f"{name}={ids} stands in suppress_tokens too", "a token in one of the two")
+            if ids is not None and set(_read_one_or_more(ids)) <= set(self.suppress_tokens):
+                raise UserError(f"{name}={ids} is in suppress_tokens too", "a token in one of the two")
 
     def replace(self, **changes: Any) -> "GenerationOptions":
-        """The same options but for `changes`.
+        """Returns the same options with some changed.
 
         Raises:
-          UserError: for a name that is no option, or a value that is none of this option's.
+          UserError: for an unknown name, or a value that is not valid for its option.
         """
         for name in changes:
-            if name in UNSUPPORTED:
+            if name in UNSUPPORTED_FIELDS:
                 raise UserError(f"generation option {name!r} of transformers is not supported", do="leave it out")
-            if name not in _KINDS:
-                raise UserError(f"there is no generation option {name!r}{did_you_mean(name, _KINDS)}")
+            if name not in _FIELD_TYPES:
+                raise UserError(f"there is no generation option {name!r}{did_you_mean(name, _FIELD_TYPES)}")
         return dataclasses.replace(self, **changes)
 
-    def limits(self, prompt_length: int) -> tuple[int, int]:
-        """(least, greatest) total length, the prompt included.
+    def length_limits(self, prompt_length: int) -> tuple[int, int]:
+        """Returns the minimum and maximum total length, including the prompt.
 
-        `max_new_tokens` wins over `max_length`, `min_new_tokens` over `min_length`. With neither maximum it is the
-        prompt and DEFAULT_NEW_TOKENS, not the 20 of transformers. The least may exceed the greatest, which wins.
+        `max_new_tokens` overrides `max_length`, and `min_new_tokens` overrides `min_length`. If neither maximum is set,
+        it is the prompt plus DEFAULT_NEW_TOKENS. If the minimum exceeds the maximum, the maximum applies.
 
         Args:
-          prompt_length: tokens the decoder starts from: 1 when that is the start token alone.
+          prompt_length: number of tokens the decoder starts from; 1 for only the start token.
 
         Raises:
-          UserError: when `max_length` leaves no room for a new token.
+          UserError: if `max_length` leaves no room for a new token.
         """
         longest = prompt_length + (self.max_new_tokens or DEFAULT_NEW_TOKENS)
         if self.max_new_tokens is None and self.max_length is not None:
@@ -263,7 +265,7 @@ class GenerationOptions:
         return shortest, longest
 
     def to_dict(self) -> dict[str, Any]:
-        """What differs from the default, as a `generation_config.json` that transformers loads too."""
+        """Returns the values that differ from the defaults, in the format of `generation_config.json`."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: _to_json(name, value) for name, value in values.items() if value != _DEFAULTS[name]}
 
@@ -272,10 +274,10 @@ _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Generatio
 
 
 def _read(field: Any, value: Any) -> Any:
-    """The value in its normal form; None means the default where that is nothing (None or an empty list)."""
+    """Normalizes a value; None means the default, unless that is a number."""
     if value is None and not isinstance(field.default, int | float):
         return field.default
-    kind = _KINDS[field.name]
+    kind = _FIELD_TYPES[field.name]
     try:
         return kind.read(value)
     except ValueError:
@@ -283,7 +285,7 @@ def _read(field: Any, value: Any) -> Any:
 
 
 def _to_json(name: str, value: Any) -> Any:
-    if _KINDS[name] is _SPECIAL and len(value) == 1:
+    if _FIELD_TYPES[name] is _ONE_OR_MORE_IDS and len(value) == 1:
         return value[0]
     return _lists(value)
 
@@ -295,25 +297,25 @@ def _lists(value: Any) -> Any:
 def options_from_files(
     generation_config: Mapping[str, Any] | None, model_config: Mapping[str, Any]
 ) -> GenerationOptions:
-    """The options a checkpoint comes with, as transformers 5 reads them.
+    """Returns the options that come with a checkpoint, read as in transformers 5.
 
-    `generation_config.json` alone counts when there is one; older checkpoints have these fields in `config.json`
-    (its `task_specific_params` are not applied). Null means the default. Fields that do not change the output, and
-    fields that transformers does not know either, are ignored. As in transformers the decoder starts from
-    `bos_token_id` when no `decoder_start_token_id` is named; other special ids not named stay the spec's.
+    If there is a `generation_config.json`, only it is read. Older checkpoints have these fields in `config.json` (its
+    `task_specific_params` are not applied). Null means the default. Fields that do not change the output, and fields
+    unknown to transformers, are ignored. As in transformers, the decoder starts from `bos_token_id` if there is no
+    `decoder_start_token_id`; other missing special ids are taken from the spec.
 
     Args:
       generation_config: parsed `generation_config.json`, if there is one.
       model_config: parsed `config.json`.
 
     Raises:
-      UserError: for a value that is none of its option's, or a field that changes the output and is not here.
+      UserError: for a value that is not valid for its option, or an unsupported field that changes the output.
     """
     source = "config.json" if generation_config is None else "generation_config.json"
     fields = _legacy_fields(model_config) if generation_config is None else generation_config
     _refuse_unsupported(fields, source)
     try:
-        options = GenerationOptions(**{n: v for n, v in fields.items() if n in _KINDS and v is not None})
+        options = GenerationOptions(**{n: v for n, v in fields.items() if n in _FIELD_TYPES and v is not None})
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     if options.decoder_start_token_id is None and options.bos_token_id is not None:
@@ -322,22 +324,24 @@ def options_from_files(
 
 
 def _legacy_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Generation fields of a `config.json`; its `seed` would be one of training."""
+    """Generation fields of a `config.json`, without `seed`, which is one of training."""
     fields = {name: value for name, value in config.items() if name != "seed"}
-    if fields.get("force_bos_token_to_be_generated"):  # the name that BART's first checkpoints gave it
+    if fields.get("force_bos_token_to_be_generated"):  # name used by BART's first checkpoints
         fields["forced_bos_token_id"] = fields.get("bos_token_id")
     return fields
 
 
 def unsupported_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Those fields of a file that change the output of transformers and have no option here, with their values."""
-    return {name: fields[name] for name, neutral in UNSUPPORTED.items() if fields.get(name) not in (None, neutral)}
+    """Returns the fields of a file, with values, that change transformers' output and are not supported here."""
+    return {
+        name: fields[name] for name, neutral in UNSUPPORTED_FIELDS.items() if fields.get(name) not in (None, neutral)
+    }
 
 
 def _refuse_unsupported(fields: Mapping[str, Any], source: str) -> None:
     for name, value in unsupported_fields(fields).items():
         raise UserError(
             f"{source} sets {name} to {value!r}, which is not supported",
-            f"{name} unset or {UNSUPPORTED[name]!r}",
-            "remove it from the file, which gives another output than transformers",
+            f"{name} unset or {UNSUPPORTED_FIELDS[name]!r}",
+            "remove it from the file; the output will differ from transformers",
         )

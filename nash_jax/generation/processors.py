@@ -1,7 +1,7 @@
-"""What the options change in the scores before a token is chosen: the `LogitsProcessor`s of transformers, in jax.
+"""Logits processors: the `LogitsProcessor`s of transformers in jax, which change scores before a token is chosen.
 
-R rows, V vocabulary, L width of the token array, S source. Lists of ids that hold for every row are masks [V], so that
-another list compiles nothing; ids that differ by row are scattered, and V as an id is dropped by the scatter.
+R rows, V vocabulary size, L width of the token array, S source length. Lists of ids for all rows are masks [V], so that
+another list needs no compilation. Ids that differ by row are scattered; the scatter drops the id V.
 """
 
 import math
@@ -17,20 +17,20 @@ from nash_jax.generation.options import GenerationOptions
 
 Values = dict[str, jax.Array]
 
-_ANY = -1  # in a prefix: every token matches
-_NONE = -2  # in a context: no token stands here
+_ANY = -1  # in a prefix: matches every token
+_NONE = -2  # in a context: no token at this position
 
 
-class Rules(NamedTuple):
-    """The static part: what is on and sizes. Hashable, for a static argument of `jax.jit`.
+class ProcessorRules(NamedTuple):
+    """Static part: active processors and their sizes. Hashable, for a static argument of `jax.jit`.
 
     Attributes:
-      processors: names that `process` applies, in order.
-      warpers: names that `sampling.warp` applies, in order.
-      no_repeat_ngram_size: of the output.
-      encoder_no_repeat_ngram_size: of the input.
-      top_k: of sampling, not above the vocabulary.
-      min_tokens_to_keep: no warper leaves fewer.
+      processors: names that `apply_processors` applies, in order.
+      warpers: names that `sampling.apply_warpers` applies, in order.
+      no_repeat_ngram_size: for the output.
+      encoder_no_repeat_ngram_size: for the input.
+      top_k: for sampling, at most the vocabulary size.
+      min_tokens_to_keep: minimum number of tokens that each warper keeps.
     """
 
     processors: tuple[str, ...]
@@ -41,51 +41,54 @@ class Rules(NamedTuple):
     min_tokens_to_keep: int
 
 
-class Step(NamedTuple):
-    """Where generation stands.
+class StepContext(NamedTuple):
+    """State of generation in the current step.
 
     Attributes:
       rules: static part.
-      values: dynamic part.
+      values: traced part.
       tokens: int32 [R, L].
-      length: tokens that are there, int32 scalar.
-      source: encoder ids [R, S], if a rule needs them.
+      length: number of valid tokens, int32 scalar.
+      source: encoder ids, int32 [R, S], if a processor needs them.
     """
 
-    rules: Rules
+    rules: ProcessorRules
     values: Values
     tokens: jax.Array
     length: jax.Array
     source: jax.Array | None
 
 
-def process(
-    rules: Rules,
+def apply_processors(
+    rules: ProcessorRules,
     values: Values,
     scores: jax.Array,
     tokens: jax.Array,
     length: jax.Array,
     source: jax.Array | None = None,
 ) -> jax.Array:
-    """Applies what is on, in transformers' order; with nothing on, returns `scores` itself.
+    """Applies the active processors in transformers' order; returns `scores` unchanged if there are none.
 
     Args:
       rules: static part.
-      values: dynamic part.
+      values: traced part.
       scores: float32 [R, V]: logits, or log-probabilities in beam search.
-      tokens: int32 [R, L], of which the first `length` are there; what follows is not read.
+      tokens: int32 [R, L]; only the first `length` are read.
       length: int32 scalar, at least 1.
-      source: int32 [R, S], for rules on the input. Negative ids are not there: a caller that pads sources marks
-        its padding so; padding given as an ordinary id counts like one, as in transformers.
+      source: int32 [R, S], for processors that use the input. Negative ids are ignored: a caller marks its padding with
+        them. Padding given as an ordinary id counts as a token, as in transformers.
+
+    Returns:
+      float32 [R, V].
     """
-    step = Step(rules, values, tokens, length, source)
+    step = StepContext(rules, values, tokens, length, source)
     for name in rules.processors:
         scores = _PROCESSORS[name](step, scores)
     return scores
 
 
-def _penalise(scores: jax.Array, ids: jax.Array, penalty: jax.Array) -> jax.Array:
-    """Scores of `ids` [R, N] times the penalty below 0, divided by it above; an id counts once."""
+def _penalize(scores: jax.Array, ids: jax.Array, penalty: jax.Array) -> jax.Array:
+    """Multiplies negative scores of `ids` [R, N] by the penalty and divides others by it, once for repeated ids."""
     old = jnp.take_along_axis(scores, jnp.minimum(ids, scores.shape[1] - 1), axis=1)
     return scores.at[_rows(ids), ids].set(jnp.where(old < 0, old * penalty, old / penalty), mode="drop")
 
@@ -98,37 +101,37 @@ def _rows(ids: jax.Array) -> jax.Array:
     return jnp.arange(ids.shape[0])[:, None]
 
 
-def _generated(step: Step, scores: jax.Array) -> jax.Array:
-    """Tokens [R, L], V where none is there yet."""
-    there = jnp.arange(step.tokens.shape[1]) < step.length
-    return jnp.where(there[None], step.tokens, scores.shape[1])
+def _generated(step: StepContext, scores: jax.Array) -> jax.Array:
+    """Tokens [R, L], with V at positions not generated yet."""
+    is_valid = jnp.arange(step.tokens.shape[1]) < step.length
+    return jnp.where(is_valid[None], step.tokens, scores.shape[1])
 
 
-def _source(step: Step, scores: jax.Array) -> jax.Array:
-    """Encoder ids [R, S], V for padding: a negative index would count from the end."""
+def _source(step: StepContext, scores: jax.Array) -> jax.Array:
+    """Encoder ids [R, S], with V for padding, since a negative index would count from the end."""
     if step.source is None:
         raise ValueError(f"{step.rules.processors} need the source ids")
     return jnp.where(step.source < 0, scores.shape[1], step.source)
 
 
-def _encoder_repetition_penalty(step: Step, scores: jax.Array) -> jax.Array:
-    return _penalise(scores, _source(step, scores), step.values["encoder_repetition_penalty"])
+def _encoder_repetition_penalty(step: StepContext, scores: jax.Array) -> jax.Array:
+    return _penalize(scores, _source(step, scores), step.values["encoder_repetition_penalty"])
 
 
-def _repetition_penalty(step: Step, scores: jax.Array) -> jax.Array:
-    return _penalise(scores, _generated(step, scores), step.values["repetition_penalty"])
+def _repetition_penalty(step: StepContext, scores: jax.Array) -> jax.Array:
+    return _penalize(scores, _generated(step, scores), step.values["repetition_penalty"])
 
 
-def _no_repeat_ngram(step: Step, scores: jax.Array) -> jax.Array:
+def _no_repeat_ngram(step: StepContext, scores: jax.Array) -> jax.Array:
     return _ban_ngrams(step, scores, _generated(step, scores), step.rules.no_repeat_ngram_size)
 
 
-def _encoder_no_repeat_ngram(step: Step, scores: jax.Array) -> jax.Array:
+def _encoder_no_repeat_ngram(step: StepContext, scores: jax.Array) -> jax.Array:
     return _ban_ngrams(step, scores, _source(step, scores), step.rules.encoder_no_repeat_ngram_size)
 
 
-def _ban_ngrams(step: Step, scores: jax.Array, text: jax.Array, size: int) -> jax.Array:
-    """Bans what follows the last size-1 tokens anywhere in `text` [R, W]; ids of V in it are never banned."""
+def _ban_ngrams(step: StepContext, scores: jax.Array, text: jax.Array, size: int) -> jax.Array:
+    """Bans tokens that follow an occurrence of the last size-1 tokens in `text` [R, W]; the id V is not banned."""
     known = size - 1
     windows = text.shape[1] - known
     if windows < 1 or known > step.tokens.shape[1]:
@@ -140,12 +143,12 @@ def _ban_ngrams(step: Step, scores: jax.Array, text: jax.Array, size: int) -> ja
     return _ban(scores, jnp.where(match, text[:, known:], scores.shape[1]))
 
 
-def _bad_words(step: Step, scores: jax.Array) -> jax.Array:
+def _bad_words(step: StepContext, scores: jax.Array) -> jax.Array:
     return jnp.where(step.values["bad_words"][None], -jnp.inf, scores)
 
 
-def _bad_sequences(step: Step, scores: jax.Array) -> jax.Array:
-    """Bans the last token of each sequence whose other tokens [M, P] are the last generated ones."""
+def _bad_sequences(step: StepContext, scores: jax.Array) -> jax.Array:
+    """Bans the last token of each sequence whose other tokens [M, P] are the most recent tokens."""
     prefixes = step.values["bad_prefixes"]
     places = step.length - prefixes.shape[1] + jnp.arange(prefixes.shape[1])
     context = jnp.take(step.tokens, jnp.maximum(places, 0), axis=1, mode="clip")
@@ -154,7 +157,7 @@ def _bad_sequences(step: Step, scores: jax.Array) -> jax.Array:
     return _ban(scores, jnp.where(match, step.values["bad_last"][None], scores.shape[1]))
 
 
-def _min_length(step: Step, scores: jax.Array) -> jax.Array:
+def _min_length(step: StepContext, scores: jax.Array) -> jax.Array:
     return jnp.where(step.values["eos"][None] & (step.length < step.values["min_length"]), -jnp.inf, scores)
 
 
@@ -162,39 +165,39 @@ def _force(scores: jax.Array, ids: jax.Array, now: jax.Array) -> jax.Array:
     return jnp.where(now, jnp.where(ids, 0.0, -jnp.inf)[None], scores)
 
 
-def _forced_bos(step: Step, scores: jax.Array) -> jax.Array:
+def _forced_bos(step: StepContext, scores: jax.Array) -> jax.Array:
     return _force(scores, step.values["forced_bos"], step.length == 1)
 
 
-def _forced_eos(step: Step, scores: jax.Array) -> jax.Array:
+def _forced_eos(step: StepContext, scores: jax.Array) -> jax.Array:
     return _force(scores, step.values["forced_eos"], step.length == step.values["max_length"] - 1)
 
 
-def _remove_invalid(step: Step, scores: jax.Array) -> jax.Array:
+def _remove_invalid(step: StepContext, scores: jax.Array) -> jax.Array:
     return jnp.nan_to_num(scores)
 
 
-def _decay(step: Step, scores: jax.Array) -> jax.Array:
-    """EOS scores s + |s|·(factor^n - 1), n tokens after the start; not where s is infinite."""
+def _decay(step: StepContext, scores: jax.Array) -> jax.Array:
+    """EOS scores s + |s|·(factor^n - 1), n tokens after the start; infinite scores are unchanged."""
     late = step.length - step.values["decay_start"]
     grown = scores + jnp.abs(scores) * jnp.expm1(late * step.values["decay_log_factor"])
     return jnp.where(step.values["eos"][None] & (late > 0) & jnp.isfinite(scores), grown, scores)
 
 
-def _suppress(step: Step, scores: jax.Array) -> jax.Array:
+def _suppress(step: StepContext, scores: jax.Array) -> jax.Array:
     return jnp.where(step.values["suppress"][None], -jnp.inf, scores)
 
 
-def _begin_suppress(step: Step, scores: jax.Array) -> jax.Array:
+def _begin_suppress(step: StepContext, scores: jax.Array) -> jax.Array:
     now = step.length == step.values["begin_index"]
     return jnp.where(step.values["begin_suppress"][None] & now, -jnp.inf, scores)
 
 
-def _renormalize(step: Step, scores: jax.Array) -> jax.Array:
+def _renormalize(step: StepContext, scores: jax.Array) -> jax.Array:
     return jax.nn.log_softmax(scores, axis=-1)
 
 
-_PROCESSORS: dict[str, Callable[[Step, jax.Array], jax.Array]] = {  # in the order of `_get_logits_processor`
+_PROCESSORS: dict[str, Callable[[StepContext, jax.Array], jax.Array]] = {  # in the order of `_get_logits_processor`
     "encoder_repetition_penalty": _encoder_repetition_penalty,
     "repetition_penalty": _repetition_penalty,
     "no_repeat_ngram_size": _no_repeat_ngram,
@@ -211,32 +214,32 @@ _PROCESSORS: dict[str, Callable[[Step, jax.Array], jax.Array]] = {  # in the ord
     "renormalize_logits": _renormalize,
 }
 
-_Part = tuple[bool, dict[str, Any]]  # whether it is on, the values it reads
+_Part = tuple[bool, dict[str, Any]]  # whether it is active, the values that it reads
 
 
 def make_rules(
     options: GenerationOptions, *, vocab_size: int, eos_ids: tuple[int, ...], prompt_length: int, max_length: int
-) -> tuple[Rules, Values]:
-    """Prepares `process` and `sampling.warp`, on the host.
+) -> tuple[ProcessorRules, Values]:
+    """Prepares `apply_processors` and `sampling.apply_warpers`, on the host.
 
-    Another value of an option that is on stays within the same `Rules` and the same shapes, so it compiles nothing;
-    n-gram sizes, `top_k` and the power of two above the number and length of bad sequences do.
+    A new value of an active option keeps the same `ProcessorRules` and shapes, so nothing is recompiled. A new n-gram
+    size, a new `top_k`, or bad sequences whose number or length exceeds the next power of two do recompile.
 
     Args:
-      options: what to apply.
+      options: generation options.
       vocab_size: V.
-      eos_ids: ids that end a row; empty when none does.
-      prompt_length: tokens the decoder starts from.
-      max_length: total length at which generation ends, the prompt included.
+      eos_ids: ids that end a row; may be empty.
+      prompt_length: number of tokens the decoder starts from.
+      max_length: total length at which generation ends, including the prompt.
 
     Raises:
-      UserError: for a token id that is not in the vocabulary.
+      UserError: for a token id outside the vocabulary.
     """
     _check_ids(options, eos_ids, vocab_size)
     parts = _penalties(options) | _bans(options, eos_ids, vocab_size)
     parts |= _lengths(options, eos_ids, vocab_size, prompt_length, max_length)
     warpers = _warpers(options)
-    rules = Rules(
+    rules = ProcessorRules(
         processors=tuple(name for name in _PROCESSORS if parts[name][0]),
         warpers=tuple(name for name, (on, _) in warpers.items() if on),
         no_repeat_ngram_size=options.no_repeat_ngram_size,
@@ -244,8 +247,8 @@ def make_rules(
         **_kept(options, eos_ids, vocab_size),
     )
     values: dict[str, Any] = {}
-    for on, own in [*parts.values(), *warpers.values()]:
-        values |= own if on else {}
+    for is_active, part_values in [*parts.values(), *warpers.values()]:
+        values |= part_values if is_active else {}
     return rules, {name: jnp.asarray(value) for name, value in values.items()}
 
 
@@ -262,7 +265,7 @@ def _penalties(options: GenerationOptions) -> dict[str, _Part]:
 
 
 def _bans(options: GenerationOptions, eos_ids: tuple[int, ...], vocab_size: int) -> dict[str, _Part]:
-    """EOS on its own is no bad word, whatever the list says."""
+    """EOS as a single-token bad word is ignored, as in transformers."""
     single = {word[0] for word in options.bad_words_ids if len(word) == 1} - set(eos_ids)
     sequences = [word for word in options.bad_words_ids if len(word) > 1]
     suppressed = options.suppress_tokens
@@ -276,8 +279,8 @@ def _bans(options: GenerationOptions, eos_ids: tuple[int, ...], vocab_size: int)
 def _lengths(
     options: GenerationOptions, eos_ids: tuple[int, ...], vocab_size: int, prompt_length: int, max_length: int
 ) -> dict[str, _Part]:
-    """Rules that hold at some lengths only."""
-    min_length, _ = options.limits(prompt_length)
+    """Processors that are active only at some lengths."""
+    min_length, _ = options.length_limits(prompt_length)
     bos, last, first = options.forced_bos_token_id, options.forced_eos_token_id, options.begin_suppress_tokens
     start, factor = options.exponential_decay_length_penalty or (0, 1.0)
     begin = prompt_length + (bos is not None and prompt_length == 1)  # the first token that is not forced
@@ -299,7 +302,7 @@ def _lengths(
 
 
 def _warpers(options: GenerationOptions) -> dict[str, _Part]:
-    """In transformers' order."""
+    """Warpers in transformers' order."""
     min_p = options.min_p or 0.0
     parts: dict[str, _Part] = {
         "temperature": (options.temperature != 1, {"temperature": np.float32(options.temperature)}),
@@ -312,7 +315,7 @@ def _warpers(options: GenerationOptions) -> dict[str, _Part]:
 
 
 def _kept(options: GenerationOptions, eos_ids: tuple[int, ...], vocab_size: int) -> dict[str, int]:
-    """Beams need one token to go on with besides every EOS."""
+    """Sizes of warpers; beam search needs one token in addition to all EOS ids."""
     kept = min(vocab_size, max(2, len(eos_ids) + 1) if options.num_beams > 1 else 1)
     sampled = options.do_sample and options.top_k > 0
     return {"top_k": min(vocab_size, max(options.top_k, kept)) if sampled else 0, "min_tokens_to_keep": kept}
@@ -325,7 +328,7 @@ def _mask(ids: Iterable[int], vocab_size: int) -> np.ndarray:
 
 
 def _pack(sequences: Sequence[tuple[int, ...]], vocab_size: int) -> dict[str, np.ndarray]:
-    """Sequences as prefixes [M, P], aligned right, and last tokens [M]; M and P are powers of two."""
+    """Packs sequences as prefixes [M, P], right-aligned, and last tokens [M]; M and P are powers of two."""
     longest = max(map(len, sequences), default=2) - 1
     shape = tuple(1 << (size - 1).bit_length() for size in (max(len(sequences), 1), longest))
     prefixes, last = np.full(shape, _ANY, np.int32), np.full(shape[:1], vocab_size, np.int32)

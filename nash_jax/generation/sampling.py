@@ -1,28 +1,31 @@
-"""Drawing tokens: warpers that cut unlikely tokens off, and draws that do not depend on the batch.
+"""Sampling: warpers that exclude unlikely tokens, and random draws that do not depend on the batch.
 
-R rows, V vocabulary.
+R rows, V vocabulary size.
 """
 
 import jax
 import jax.numpy as jnp
 
-from nash_jax.generation.processors import Rules, Values
+from nash_jax.generation.processors import ProcessorRules, Values
 
-_INFINITE_BITS = 0x7F800000  # of float32 infinity; bits of floats from 0 up are ordered like the floats
-_ROUNDING = 1e-6  # relative; scores nearer to each other than this are ties
+_INFINITE_BITS = 0x7F800000  # of float32 infinity; the bits of non-negative floats are ordered like the floats
+_ROUNDING = 1e-6  # relative; scores that differ by less are ties
 
 
-def warp(rules: Rules, values: Values, scores: jax.Array) -> jax.Array:
-    """Temperature, top-k, top-p and min-p in transformers' order; cut tokens become -inf.
+def apply_warpers(rules: ProcessorRules, values: Values, scores: jax.Array) -> jax.Array:
+    """Applies temperature, top-k, top-p and min-p in transformers' order; excluded tokens become -inf.
 
-    Each cut keeps scores from a threshold up, so tokens that tie with the last one kept are kept too. transformers does
-    so for top-k; there top-p cuts ties wherever its unstable sort left them. With nothing on, or without sampling,
-    `scores` itself is returned.
+    Each warper keeps scores above a threshold, so tokens that tie with the last kept one are kept too. transformers
+    does this for top-k; for top-p it cuts ties in the order of an unstable sort. Without active warpers, or without
+    sampling, `scores` is returned unchanged.
 
     Args:
       rules: static part, from `processors.make_rules`.
-      values: dynamic part.
-      scores: float32 [R, V] after `processors.process`.
+      values: traced part.
+      scores: float32 [R, V] after `processors.apply_processors`.
+
+    Returns:
+      float32 [R, V].
     """
     if "temperature" in rules.warpers:
         scores = scores / values["temperature"]
@@ -41,35 +44,35 @@ def warp(rules: Rules, values: Values, scores: jax.Array) -> jax.Array:
 
 
 def _greatest(scores: jax.Array, count: int) -> jax.Array:
-    """The `count` greatest scores, descending, [R, count].
+    """Returns the `count` largest scores in descending order, [R, count].
 
-    Without the barrier a slice of them is merged into the search, which XLA's CPU backend then no longer knows as a
-    top-k and does by sorting: 12 ms for 32128 scores instead of 0.2.
+    Without the barrier, XLA's CPU backend merges later slices into the top-k, no longer recognizes it and sorts: 12 ms
+    for 32128 scores instead of 0.2 ms.
     """
     return jax.lax.optimization_barrier(jax.lax.top_k(scores, count)[0])
 
 
 def _cut(scores: jax.Array, threshold: jax.Array, top: jax.Array) -> jax.Array:
-    """Bans scores below the threshold [R, 1], or some 16 roundings of it and the top score [R, 1] below.
+    """Excludes scores below the threshold [R, 1], with a tolerance of about 16 float32 roundings of threshold and top.
 
-    XLA computes `scores` anew in each fusion that reads them, with other roundings (a division becomes a product, a
-    product and a sum one operation): compared exactly, the very token that gave the threshold can fall below it.
+    XLA recomputes `scores` in each fusion that reads them, with different rounding (a division becomes a product, or a
+    product and a sum one operation). In an exact comparison the token that defines the threshold could fall below it.
     """
     slack = _ROUNDING * jnp.maximum(jnp.abs(threshold), jnp.abs(top))
     return jnp.where(scores < threshold - slack, -jnp.inf, scores)
 
 
 def _nucleus_radius(scores: jax.Array, distance: jax.Array, top: jax.Array, top_p: jax.Array) -> jax.Array:
-    """How far below the top score top-p reaches, [R, 1].
+    """Returns how far below the top score top-p reaches, [R, 1].
 
-    A token is kept when those above it have less than `top_p` of the probability. The greatest distance for which that
-    holds is found by bisection over the bits of float32, which needs no sort: sorting 32128 scores takes XLA's CPU
-    backend 10 ms, this 0.5 ms.
+    A token is kept if the tokens above it have a total probability less than `top_p`. The largest distance with this
+    property is found by bisection over the bits of float32, which needs no sort: sorting 32128 scores takes 10 ms on
+    XLA's CPU backend, this 0.5 ms.
 
     Args:
-      scores: [R, V].
-      distance: [R, N], from the top score down to every score that may be kept, in any order.
-      top: [R, 1], the greatest score.
+      scores: float32 [R, V].
+      distance: float32 [R, N], from the top score down to each score that may be kept, in any order.
+      top: float32 [R, 1], the largest score.
       top_p: float32 scalar.
     """
     bits = jax.lax.bitcast_convert_type(distance, jnp.int32)
@@ -86,15 +89,14 @@ def _nucleus_radius(scores: jax.Array, distance: jax.Array, top: jax.Array, top_
     return jax.lax.bitcast_convert_type(reached, jnp.float32)
 
 
-def perturb(scores: jax.Array, key: jax.Array, row_ids: jax.Array, position: jax.Array) -> jax.Array:
-    """Scores with Gumbel noise: the greatest is a draw, the n greatest are n draws without replacement.
+def add_gumbel_noise(scores: jax.Array, key: jax.Array, row_ids: jax.Array, position: jax.Array) -> jax.Array:
+    """Adds Gumbel noise: the largest score is a sample, the n largest are n samples without replacement.
 
-    The noise of a row hangs on the key, the row's id and the position alone: a row draws the same in any batch and at
-    any place in it.
+    The noise of a row depends only on the key, the row's id and the position, not on the batch or the place in it.
 
     Args:
-      scores: float32 [R, V], logits or log-probabilities, -inf for what is not to be drawn.
-      key: of `jax.random.key`.
+      scores: float32 [R, V], logits or log-probabilities, -inf for excluded tokens.
+      key: from `jax.random.key`.
       row_ids: int32 [R].
       position: int32 scalar.
 
@@ -103,12 +105,12 @@ def perturb(scores: jax.Array, key: jax.Array, row_ids: jax.Array, position: jax
     """
 
     def noise(row: jax.Array) -> jax.Array:
-        own = jax.random.fold_in(jax.random.fold_in(key, row), position)
-        return jax.random.gumbel(own, scores.shape[1:], scores.dtype)
+        row_key = jax.random.fold_in(jax.random.fold_in(key, row), position)
+        return jax.random.gumbel(row_key, scores.shape[1:], scores.dtype)
 
     return scores + jax.vmap(noise)(row_ids)
 
 
-def draw(scores: jax.Array, key: jax.Array, row_ids: jax.Array, position: jax.Array) -> jax.Array:
-    """One token a row, int32 [R], with probability softmax(scores); arguments as in `perturb`."""
-    return jnp.argmax(perturb(scores, key, row_ids, position), axis=-1).astype(jnp.int32)
+def sample_tokens(scores: jax.Array, key: jax.Array, row_ids: jax.Array, position: jax.Array) -> jax.Array:
+    """Samples one token per row, int32 [R], with probability softmax(scores); arguments as in `add_gumbel_noise`."""
+    return jnp.argmax(add_gumbel_noise(scores, key, row_ids, position), axis=-1).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""The Flax module over a `ModelSpec`."""
+"""Flax modules built from a `ModelSpec`."""
 
 import jax.numpy as jnp
 
@@ -10,7 +10,7 @@ __all__ = ["Dtype", "Masks", "build"]
 
 
 def build(spec: ModelSpec, *, dtype: Dtype = jnp.float32, remat: bool = False) -> EncoderDecoder:
-    """The Flax module for a spec.
+    """Returns the Flax module for a spec.
 
     Args:
       spec: shape and flags of the model.

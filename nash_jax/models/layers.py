@@ -1,9 +1,9 @@
-"""The sub-layers that encoders and decoders are made of.
+"""Sub-layers of encoders and decoders.
 
-Letters: B batch, T queries, S keys, D d_model, N heads, H head size, F FFN units, V vocabulary.
-Masks multiply in three places (REFERENCE: CoFi, section 3): heads on the attention context, units on the
-activated hidden values, sub-layers on the sub-layer's output; a d_model mask multiplies embeddings and
-sub-layer outputs. A mask left out is all ones.
+Letters: B batch, T queries, S keys, D d_model, N heads, H head size, F FFN units, V vocabulary size.
+Masks multiply activations as in CoFi (Xia et al. 2022, section 3): head masks the attention context, unit masks the
+activated hidden values, sub-layer masks the output of a sub-layer; a d_model mask multiplies embeddings and sub-layer
+outputs. A missing mask is equal to ones.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from nash_jax.spec import ModelSpec
 Masks = Mapping[str, jax.Array]
 Dtype = jnp.dtype | type
 
-NEGATIVE = -1e9  # added to scores that must not be attended to; finite, so a row of padding stays finite
+MASK_VALUE = -1e9  # added to the scores of masked positions; finite, so a row of padding stays finite
 
 ACTIVATION_FNS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
@@ -30,22 +30,21 @@ ACTIVATION_FNS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def apply_mask(x: jax.Array, masks: Masks | None, name: str) -> jax.Array:
-    """x [..., M] times the mask of that name ([M] or a scalar), if there is one."""
+    """Multiplies x [..., M] by the mask of that name ([M] or a scalar), if there is one."""
     if masks is None or name not in masks:
         return x
     return x * jnp.broadcast_to(masks[name].astype(x.dtype), x.shape)
 
 
 def attention_bias(attention_mask: jax.Array) -> jax.Array:
-    """Padding mask [B, S] of 0/1 → additive bias [B, 1, 1, S], float32."""
-    return jnp.where(attention_mask[:, None, None, :] > 0, 0.0, NEGATIVE).astype(jnp.float32)
+    """Converts a padding mask [B, S] of 0/1 to an additive bias, float32 [B, 1, 1, S]."""
+    return jnp.where(attention_mask[:, None, None, :] > 0, 0.0, MASK_VALUE).astype(jnp.float32)
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + eps) · scale, no centring, no bias (T5's layer norm), in float32.
+    """T5's layer norm: x / sqrt(mean(x²) + eps) · scale, without mean subtraction and bias, in float32.
 
-    Under a d_model mask the mean is over kept dimensions only, so that the norm equals the norm of the
-    narrower model.
+    With a d_model mask, the mean is over kept dimensions only, so the result equals that of the compacted model.
     """
 
     eps: float
@@ -60,7 +59,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / sqrt(variance + eps) · scale + bias, in float32; under a d_model mask over kept dimensions only."""
+    """(x - mean) / sqrt(variance + eps) · scale + bias, in float32; over kept dimensions only with a d_model mask."""
 
     eps: float
     dtype: Dtype
@@ -78,24 +77,24 @@ class LayerNorm(nn.Module):
 
 
 def _kept(masks: Masks | None, width: int) -> jax.Array | int:
-    """Number of residual dimensions that a d_model mask leaves open. A closed one holds 0."""
+    """Number of residual dimensions kept by a d_model mask; activations of removed dimensions are 0."""
     return width if masks is None or "embed" not in masks else jnp.maximum(jnp.sum(masks["embed"] > 0), 1)
 
 
 def make_norm(spec: ModelSpec, dtype: Dtype) -> RMSNorm | LayerNorm:
-    """The norm that the spec asks for."""
+    """Returns the normalization layer of a spec."""
     return (RMSNorm if spec.norm == "rms" else LayerNorm)(spec.norm_eps, dtype)
 
 
 class Sublayer(nn.Module):
-    """What attention and FFN share: a norm before the sub-layer or after the residual sum.
+    """Common part of attention and FFN: a norm before the sub-layer (pre-norm) or after the residual sum (post-norm).
 
-    A sub-layer without heads or units still adds its output bias and, where norms come after, still norms:
-    that is what is left of it when all its gates are closed.
+    A sub-layer without heads or units still adds its output bias and, in post-norm models, still normalizes: this is
+    the result of closing all its gates.
 
     Attributes:
-      spec: shape of the whole model.
-      place: name in the spec, `decoder.0.cross_attention`.
+      spec: spec of the whole model.
+      place: name of the sub-layer in the spec, such as `decoder.0.cross_attention`.
       dtype: compute dtype.
     """
 
@@ -105,7 +104,7 @@ class Sublayer(nn.Module):
 
     @property
     def size(self) -> int:
-        """Heads or units."""
+        """Number of heads or units."""
         return self.spec.sublayers()[self.place][1]
 
     def _build_shared(self, bias_name: str) -> None:
@@ -114,20 +113,23 @@ class Sublayer(nn.Module):
         if self.spec.bias:
             self.output_bias = self.param(bias_name, nn.initializers.zeros, (self.spec.d_model,))
 
-    def enter(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
-        """The sub-layer's input of the residual stream [B, T, D]."""
+    def pre_norm_input(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
+        """Returns the sub-layer's input from the residual stream [B, T, D]; normalized in pre-norm models."""
         return self.norm(x, masks) if self.spec.pre_norm else x
 
-    def leave(
+    def add_residual(
         self, x: jax.Array, product: jax.Array | None, masks: Masks | None = None, *, deterministic: bool = True
     ) -> jax.Array:
-        """The residual stream after the sub-layer.
+        """Adds the sub-layer's output to the residual stream.
 
         Args:
-          x: the stream before, [B, T, D].
-          product: what the output kernel gave, [B, T, D]; None when the sub-layer has no heads or units.
+          x: residual stream before the sub-layer, [B, T, D].
+          product: output of the output kernel, [B, T, D]; None if the sub-layer has no heads or units.
           masks: masks by name.
-          deterministic: no dropout.
+          deterministic: disable dropout.
+
+        Returns:
+          The residual stream after the sub-layer, [B, T, D].
         """
         y = jnp.zeros_like(x) if product is None else product
         if self.spec.bias:
@@ -154,29 +156,29 @@ class FeedForward(Sublayer):
             self.wi_bias = self.param("wi_bias", nn.initializers.zeros, inner)
 
     def __call__(self, x: jax.Array, masks: Masks | None = None, *, deterministic: bool = True) -> jax.Array:
-        """The residual stream [B, T, D] after the sub-layer."""
+        """Returns the residual stream [B, T, D] after the sub-layer."""
         if self.size == 0:
-            return self.leave(x, None, masks, deterministic=deterministic)
-        hidden = self._hidden(self.enter(x, masks))
+            return self.add_residual(x, None, masks, deterministic=deterministic)
+        hidden = self._hidden(self.pre_norm_input(x, masks))
         hidden = apply_mask(hidden, masks, f"{self.place}.units")
         hidden = self.hidden_dropout(hidden, deterministic=deterministic)
-        return self.leave(x, hidden @ self.wo.astype(self.dtype), masks, deterministic=deterministic)
+        return self.add_residual(x, hidden @ self.wo.astype(self.dtype), masks, deterministic=deterministic)
 
     def _hidden(self, x: jax.Array) -> jax.Array:
         act = ACTIVATION_FNS[self.spec.activation]
         hidden = x @ self.wi.astype(self.dtype).reshape(self.spec.d_model, -1)  # [B, T, F], gated: [B, T, 2F]
         if self.spec.bias:
             hidden = hidden + jnp.broadcast_to(self.wi_bias.astype(self.dtype).reshape(-1), hidden.shape)
-        if self.spec.gated:  # the activated half, then the linear half
+        if self.spec.gated:  # first half activated, second half linear
             return act(hidden[..., : self.size]) * hidden[..., self.size :]
         return act(hidden)
 
 
 class Attention(Sublayer):
-    """An attention sub-layer over the kept heads only.
+    """An attention sub-layer with the kept heads.
 
-    Self-attention owns one fused kernel for query, key and value, cross-attention one for the query and a
-    fused one for key and value, so that a step reads few, large arrays.
+    Self-attention has one fused kernel for query, key and value; cross-attention has one for the query and a fused one
+    for key and value. So a decoding step reads few, large arrays.
     """
 
     def setup(self) -> None:
@@ -189,7 +191,7 @@ class Attention(Sublayer):
             return
         self.head_dim = s.head_dim_of(side)
         shape, normal = (self.size, self.head_dim), nn.initializers.normal
-        # unscaled scores (T5): the query's initial values make up for it
+        # scores are not scaled in T5, so the query's initial values are smaller
         query_std = (1.0 if s.scaled_attention else self.head_dim**-0.5) * s.d_model**-0.5
         if self.place.endswith("cross_attention"):
             self.q = self._kernel("q", normal(query_std), shape)
@@ -207,7 +209,7 @@ class Attention(Sublayer):
         return kernel, self.param(f"{name}_bias", nn.initializers.zeros, shape) if self.spec.bias else None
 
     def _project(self, x: jax.Array, kernel: tuple[jax.Array, jax.Array | None]) -> jax.Array:
-        """x [B, T, D] · kernel [D, ...] + bias [...] → [B, T, ...] as one matrix product."""
+        """Computes x [B, T, D] · kernel [D, ...] + bias [...] → [B, T, ...] as one matrix product."""
         weight, bias = kernel
         y = x @ weight.astype(self.dtype).reshape(weight.shape[0], -1)
         if bias is not None:
@@ -215,18 +217,18 @@ class Attention(Sublayer):
         return y.reshape(*x.shape[:-1], *weight.shape[1:])
 
     def keys_values(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Cross-attention keys and values, each [B, S, N, H], of encoder output [B, S, D]."""
+        """Returns cross-attention keys and values, each [B, S, N, H], from the encoder output [B, S, D]."""
         kv = self._project(encoded.astype(self.dtype), self.kv)  # [B, S, 2, N, H]
         return kv[:, :, 0], kv[:, :, 1]
 
     def query_keys_values(self, x: jax.Array, masks: Masks | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Self-attention query, key and value, each [B, T, N, H], of the residual stream [B, T, D]."""
-        qkv = self._project(self.enter(x, masks), self.qkv)  # [B, T, 3, N, H]
+        """Returns self-attention query, key and value, each [B, T, N, H], from the residual stream [B, T, D]."""
+        qkv = self._project(self.pre_norm_input(x, masks), self.qkv)  # [B, T, 3, N, H]
         return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
 
     def query(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
-        """Cross-attention query [B, T, N, H] of the residual stream [B, T, D]."""
-        return self._project(self.enter(x, masks), self.q)
+        """Returns the cross-attention query [B, T, N, H] from the residual stream [B, T, D]."""
+        return self._project(self.pre_norm_input(x, masks), self.q)
 
     def attend(
         self,
@@ -238,7 +240,7 @@ class Attention(Sublayer):
         *,
         deterministic: bool = True,
     ) -> jax.Array:
-        """Softmax attention and output kernel.
+        """Computes softmax attention and applies the output kernel.
 
         Args:
           query: [B, T, N, H].
@@ -246,10 +248,10 @@ class Attention(Sublayer):
           value: [B, S, N, H].
           bias: added to the scores, broadcastable to [B, N, T, S], float32.
           masks: masks by name.
-          deterministic: no dropout.
+          deterministic: disable dropout.
 
         Returns:
-          What `leave` adds to the residual stream, [B, T, D].
+          The `product` argument of `add_residual`, [B, T, D].
         """
         if self.spec.scaled_attention:
             query = query * jnp.asarray(self.head_dim**-0.5, query.dtype)
@@ -265,7 +267,7 @@ class Attention(Sublayer):
 
 
 def _fused_init(query_std: float) -> Any:
-    """Initial values of a fused [D, 3, N, H] kernel: the query's, then keys' and values' deviation D**-0.5."""
+    """Initializer of a fused [D, 3, N, H] kernel: std `query_std` for the query, D**-0.5 for keys and values."""
 
     def init(rng: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> jax.Array:
         std = jnp.array([query_std, shape[0] ** -0.5, shape[0] ** -0.5])[None, :, None, None]

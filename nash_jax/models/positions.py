@@ -1,4 +1,4 @@
-"""Where a token stands: T5's relative-position bias, and sinusoids."""
+"""Position encodings: T5's relative-position bias, and sinusoids."""
 
 import flax.linen as nn
 import jax
@@ -7,10 +7,10 @@ import numpy as np
 
 
 def sinusoids(length: int, width: int) -> np.ndarray:
-    """Fixed position embeddings, float32 [length, width]: sines in the first half, cosines in the second.
+    """Returns fixed position embeddings, float32 [length, width]: sines in the first half, cosines in the second.
 
-    Feature i of each half turns at 10000^(-2i / width) radians a position (Vaswani et al. 2017, section 3.5; the
-    order of features is that of Marian and Pegasus).
+    Feature i of each half has the frequency 10000^(-2i / width) radians per position (Vaswani et al. 2017, section
+    3.5); the features are ordered as in Marian and Pegasus.
     """
     sines = (width + 1) // 2
     rates = 10000.0 ** (-2 * np.arange(sines) / width)
@@ -19,7 +19,7 @@ def sinusoids(length: int, width: int) -> np.ndarray:
 
 
 class RelativePositionBias(nn.Module):
-    """T5's bucketed relative-position bias, a column for each head."""
+    """T5's bucketed relative-position bias, with a column for each head (Raffel et al. 2020, section 2.1)."""
 
     num_buckets: int
     max_distance: int
@@ -44,13 +44,13 @@ class RelativePositionBias(nn.Module):
 def relative_position_bucket(
     relative_position: jax.Array, *, bidirectional: bool, num_buckets: int, max_distance: int
 ) -> jax.Array:
-    """Bucket of each relative position: exact for small distances, logarithmic up to `max_distance`.
+    """Returns the bucket of each relative position: exact for small distances, logarithmic up to `max_distance`.
 
     Args:
       relative_position: key position minus query position, int32 of any shape.
-      bidirectional: separate buckets for keys after the query (encoder); otherwise they share bucket 0.
-      num_buckets: buckets in all.
-      max_distance: from here on everything shares the last bucket.
+      bidirectional: use separate buckets for keys after the query (encoder); otherwise they share bucket 0.
+      num_buckets: total number of buckets.
+      max_distance: all distances from here on share the last bucket.
 
     Returns:
       int32 of the same shape, in [0, num_buckets). Source: T5 (Raffel et al. 2020, section 2.1).

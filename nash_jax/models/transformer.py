@@ -1,6 +1,6 @@
-"""Encoder-decoders in Linen over a `ModelSpec`: T5 and its relatives, BART and its relatives, by flags of the spec.
+"""Encoder-decoder models in Flax Linen, built from a `ModelSpec`: T5, BART and similar families, by flags of the spec.
 
-Letters: B batch, S source, T target, D d_model, N heads, H head size, V vocabulary, K beams.
+Letters: B batch, S source length, T target length, D d_model, N heads, H head size, V vocabulary size, K beams.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from nash_jax.axes import param_axes
 from nash_jax.models.layers import (
-    NEGATIVE,
+    MASK_VALUE,
     Attention,
     Dtype,
     FeedForward,
@@ -25,23 +25,23 @@ from nash_jax.models.positions import RelativePositionBias, sinusoids
 from nash_jax.spec import ModelSpec
 
 KeysValues = tuple[jax.Array, jax.Array]
-Bias = Any  # additive attention bias of all layers: one array, or a list of one array (or None) for each layer
+Bias = Any  # additive attention bias of all layers: one array, or a list with one array (or None) for each layer
 
 
 class _Block(nn.Module):
-    """What encoder and decoder layers share: building sub-layers by their name in the spec."""
+    """Common part of encoder and decoder layers: builds sub-layers by their name in the spec."""
 
     spec: ModelSpec
     index: int
     dtype: Dtype
 
     def _sublayer(self, kind: Any, place: str) -> Any:
-        """The sub-layer's module, or None if nothing at all is left of it."""
+        """Returns the sub-layer's module, or None if it has no effect."""
         size, s = self.spec.sublayers()[place][1], self.spec
         return kind(s, place, self.dtype) if size or s.bias or not s.pre_norm else None
 
-    def _own_bias(self, bias: Bias, side: str, heads: Sequence[int]) -> jax.Array:
-        """This layer's bias, [B, n, T, S] for its n heads or [B, 1, T, S] for all."""
+    def _layer_bias(self, bias: Bias, side: str, heads: Sequence[int]) -> jax.Array:
+        """Returns this layer's bias, [B, n, T, S] for its n heads or [B, 1, T, S] for all."""
         if isinstance(bias, list):
             return bias[self.index]
         whole = bias.shape[1] == 1 or len(heads) == self.spec.heads_of(side)
@@ -59,9 +59,9 @@ class _Block(nn.Module):
         product = None
         if heads:
             q, k, v = attention.query_keys_values(x, masks)
-            own = self._own_bias(bias, side, heads)
-            product = attention.attend(q, k, v, own, masks, deterministic=deterministic)
-        return attention.leave(x, product, masks, deterministic=deterministic)
+            layer_bias = self._layer_bias(bias, side, heads)
+            product = attention.attend(q, k, v, layer_bias, masks, deterministic=deterministic)
+        return attention.add_residual(x, product, masks, deterministic=deterministic)
 
 
 class EncoderBlock(_Block):
@@ -72,7 +72,7 @@ class EncoderBlock(_Block):
         self.ffn = self._sublayer(FeedForward, f"encoder.{self.index}.ffn")
 
     def __call__(self, x: jax.Array, bias: Bias, masks: Masks | None, deterministic: bool) -> jax.Array:
-        """x [B, S, D] and all layers' attention bias → [B, S, D]."""
+        """x [B, S, D] and the attention bias of all layers → [B, S, D]."""
         heads = self.spec.encoder[self.index].heads
         x = self._attend_self(self.attention, x, bias, "encoder", heads, masks, deterministic)
         return self._transform(x, masks, deterministic)
@@ -104,7 +104,7 @@ class DecoderBlock(_Block):
         self, x: jax.Array, cache: KeysValues | None, position: jax.Array, bias: Bias,
         cross: KeysValues | None, cross_bias: jax.Array,
     ) -> tuple[jax.Array, KeysValues | None]:  # fmt: skip
-        """One token of B·K rows: x [B·K, 1, D], cache of [B·K, T, N, H] keys and values, cross [B, S, N, H]."""
+        """Decodes one token of B·K rows: x [B·K, 1, D], cached keys and values [B·K, T, N, H], cross [B, S, N, H]."""
         attention = self.self_attention
         if attention is not None:
             product = None
@@ -115,13 +115,13 @@ class DecoderBlock(_Block):
                     jax.lax.dynamic_update_slice(cache[0], k.astype(cache[0].dtype), start),
                     jax.lax.dynamic_update_slice(cache[1], v.astype(cache[1].dtype), start),
                 )
-                own = self._own_bias(bias, "decoder", self.spec.decoder[self.index].self_heads)
-                product = attention.attend(q, *cache, own)
-            x = attention.leave(x, product)
+                layer_bias = self._layer_bias(bias, "decoder", self.spec.decoder[self.index].self_heads)
+                product = attention.attend(q, *cache, layer_bias)
+            x = attention.add_residual(x, product)
         return self._rest(x, cross, cross_bias, None, True), cache
 
     def keys_values(self, encoded: jax.Array) -> KeysValues | None:
-        """This layer's cross-attention keys and values, or None if it has no heads there."""
+        """Returns this layer's cross-attention keys and values, or None if it has no cross-attention heads."""
         return self.cross_attention.keys_values(encoded) if self.spec.decoder[self.index].cross_heads else None
 
     def _rest(
@@ -132,15 +132,15 @@ class DecoderBlock(_Block):
             product = None
             if cross is not None:
                 q = attention.query(x, masks)
-                # beams of one source are so many queries to its keys
+                # the K beams of a source are K queries to its keys
                 q = q.reshape(cross[0].shape[0], -1, *q.shape[2:])
                 product = attention.attend(q, *cross, cross_bias, masks, deterministic=deterministic).reshape(x.shape)
-            x = attention.leave(x, product, masks, deterministic=deterministic)
+            x = attention.add_residual(x, product, masks, deterministic=deterministic)
         return self._transform(x, masks, deterministic)
 
 
 class _Stack(nn.Module):
-    """Embeddings, layers and final norm of one side, with what the spec says of its positions."""
+    """Embeddings, layers and final norm of the encoder or the decoder."""
 
     spec: ModelSpec
     side: str
@@ -172,11 +172,11 @@ class _Stack(nn.Module):
     def embed(
         self, shared: jax.Array | None, ids: jax.Array, positions: jax.Array, masks: Masks | None, deterministic: bool
     ) -> jax.Array:
-        """Token ids [B, T] at positions [T] → [B, T, D]; `shared` is the table when both sides share one."""
+        """Token ids [B, T] at positions [T] → [B, T, D]; `shared` is the table if encoder and decoder share it."""
         s = self.spec
         x = jnp.take(self.embedding if shared is None else shared, ids, axis=0) * s.embedding_scale
         if s.absolute_positions:
-            # a bucket may be longer than the table: what stands there is padding
+            # a bucket may be longer than the position table; positions after its end are padding
             x = x + jnp.take(self._positions(), positions + s.position_offset, axis=0, mode="clip")[None]
         x = apply_mask(x.astype(self.dtype), masks, "embed")
         if s.embedding_norm:
@@ -184,27 +184,27 @@ class _Stack(nn.Module):
         return self.dropout(x, deterministic=deterministic)
 
     def _positions(self) -> jax.Array:
-        """The table; sinusoids are a parameter, so that they are pruned and stored as others are, but not trained."""
+        """Returns the table; sinusoids are a parameter that is pruned and stored like others, but not trained."""
         return jax.lax.stop_gradient(self.positions) if self.spec.positions == "sinusoidal" else self.positions
 
     def bias(self, relative_position: jax.Array) -> Bias:
-        """Relative-position bias of key minus query position [...]: [N, ...], one for each layer, or None."""
+        """Relative-position bias of key - query positions [...]: [N, ...], a list with one per layer, or None."""
         if self.spec.positions == "relative_per_layer":
             attentions = [getattr(x, "self_attention" if self.side == "decoder" else "attention") for x in self.layers]
             return [a.position_bias(relative_position) if a is not None and a.size else None for a in attentions]
         has_table = f"{self.side}/position_bias/embedding" in param_axes(self.spec)
         return self.position_bias(relative_position) if has_table else None
 
-    def finish(self, x: jax.Array, masks: Masks | None = None, deterministic: bool = True) -> jax.Array:
-        """The stack's output [B, T, D]."""
+    def final_output(self, x: jax.Array, masks: Masks | None = None, deterministic: bool = True) -> jax.Array:
+        """Returns the output of the stack, [B, T, D]."""
         if not self.spec.pre_norm:
             return x
         x = self.final_norm(x, masks)
-        return self.dropout(x, deterministic=deterministic) if self.spec.norm == "rms" else x  # T5 alone drops here
+        return self.dropout(x, deterministic=deterministic) if self.spec.norm == "rms" else x  # dropout only in T5
 
 
 def embedding_init(spec: ModelSpec) -> Any:
-    """Initial values of token embeddings: T5's have deviation 1, others d_model**-0.5."""
+    """Initializer of token embeddings: standard deviation 1 for T5, d_model**-0.5 for others."""
     return nn.initializers.normal(1.0 if spec.norm == "rms" else spec.d_model**-0.5)
 
 
@@ -215,7 +215,7 @@ def _position_init(spec: ModelSpec) -> Any:
 
 
 def _plus(bias: Bias, other: jax.Array, *, expand: bool) -> Bias:
-    """Every layer's bias [N, ...] (with a batch axis put before it, if `expand`) plus `other`; `other` for none."""
+    """Adds `other` to each layer's bias [N, ...] (with a new batch axis if `expand`); `other` if there is none."""
     return other if bias is None else jax.tree.map(lambda b: (b[None] if expand else b) + other, bias)
 
 
@@ -223,9 +223,9 @@ class EncoderDecoder(nn.Module):
     """An encoder-decoder language model.
 
     Attributes:
-      spec: its shape and flags.
-      dtype: compute dtype; parameters are float32, and so are softmax, norms and logits.
-      remat: recompute activations of each layer in the backward pass.
+      spec: architecture.
+      dtype: compute dtype; parameters, softmax, norms and logits are float32.
+      remat: recompute the activations of each layer in the backward pass.
     """
 
     spec: ModelSpec
@@ -254,7 +254,7 @@ class EncoderDecoder(nn.Module):
         *,
         deterministic: bool = True,
     ) -> tuple[jax.Array, list[jax.Array]]:
-        """Source ids [B, S] and padding mask [B, S] → encoder output [B, S, D], each layer's output."""
+        """Source ids [B, S] and padding mask [B, S] → encoder output [B, S, D], and the output of each layer."""
         positions = jnp.arange(input_ids.shape[1])
         relative = self.encoder.bias(positions[None, :] - positions[:, None])  # [N, S, S]
         bias = _plus(relative, attention_bias(attention_mask), expand=True)
@@ -263,7 +263,7 @@ class EncoderDecoder(nn.Module):
         for layer in self.encoder.layers:
             x = layer(x, bias, masks, deterministic)
             hidden.append(x)
-        return self.encoder.finish(x, masks, deterministic), hidden
+        return self.encoder.final_output(x, masks, deterministic), hidden
 
     def decode(
         self,
@@ -274,10 +274,10 @@ class EncoderDecoder(nn.Module):
         *,
         deterministic: bool = True,
     ) -> tuple[jax.Array, list[jax.Array]]:
-        """Target ids [B, T] and encoder output [B, S, D] → logits [B, T, V] float32, each layer's output."""
+        """Target ids [B, T] and encoder output [B, S, D] → logits [B, T, V] float32, and the output of each layer."""
         positions = jnp.arange(decoder_input_ids.shape[1])
         relative = positions[None, :] - positions[:, None]
-        causal = jnp.where(relative > 0, NEGATIVE, 0.0)[None, None]  # [1, 1, T, T]
+        causal = jnp.where(relative > 0, MASK_VALUE, 0.0)[None, None]  # [1, 1, T, T]
         bias = _plus(self.decoder.bias(relative), causal, expand=True)
         cross_bias = attention_bias(attention_mask)
         x = self.decoder.embed(self._table(), decoder_input_ids, positions, masks, deterministic)
@@ -285,7 +285,7 @@ class EncoderDecoder(nn.Module):
         for layer in self.decoder.layers:
             x = layer(x, bias, encoded, cross_bias, masks, deterministic)
             hidden.append(x)
-        return self._logits(self.decoder.finish(x, masks, deterministic), masks), hidden
+        return self._logits(self.decoder.final_output(x, masks, deterministic), masks), hidden
 
     def __call__(
         self,
@@ -296,21 +296,21 @@ class EncoderDecoder(nn.Module):
         *,
         deterministic: bool = True,
     ) -> jax.Array:
-        """Teacher-forced logits [B, T, V], float32."""
+        """Returns teacher-forced logits [B, T, V], float32."""
         encoded, _ = self.encode(input_ids, attention_mask, masks, deterministic=deterministic)
         return self.decode(decoder_input_ids, encoded, attention_mask, masks, deterministic=deterministic)[0]
 
     def cross_keys_values(self, encoded: jax.Array) -> list[KeysValues | None]:
-        """Cross-attention keys and values of every decoder layer: computed once a sequence."""
+        """Returns cross-attention keys and values of every decoder layer; computed once per sequence."""
         return [layer.keys_values(encoded) for layer in self.decoder.layers]
 
     def decode_bias(self, max_length: int) -> Bias:
-        """Causal self-attention bias by distance, [N, 2T-1] of all or each layer, or [1, 2T-1] for all heads.
+        """Returns the causal self-attention bias by distance: [N, 2T-1] (or a list of them), or [1, 2T-1].
 
-        The row of step t is `[:, T-1-t : 2T-1-t]`.
+        The bias of step t is `[:, T-1-t : 2T-1-t]`.
         """
         distance = jnp.arange(2 * max_length - 1) - (max_length - 1)  # key position minus query position
-        causal = jnp.where(distance > 0, NEGATIVE, 0.0)[None]
+        causal = jnp.where(distance > 0, MASK_VALUE, 0.0)[None]
         return _plus(self.decoder.bias(distance), causal, expand=False)
 
     def decode_step(
@@ -322,18 +322,18 @@ class EncoderDecoder(nn.Module):
         cross: list[KeysValues | None],
         cross_bias: jax.Array,
     ) -> tuple[jax.Array, list[KeysValues | None]]:
-        """One cached decoding step of B·K rows: K beams for each of B sources, one after the other.
+        """Decodes one step of B·K rows with a cache; the K beams of a source are consecutive.
 
         Args:
-          token_ids: the last token of each row, [B·K].
+          token_ids: last token of each row, int [B·K].
           position: its position, int32 scalar.
-          cache: for each layer, keys and values [B·K, T, N, H] of the positions before.
+          cache: for each layer, keys and values [B·K, T, N, H] of the earlier positions.
           bias: `decode_bias(T)`.
-          cross: `cross_keys_values(encoded)`, of B sources.
-          cross_bias: `attention_bias(attention_mask)`, of B sources.
+          cross: `cross_keys_values(encoded)` for B sources.
+          cross_bias: `attention_bias(attention_mask)` for B sources.
 
         Returns:
-          Logits [B·K, V] float32, and the cache with this position written.
+          Logits [B·K, V] float32, and the cache with this position added.
         """
 
         def at_position(by_distance: jax.Array) -> jax.Array:  # [N, 2T-1] → [1, N, 1, T]
@@ -341,13 +341,13 @@ class EncoderDecoder(nn.Module):
             row = jax.lax.dynamic_slice_in_dim(by_distance, length - 1 - position, length, axis=1)
             return row[None, :, None, :]
 
-        own_bias = jax.tree.map(at_position, bias)
+        step_bias = jax.tree.map(at_position, bias)
         x = self.decoder.embed(self._table(), token_ids[:, None], position[None], None, True)
         updated = []
-        for layer, own, keys_values in zip(self.decoder.layers, cache, cross, strict=True):
-            x, own = layer.step(x, own, position, own_bias, keys_values, cross_bias)
-            updated.append(own)
-        return self._logits(self.decoder.finish(x))[:, 0], updated
+        for layer, layer_cache, keys_values in zip(self.decoder.layers, cache, cross, strict=True):
+            x, new_cache = layer.step(x, layer_cache, position, step_bias, keys_values, cross_bias)
+            updated.append(new_cache)
+        return self._logits(self.decoder.final_output(x))[:, 0], updated
 
     def _logits(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
         x = x * self.spec.output_scale

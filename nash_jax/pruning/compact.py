@@ -78,7 +78,7 @@ def compact(spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, Any]
     axes = param_axes(spec)
     keep = kept_positions(spec, masks)
     flat = fold(params, masks, axes, mask_sites(spec))
-    narrow = spec.narrow({axis: positions.tolist() for axis, positions in keep.items()})
+    narrow = spec.pruned({axis: positions.tolist() for axis, positions in keep.items()})
     return narrow, unflatten({path: take_kept(flat[path], axes[path], keep) for path in param_axes(narrow)})
 
 
@@ -120,4 +120,4 @@ def masked_fraction(spec: ModelSpec, masks: Mapping[str, Any], side: str = "") -
       side: `encoder`, `decoder`, or empty for both.
     """
     kept = {axis: positions.tolist() for axis, positions in kept_positions(spec, masks).items()}
-    return removed_fraction(spec, spec.narrow(kept), side)
+    return removed_fraction(spec, spec.pruned(kept), side)

@@ -1,4 +1,4 @@
-"""Distillation from the dense model: logits and matched encoder layers (CoFi, section 3.3)."""
+"""Distillation from the dense model: logits and matched encoder layers (CoFi: Xia et al. 2022, section 3.3)."""
 
 from collections.abc import Sequence
 

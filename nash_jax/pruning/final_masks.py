@@ -1,7 +1,7 @@
-"""From trained gates to masks that close as many parameters as the gates are expected to. Host side.
+"""From trained gates to masks that close as many parameters as the gates are expected to close. Host side.
 
-Rounding each row of gates on its own, as CoFi does, is off by up to half a gate a row, and half a head, or half a
-sub-layer, may be whole points of sparsity. Here what rounding leaves over is carried on to cheaper gates.
+CoFi rounds each row of gates by itself. The error is up to half a gate a row, and half a head, or half a sub-layer,
+may be whole points of sparsity. Here the remainder of each rounding is passed to cheaper gates.
 """
 
 import math
@@ -10,8 +10,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import expit, logit
 
 from nash_jax.pruning import hard_concrete
 from nash_jax.pruning.lagrangian import Constraint, SizeTerm, expected_size, gate_costs, prunable_size
@@ -24,9 +22,9 @@ def final_masks(log_alpha: Rows, constraints: Sequence[Constraint]) -> dict[str,
     """Deterministic masks: 0 where closed, soft scores elsewhere.
 
     d_model is decided first, then whole sub-layers, then heads and units from the dearest to the cheapest, so that the
-    part of the model under each constraint loses what it is expected to lose: what the first two leave over is spread
-    over all heads and units. A part that has gates of whole sub-layers alone, as NASH-auto's decoder, loses as many as
-    come nearest to its target.
+    part of the model under each constraint loses the expected number of parameters: the remainder of the first two is
+    spread over all heads and units. A part that has only gates of whole sub-layers (NASH-auto's decoder) loses the
+    number of sub-layers that comes nearest to its target.
 
     Args:
       log_alpha: of each gate group: [n] of an axis, a scalar of a sub-layer.
@@ -49,15 +47,18 @@ def gated_axes(names: Collection[str], constraint: Constraint) -> set[str]:
 
 
 def shifted(probs: Rows, costs: Mapping[str, float], left: float) -> Rows:
-    """The same rows after one shift of all log-odds, so that `left` more parameters are expected to be closed.
+    """The same rows after one shift of all log-odds, so that the gates are expected to close `left` more parameters.
 
     Gates that are undecided move, wherever they are; those that are nearly open or closed hardly do.
 
     Args:
       probs: P(gate ≠ 0) of each row, [n].
       costs: parameters one gate of the row carries; of rows that count.
-      left: parameters, which may be negative; more than there are closes, or opens, nearly all.
+      left: parameters, may be negative; a number beyond the model's closes, or opens, nearly all.
     """
+    from scipy.optimize import brentq  # here, for it takes half a second to import
+    from scipy.special import expit, logit
+
     odds = {name: logit(np.asarray(probs[name], np.float64)) for name in costs}
 
     def kept(shift: float) -> float:
@@ -72,9 +73,10 @@ def shifted(probs: Rows, costs: Mapping[str, float], left: float) -> Rows:
 
 
 def allocate_zeros(probs: Rows, costs: Mapping[str, float]) -> dict[str, int]:
-    """How many gates of each row to close, so that closed parameters add up to what is expected.
+    """How many gates of each row to close, so that the closed parameters add up to the expected number.
 
-    Each row's remainder, in parameters, goes to the next cheaper row, and the sum is off by half the cheapest gate.
+    Each row's remainder, in parameters, is passed to the next cheaper row; the sum is off by at most half of the
+    cheapest gate.
 
     Args:
       probs: P(gate ≠ 0) of each row, [n].
@@ -108,9 +110,9 @@ def _zeros(probs: Rows, constraint: Constraint) -> dict[str, int]:
 def _sublayers(
     probs: Rows, terms: Sequence[SizeTerm], sizes: Mapping[str, int], wanted: float, correctable: bool
 ) -> dict[str, int]:
-    """1 for each sub-layer to close: those more likely closed than not.
+    """1 for each sub-layer to close: those with P(gate ≠ 0) < 0.5.
 
-    Where no heads or units can make up for the rounding: the likeliest ones, until the size is nearest to `wanted`.
+    Where no heads or units can correct the rounding: those of least P, until the size is nearest to `wanted`.
     """
     names = sorted({term.sublayer for term in terms if term.sublayer in probs}, key=lambda n: (float(probs[n]), n))
     if correctable:

@@ -2,7 +2,7 @@
 
 Sizes come from the table of logical axes: the expected number of parameters is a sum over parameters of
 products over axes, exact and differentiable. Attention and FFN matrices count; norms, embeddings and the
-LM head do not (CoFi, section 3.2; NASH, section 4).
+LM head do not (CoFi: Xia et al. 2022, section 3.2; NASH: Ko et al. 2023, section 4).
 """
 
 import dataclasses

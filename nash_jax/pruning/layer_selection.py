@@ -50,7 +50,7 @@ def choose_layers(num_layers: int, keep: int, selection: str = "uniform") -> lis
 
 def _check_number(num_layers: int, keep: int) -> None:
     if not 1 <= keep <= num_layers:
-        raise UserError(f"{keep} layers asked of {num_layers}", f"a number from 1 to {num_layers}")
+        raise UserError(f"cannot keep {keep} of {num_layers} layers", f"a number from 1 to {num_layers}")
 
 
 def kept_layers(num_layers: int, keep: int, kept: Sequence[int], selection: str) -> list[int]:
@@ -68,17 +68,19 @@ def kept_layers(num_layers: int, keep: int, kept: Sequence[int], selection: str)
     if not kept:
         return choose_layers(num_layers, keep or num_layers, selection)
     if list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < num_layers:
-        raise UserError(f"layers {list(kept)} asked of {num_layers}", f"increasing numbers from 0 to {num_layers - 1}")
+        raise UserError(
+            f"cannot keep layers {list(kept)} of {num_layers}", f"increasing numbers from 0 to {num_layers - 1}"
+        )
     return list(kept)
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-    """What is known of a side before any loss is measured.
+    """Layers of a side that may be kept, before any loss is measured.
 
     Attributes:
-      layers: those that may stay, increasing.
-      keep: how many of them stay. Where that is not all, `drop_least_important` finds which.
+      layers: layers that may be kept, increasing.
+      keep: how many of them are kept. Where that is not all, `drop_least_important` chooses.
 
     Raises:
       UserError: for a number to keep outside 1..number of layers.
@@ -92,7 +94,7 @@ class Candidates:
 
 
 def candidates(num_layers: int, keep: int, kept: Sequence[int], selection: str) -> Candidates:
-    """As `kept_layers`, for all of `SELECTIONS`: of `importance`, all layers, unless some are named."""
+    """As `kept_layers`, for all of `SELECTIONS`; with `importance` all layers are candidates, unless some are named."""
     if selection == MEASURED and not kept:
         return Candidates(tuple(range(num_layers)), keep or num_layers)
     layers = kept_layers(num_layers, keep, kept, selection)
@@ -105,16 +107,16 @@ Loss = Callable[[Sequence[int], Sequence[int]], float]  # of the encoder's and t
 def drop_least_important(
     sides: Mapping[str, Candidates], loss: Loss
 ) -> tuple[dict[str, list[int]], list[dict[str, Any]]]:
-    """Drops one layer after the other, each time the one without which the loss is least, the first of equals.
+    """Drops one layer after the other: each time the one whose absence gives the least loss, the first of equals.
 
     Args:
-      sides: `encoder` and `decoder` → what may stay there, and how much of it. All layers of a side that still has too
-        many can be the next to go.
+      sides: `encoder` and `decoder` → layers that may be kept, and how many. While a side has too many, each of its
+        layers can be dropped next.
       loss: of the model that keeps these layers.
 
     Returns:
-      Kept layers of each side, and the steps in their order: {"side", "layer": what was dropped, "loss": without it,
-      "others": {"encoder.0": the loss had that one been dropped}}.
+      Kept layers of each side, and the steps in their order: {"side", "layer": the one dropped, "loss": without it,
+      "others": {"encoder.0": the loss without that one instead}}.
 
     Raises:
       UserError: for a loss that is not finite.
@@ -134,7 +136,7 @@ def _loss_without(kept: Mapping[str, Sequence[int]], side: str, layer: int, loss
     left = {**kept, side: [other for other in kept[side] if other != layer]}
     value = loss(left["encoder"], left["decoder"])
     if not math.isfinite(value):
-        raise UserError(f"the loss without {side} layer {layer} is {value}", "a finite one", "look at the dense model")
+        raise UserError(f"the loss without {side} layer {layer} is {value}", "a finite loss", "check the dense model")
     return value
 
 
@@ -184,7 +186,7 @@ def select_layers(
     for side, ids in kept.items():
         depth = len(getattr(spec, side))
         if any(not 0 <= i < depth for i in ids):
-            raise UserError(f"{side} layers {ids} asked of {depth}", f"indices from 0 to {depth - 1}")
+            raise UserError(f"cannot keep {side} layers {ids} of {depth}", f"indices from 0 to {depth - 1}")
     new = {}
     for path, leaf in flatten(params).items():
         side, _, rest = path.partition("/layers_")

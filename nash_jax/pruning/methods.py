@@ -1,7 +1,7 @@
-"""The pruning methods: what each drops before training, which gates it trains, and what these are to reach.
+"""The pruning methods: the layers dropped before training, the gates trained, and the sparsity they reach.
 
 nash       NASH: some decoder layers stay; gates over the encoder's heads and units reach a sparsity
-nash_auto  NASH-auto: gates over the decoder's sub-layers too, which reach the size of k layers
+nash_auto  NASH-auto: gates over the decoder's sub-layers too, which leave the size of k layers
 cofi       CoFi: gates over heads, units, sub-layers and d_model of both sides reach one sparsity
 drop       "To Asymmetry and Beyond": some layers of either side stay, and no gates
 none       plain fine-tuning

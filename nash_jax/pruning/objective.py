@@ -20,7 +20,7 @@ class PruningObjective:
     Args:
       gates: the gate module.
       constraints: part of the model (`encoder`, `decoder`, or empty for both) → the sparsity it is to reach, each
-        with multipliers of its own. (NASH-auto's code has one pair for both sides: its λ1 is content as soon as one
+        with its own multipliers. (NASH-auto's code has one pair for both sides: its λ1 stops moving as soon as one
         side is as much too sparse as the other is too dense.)
       start_step: step at which pruning begins; before, all gates are open.
       warmup_steps: steps over which the targets rise from 0.
@@ -33,18 +33,24 @@ class PruningObjective:
         self.start_step, self.warmup_steps = start_step, warmup_steps
 
     def masks(self, params: Any, rng: jax.Array, step: jax.Array) -> dict[str, jax.Array]:
-        """Masks of this step: samples once pruning has begun, ones before."""
+        """Masks of a step for the model's `masks` argument: samples once pruning has begun, ones before.
+
+        Args:
+          params: {"gates": …}, as `initial_params` makes them.
+          rng: key of this step's sample.
+          step: step number, int32 scalar.
+        """
         sampled: Any = self.gates.apply({"params": params["gates"]}, method="sample", rngs={"gates": rng})
         return {name: jnp.where(step >= self.start_step, z, 1.0) for name, z in sampled.items()}
 
     def initial_params(self, rng: jax.Array) -> dict[str, Any]:
-        """What is trained beside the model: the gates, and multipliers of 0 for each constraint."""
+        """What is trained beside the model: {"gates": {"log_alpha": [G]}, "multipliers": {part: λ1 = λ2 = 0}}."""
         variables: Any = self.gates.init(rng)
         multipliers = {part or WHOLE: initial_multipliers() for part in self.constraints}
         return {"gates": variables["params"], "multipliers": multipliers}
 
     def loss(self, params: Any, step: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The Lagrangian, 0 before pruning begins, and what it is made of."""
+        """The Lagrangian of all constraints, float32 scalar, 0 before pruning begins; and its parts by name."""
         sparsities, metrics = self.sparsities(params["gates"]), dict[str, jax.Array]()
         value = jnp.zeros(())
         for part, constraint in self.constraints.items():

@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import optax
+
+if TYPE_CHECKING:
+    import optax
 
 LAMBDA_2_FACTOR = 30.0
 """Learning rate of λ2 over that of λ1 and the gates.
@@ -16,13 +18,13 @@ for all, as in the released code, it overshoots and swings. λ2 answers the gap 
 
 
 def pruning_optimizer(
-    model: optax.GradientTransformation,
+    model: "optax.GradientTransformation",
     *,
     gate_learning_rate: float = 0.01,
-    projection: optax.GradientTransformation | None = None,
+    projection: "optax.GradientTransformation | None" = None,
     start_step: int = 0,
     frozen: Collection[str] = (),
-) -> optax.GradientTransformation:
+) -> "optax.GradientTransformation":
     """Partitions `params` by their top level: {"model", "gates", "multipliers", "projection"}, any of them missing.
 
     Model parameters by `model`, frozen ones held still; gates by Adam; multipliers by Adam ascent, λ2
@@ -37,6 +39,7 @@ def pruning_optimizer(
         steps without gradients would think its averages complete, and make its first steps several times too long.
       frozen: paths of model parameters that stay as they are, as in `axes.frozen_params`.
     """
+    import optax  # here and below, for it takes a while to import
 
     def label(path: tuple[Any, ...], _: Any) -> str:
         group, *rest = (key.key for key in path)
@@ -44,7 +47,7 @@ def pruning_optimizer(
             return str(rest[-1])
         return "frozen" if group == "model" and "/".join(rest) in frozen else group
 
-    def later(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    def later(tx: "optax.GradientTransformation") -> "optax.GradientTransformation":
         return optax.conditionally_mask(tx, lambda step: step >= start_step) if start_step else tx
 
     return optax.partition(
@@ -60,5 +63,7 @@ def pruning_optimizer(
     )
 
 
-def _ascent(learning_rate: float) -> optax.GradientTransformation:
+def _ascent(learning_rate: float) -> "optax.GradientTransformation":
+    import optax
+
     return optax.chain(optax.adam(learning_rate), optax.scale(-1.0))

@@ -11,17 +11,17 @@ from jax.sharding import Mesh
 from safetensors.numpy import load_file
 
 from nash_jax.config.schema import Config, TrainConfig
-from nash_jax.convert.generation import read_generation
-from nash_jax.data.checks import Findings
-from nash_jax.data.mixing import Mixture, mix
+from nash_jax.convert.generation_config import load_generation_options
+from nash_jax.data.checks import DataIssues
+from nash_jax.data.mixing import Mixture, make_mixture
 from nash_jax.data.pipeline import Batches, tokenize
 from nash_jax.data.sources import Records, load_rows
 from nash_jax.data.tokenizers import check_vocabulary, load_tokenizer
-from nash_jax.evaluation.evaluator import Evaluator, output_options
+from nash_jax.evaluation.evaluator import Evaluator, evaluation_options
 from nash_jax.evaluation.metrics import METRICS
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
-from nash_jax.models.fresh import fresh_params
+from nash_jax.models.initialize import init_params
 from nash_jax.ragged import Ragged
 from nash_jax.recipe.initial_model import fresh_spec
 from nash_jax.recipe.workdir import Workdir
@@ -58,7 +58,7 @@ class RunContext:
     ) -> None:
         self.config, self.workdir, self.mesh = config, workdir, mesh
         self.writers: list[Writer] = []
-        self.findings = Findings()
+        self.findings = DataIssues()
         self._records = records
         self._models: dict[str, Model] = {}  # by the stage that wrote them
         if given is not None:
@@ -73,7 +73,7 @@ class RunContext:
     @functools.cached_property
     def rows(self) -> Rows:
         """Rows of every split."""
-        return load_rows(self.config.task, findings=self.findings, records=self._records)
+        return load_rows(self.config.task, issues=self.findings, records=self._records)
 
     @functools.cached_property
     def given(self) -> Seq2Seq | None:
@@ -97,7 +97,7 @@ class RunContext:
 
     def mixture(self, name: str) -> Mixture | None:
         """Which pairs each epoch of a phase takes, where several tasks are learnt together."""
-        return mix(self.rows["train"], self.config.task, self.seed(name)) if self.config.task.mixture else None
+        return make_mixture(self.rows["train"], self.config.task, self.seed(name)) if self.config.task.mixture else None
 
     @functools.cached_property
     def validation(self) -> Evaluator:
@@ -118,10 +118,10 @@ class RunContext:
     def generation(self) -> GenerationOptions:
         """How the run's models generate: as the checkpoint it starts from does, but for what the config says."""
         if self.workdir.result("finetune") is not None:
-            own = read_generation(self.workdir.stage("finetune") / "model")
+            own = load_generation_options(self.workdir.stage("finetune") / "model")
         else:
             own = self.given.generation if self.given is not None else GenerationOptions()
-        return output_options(self.config, own)
+        return evaluation_options(self.config, own)
 
     # -- models -------------------------------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ class RunContext:
             return self.given.spec, dict(self.given.params)
         spec = fresh_spec(self.config, self.tokenizer)
         check_vocabulary(self.tokenizer, spec)
-        return spec, fresh_params(spec, self.seed("init"))
+        return spec, init_params(spec, self.seed("init"))
 
     def masks(self) -> dict[str, np.ndarray]:
         """Final masks by axis name; none when gates were skipped."""

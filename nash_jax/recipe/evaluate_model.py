@@ -10,22 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.benchmark.components import component_times
-from nash_jax.benchmark.latency import measure
+from nash_jax.benchmark.latency import measure_latency
 from nash_jax.config.schema import Config, chosen_stages, lasting_settings
-from nash_jax.data.checks import Findings
+from nash_jax.data.checks import DataIssues
 from nash_jax.data.sources import load_rows
-from nash_jax.data.summary import data_lines, summarise
+from nash_jax.data.summary import format_summary, summarize_data
 from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.evaluation.by_task import check_parts
-from nash_jax.evaluation.evaluator import Evaluator, check_positions, output_options, score
+from nash_jax.evaluation.evaluator import Evaluator, check_positions, evaluation_options, score_models
+from nash_jax.evaluation.row_subsets import check_subsets
 from nash_jax.evaluation.sizes import sparsities
 from nash_jax.generation.engine import Engine
 from nash_jax.recipe.workdir import Workdir
-from nash_jax.report.write import write_evaluation
 from nash_jax.runtime.sharding import device_name
 from nash_jax.seq2seq import load
-from nash_jax.tree import digest
+from nash_jax.tree import params_digest
 
 
 class EvaluationRun:
@@ -51,10 +50,12 @@ class EvaluationRun:
         reference = load(config.evaluate.reference).spec if config.evaluate.reference else None
         self.sparsity = sparsities(self.given.spec, reference)
         # a folder's name may stay when another model is written there
-        self.workdir = Workdir(workdir, lasting_settings(config) | {"weights": digest(self.given.params)})
+        self.workdir = Workdir(workdir, lasting_settings(config) | {"weights": params_digest(self.given.params)})
 
     def run(self) -> dict[str, Any]:
         """Runs the stages asked for that are not done; returns what report.json holds."""
+        from nash_jax.report.write import write_evaluation  # here, for figures need matplotlib
+
         with self.workdir.locked():
             for name in chosen_stages(self.config):
                 self.workdir.run(name, functools.partial(EVALUATION_STAGES[name], self))
@@ -74,23 +75,23 @@ def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:
             f"the model {run.config.model.init!r} has no tokenizer",
             "its files beside the weights, or config.task.tokenizer",
         )
-    findings = Findings()
+    findings = DataIssues()
     rows = load_rows(task, ("test",), findings)
-    check_parts(task.metric, rows["test"])
+    check_subsets(task.metric, rows["test"])
     tokenizer = choose_tokenizer(task, run.given.tokenizer, rows["test"])
     check_vocabulary(tokenizer, run.given.spec)
-    options = output_options(run.config, run.given.generation)
-    data = summarise(rows, tokenizer, task, folder, findings)
-    print(*data_lines(data), sep="\n", file=sys.stderr, flush=True)
+    options = evaluation_options(run.config, run.given.generation)
+    data = summarize_data(rows, tokenizer, task, folder, findings)
+    print(*format_summary(data), sep="\n", file=sys.stderr, flush=True)
     evaluator = Evaluator(rows["test"], tokenizer, task, options, run.config.evaluate.batch_size, folder)
-    return score(evaluator, {"model": run.engine}) | {"data": data}
+    return score_models(evaluator, {"model": run.engine}) | {"data": data}
 
 
 def benchmark(run: EvaluationRun, folder: Path) -> dict[str, Any]:
     """Whole generations and their components, timed in turn."""
     b = run.config.benchmark
     return {
-        "benchmark": measure({"model": run.engine}, b),
+        "benchmark": measure_latency({"model": run.engine}, b),
         "device": device_name(),
         "components": [
             row

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nash_jax.config.schema import Config, DistillConfig, ModelConfig, TaskConfig
-from nash_jax.data.pipeline import choose_shapes, find_buckets, tokenize
+from nash_jax.data.pipeline import assign_buckets, choose_shapes, tokenize
 from nash_jax.errors import UserError
 from nash_jax.pruning.layer_selection import Candidates, Loss, candidates, drop_least_important, select_layers
 from nash_jax.pruning.methods import METHODS
@@ -27,7 +27,7 @@ BATCH_SIZE = 16  # the logits of large vocabularies are large
 
 
 def find_candidates(config: Config, spec: ModelSpec) -> dict[str, Candidates]:
-    """Layers of each side that can stay, and how many do: as much as is known before any loss is measured.
+    """Layers of each side that may be kept, and how many of them are: all that is known before a loss is measured.
 
     Raises:
       UserError: for layers that the model does not have.
@@ -67,7 +67,7 @@ def tokenize_first(
 def make_batches(sources: Ragged, targets: Ragged, pad_id: int) -> list[dict[str, np.ndarray]]:
     """Every pair once, in batches of few shapes; where pairs are too few, rows without labels fill the last one."""
     shapes = choose_shapes(sources, targets)
-    bucket, batches = find_buckets(sources, targets, shapes), []
+    bucket, batches = assign_buckets(sources, targets, shapes), []
     for number, (source, target) in enumerate(shapes):
         pairs = np.flatnonzero(bucket == number)
         for start in range(0, len(pairs), BATCH_SIZE):

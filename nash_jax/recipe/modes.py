@@ -11,11 +11,11 @@ from nash_jax.recipe.time_shape import TimingRun
 def make_run(config: Config, workdir: str | None, name: str) -> PruningRun | EvaluationRun | TimingRun:
     """Stages of a training run, evaluation of a model, or timing of a shape, as `config.stages` says.
 
-    The latter two, where only their stages are asked for and the workdir is no training run's.
+    Evaluation and timing are chosen when only their stages are asked for and the workdir holds no training run.
 
     Args:
       config: the settings.
-      workdir: as the user named it; without it, a folder of `runs/`, of its own for each of the two.
+      workdir: as the user named it; without it, a folder of `runs/`.
       name: of the config file.
     """
     if set(chosen_stages(config)).issubset(EVALUATION_STAGES):

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.config.schema import PHASES, TrainConfig
-from nash_jax.data.summary import data_lines, summarise
+from nash_jax.data.summary import format_summary, summarize_data
 from nash_jax.data.tokenizers import choose_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.evaluation.by_task import check_parts
 from nash_jax.evaluation.evaluator import check_positions
+from nash_jax.evaluation.row_subsets import check_subsets
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.initial_model import fresh_spec
 from nash_jax.recipe.layer_importance import find_candidates
@@ -22,14 +22,14 @@ def prepare_data(context: RunContext, folder: Path) -> dict[str, Any]:
     """Reads and checks the rows, fixes the tokenizer, tokenises them."""
     rows, task = context.rows, context.config.task  # rows before models: the likelier mistake is reported sooner
     for split in ("validation", "test"):
-        check_parts(task.metric, rows[split])
+        check_subsets(task.metric, rows[split])
     given = context.given
     tokenizer = choose_tokenizer(task, given.tokenizer if given else None, rows["train"])
     own, summary = clear_folder(folder / "tokenizer"), dict[str, Any]()
     if is_host0():
         save_tokenizer(tokenizer, own)
-        summary = summarise(rows, tokenizer, task, folder, context.findings)
-        print(*data_lines(summary), sep="\n", file=sys.stderr, flush=True)
+        summary = summarize_data(rows, tokenizer, task, folder, context.findings)
+        print(*format_summary(summary), sep="\n", file=sys.stderr, flush=True)
     barrier("tokenized")  # the other processes read what host 0 wrote
     check_sizes(context, fresh_spec(context.config, tokenizer) if given is None else given.spec)
     return summary

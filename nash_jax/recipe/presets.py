@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from ml_collections import ConfigDict
 
 from nash_jax.config.schema import default_config
-from nash_jax.data.tasks import find_task, prompt_of, task_settings
+from nash_jax.data.tasks import get_task, prompt_style, task_settings
 from nash_jax.errors import UserError, did_you_mean
 from nash_jax.pruning.methods import METHODS
 from nash_jax.spec import preset
@@ -71,7 +71,7 @@ def task_config(tasks: str | Iterable[str], arguments: str = "") -> ConfigDict:
     names = [tasks] if isinstance(tasks, str) else list(tasks)
     found = parse_arguments(arguments, {"model": MODELS, "task": names} if len(names) > 1 else {"model": MODELS})
     name, model = found.get("task", names[0]), found.get("model", "t5-base")
-    task, spec = find_task(name), preset(model)
+    task, spec = get_task(name), preset(model)
     config = default_config()
     config.task.update(task_settings(name, spec.family))
     source, _, new_tokens = task.lengths
@@ -94,7 +94,7 @@ def set_training_preset(config: ConfigDict, name: str, model: str) -> None:
     """
     r, spec = TRAINING_PRESETS[name], preset(model)
     config.model.update(init=MODELS[model], dtype="bfloat16", remat=spec.d_model >= 1024)
-    config.task.prompt = prompt_of(spec.family)
+    config.task.prompt = prompt_style(spec.family)
     config.finetune.update(epochs=float(r.finetune), batch_size=r.batch_size, eval_every=r.eval_every)
     config.finetune.learning_rate = 1e-5 if spec.family == "bart" else 3e-4
     for phase in (config.finetune, config.prune, config.retrain):

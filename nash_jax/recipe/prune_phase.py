@@ -107,7 +107,7 @@ class PrunePhase:
         if "embed" in masks:
             small = compact(self._spec, params, masks)
             return Engine(*small, self._dtype)
-        self._engine.update(unflatten(fold(params, masks, param_axes(self._spec), mask_sites(self._spec))))
+        self._engine.update_params(unflatten(fold(params, masks, param_axes(self._spec), mask_sites(self._spec))))
         return self._engine
 
 

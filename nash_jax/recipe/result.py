@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from nash_jax.benchmark.latency import measure, speedups
+from nash_jax.benchmark.latency import measure_latency, speedups
 from nash_jax.errors import UserError
-from nash_jax.evaluation.evaluator import score
+from nash_jax.evaluation.evaluator import score_models
 from nash_jax.recipe.context import RunContext
 from nash_jax.runtime.sharding import device_name
 from nash_jax.seq2seq import Seq2Seq
@@ -13,12 +13,12 @@ from nash_jax.seq2seq import Seq2Seq
 
 def evaluate(context: RunContext, folder: Path) -> dict[str, Any]:
     """Both models and the baselines on the test rows."""
-    return score(context.evaluator("test", context.generation), context.engines)
+    return score_models(context.evaluator("test", context.generation), context.engines)
 
 
 def benchmark(context: RunContext, folder: Path) -> dict[str, Any]:
     """Dense against pruned, timed in turn."""
-    rows = measure(context.engines, context.config.benchmark)
+    rows = measure_latency(context.engines, context.config.benchmark)
     return {"benchmark": rows, "speedup": speedups(rows), "device": device_name()}
 
 

@@ -10,12 +10,11 @@ from nash_jax.data.sources import Records
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.stages import check_needs, run_stages
 from nash_jax.recipe.workdir import Workdir
-from nash_jax.report.write import write_report
 from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.sharding import check_batch, make_mesh
 from nash_jax.seq2seq import Seq2Seq
 from nash_jax.training.writers import JsonlWriter, optional_writers
-from nash_jax.tree import digest
+from nash_jax.tree import params_digest
 
 
 class PruningRun:
@@ -44,7 +43,7 @@ class PruningRun:
                 check_batch(mesh, parts.batch_size // parts.accumulation, f"config.{phase}.batch_size")
         settings = lasting_settings(config)
         if given is not None:
-            settings["given_model"] = digest(given.params)
+            settings["given_model"] = params_digest(given.params)
         if records is not None:
             settings["given_rows"] = _digest(records)
         shared = dict.fromkeys(TEACHER_STAGES, teacher) if teacher is not None else {}
@@ -60,6 +59,8 @@ class PruningRun:
         Returns:
           What report.json holds; until all stages are done, its `stages` alone, and no report is written.
         """
+        from nash_jax.report.write import write_report  # here, for figures need matplotlib
+
         chosen, folder, context = chosen_stages(self.config), self.workdir.folder, self.context
         with self.workdir.locked(wait):
             check_needs(chosen, self.workdir)

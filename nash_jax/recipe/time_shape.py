@@ -4,16 +4,15 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from nash_jax.benchmark.latency import measure, speedups
+from nash_jax.benchmark.latency import measure_latency, speedups
 from nash_jax.config.schema import Config, lasting_settings
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions
 from nash_jax.generation.engine import Engine
-from nash_jax.models.fresh import fresh_params
+from nash_jax.models.initialize import init_params
 from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.recipe.layer_importance import find_candidates
 from nash_jax.recipe.workdir import Workdir
-from nash_jax.report.write import write_timing
 from nash_jax.runtime.sharding import device_name
 from nash_jax.spec import ModelSpec, preset
 
@@ -26,7 +25,7 @@ class TimingRun:
       workdir: folder for what is found.
 
     Raises:
-      UserError: for an unknown preset, or layers that it does not have.
+      UserError: for an unknown preset, or more layers than it has.
     """
 
     def __init__(self, config: Config, workdir: str | Path) -> None:
@@ -41,6 +40,8 @@ class TimingRun:
 
     def run(self) -> dict[str, Any]:
         """Times both unless that is done; returns what report.json holds."""
+        from nash_jax.report.write import write_timing  # here, for figures need matplotlib
+
         with self.workdir.locked():
             self.workdir.run("benchmark", self.benchmark)
             return write_timing(self, self.workdir.results(("benchmark",)))
@@ -50,12 +51,12 @@ class TimingRun:
         dtype = self.config.model.dtype
         params, dense = _dense(self.spec, dtype)
         pruned = Engine(*select_layers(self.spec, params, **self.kept), dtype)
-        rows = measure({"dense": dense, "pruned": pruned}, self.config.benchmark)
+        rows = measure_latency({"dense": dense, "pruned": pruned}, self.config.benchmark)
         return {"benchmark": rows, "speedup": speedups(rows), "device": device_name()}
 
 
 @functools.lru_cache(maxsize=1)
 def _dense(spec: ModelSpec, dtype: str) -> tuple[dict[str, Any], Engine]:
     """Random weights of a shape, and its compiled programs: made once for all the shapes cut from it."""
-    params = fresh_params(spec, 0)
+    params = init_params(spec, 0)
     return params, Engine(spec, params, dtype)

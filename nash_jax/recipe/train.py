@@ -70,7 +70,7 @@ def _fit(context: RunContext, name: str, folder: Path, spec: ModelSpec, params: 
     engine = Engine(spec, params, context.config.model.dtype)
 
     def evaluate(state: State) -> Evaluation:
-        engine.update(to_host(state["params"]["model"]))
+        engine.update_params(to_host(state["params"]["model"]))
         metrics = context.validation.evaluate(engine)
         return metrics, (metrics[context.selection],)
 

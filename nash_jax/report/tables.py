@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from nash_jax.data.checks import KINDS
+from nash_jax.data.checks import ISSUE_KINDS
 from nash_jax.report.markup import Markup, Number, join, table, tag
 from nash_jax.report.summary import (
     MINUS,
@@ -215,8 +215,8 @@ def findings_table(report: Report) -> Markup:
     rows = (
         [
             " ".join(filter(None, (r.get("task"), r["split"]))),
-            KINDS[r["kind"]].meaning,
-            KINDS[r["kind"]].why,
+            ISSUE_KINDS[r["kind"]].meaning,
+            ISSUE_KINDS[r["kind"]].why,
             r["rows"],
             r["rule"],
             r["first"],

@@ -11,7 +11,7 @@ from typing import Any
 from nash_jax.config.schema import Config
 from nash_jax.evaluation.metrics import METRICS
 from nash_jax.evaluation.sizes import component_sizes
-from nash_jax.models.fresh import param_shapes
+from nash_jax.models.initialize import param_shapes
 from nash_jax.pruning.compact import removed_fraction
 from nash_jax.report.html import render
 from nash_jax.report.remains import count_layers, dense_masks
@@ -20,7 +20,7 @@ from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.sharding import device_name
 from nash_jax.spec import SIDES, ModelSpec
 from nash_jax.training.writers import read_rows
-from nash_jax.tree import count
+from nash_jax.tree import count_params
 
 _PACKAGES = ("nash_jax", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 _DATA_FACTS = ("summary", "findings")
@@ -42,8 +42,8 @@ def write_report(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str, An
     report = _common(recipe.config, stages) | {
         "method": recipe.config.method,
         "params": {
-            "dense": count(dense),
-            "pruned": count(pruned),
+            "dense": count_params(dense),
+            "pruned": count_params(pruned),
             "encoder_sparsity": removed_fraction(dense_spec, pruned_spec, "encoder"),
             "decoder_sparsity": removed_fraction(dense_spec, pruned_spec, "decoder"),
             **expected_sparsities(dense_spec, shortened_spec, stages["prune"]),
@@ -89,7 +89,11 @@ def write_evaluation(recipe: Any, stages: dict[str, dict[str, Any]]) -> dict[str
     params = recipe.given.params
     report = _common(recipe.config, stages) | {
         "model": recipe.config.model.init,
-        "params": {"model": count(params), **recipe.sparsity, "reference": recipe.config.evaluate.reference or None},
+        "params": {
+            "model": count_params(params),
+            **recipe.sparsity,
+            "reference": recipe.config.evaluate.reference or None,
+        },
         "speedup": {},
         "components": {
             "parameters": {"model": component_sizes(params)},

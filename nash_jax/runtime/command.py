@@ -1,4 +1,4 @@
-"""What the commands share: flags, how a mistake is said, and exit statuses."""
+"""What the commands share: flags, messages for mistakes, and exit statuses."""
 
 import sys
 import traceback
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from nash_jax.errors import UserError
+from nash_jax.errors import UserError, missing_package
 
 
 def unusable(error: flags.Error) -> UserError:
@@ -49,8 +49,8 @@ def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: 
       less_memory: what to do when memory runs out.
 
     Returns:
-      0; with one line on stderr: 2 for a user's mistake, 3 when memory ran out, 130 for Ctrl-C; 1 with a traceback
-      for a bug.
+      0; with one line on stderr: 2 for a user's mistake or a missing extra, 3 when memory ran out, 130 for
+      Ctrl-C; 1 with a traceback for a bug.
     """
     if {"-h", "--help"} & set(argv):
         print(doc)
@@ -61,8 +61,10 @@ def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: 
     except UserError as error:
         return _say(str(error), 2)
     except KeyboardInterrupt:
-        return _say("stopped by hand; the same command goes on where it was", 130)
+        return _say("stopped by Ctrl-C; the same command continues from here", 130)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (mistake := missing_package(error)):
+            return _say(str(mistake), 2)
         if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
             traceback.print_exc()
             return 1

@@ -15,7 +15,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def clear_folder(folder: Path) -> Path:
-    """An empty folder, on the main process; what a killed run left in it is gone."""
+    """Makes an empty folder, on host 0; what a killed run left in it is deleted."""
     if is_host0():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

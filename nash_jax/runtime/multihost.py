@@ -33,7 +33,7 @@ def start_distributed() -> None:
     expected = f"{', '.join(_PROCESS)}; or {_DETECT}=1 under Slurm, Open MPI or on a Cloud TPU"
     if not detect and missing:
         raise UserError(f"{missing[0]} is not set", expected)
-    # jax would catch SIGTERM and go on until killed; every stage is resumable, so end at once
+    # jax would catch SIGTERM and run until killed; every stage is resumable, so end at once
     jax.config.update("jax_enable_preemption_service", False)
     initialize = functools.partial(jax.distributed.initialize, shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
     try:
@@ -58,9 +58,9 @@ def barrier(name: str) -> None:
 
 
 def broadcast_from_host0(value: Any) -> Any:
-    """The main process's JSON-able value, on every process: what is decided by it is decided alike.
+    """Host 0's JSON-able value, on every process, so that all take the same decision.
 
-    Processes call this together. A shared file system may show them a new file late, and their floats may differ.
+    Processes call this together. A shared file system may show a new file late, and floats may differ between hosts.
     """
     if jax.process_count() == 1:
         return value

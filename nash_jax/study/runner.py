@@ -34,7 +34,6 @@ from nash_jax.runtime.locks import LockedError
 from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
 from nash_jax.study.cell_record import make_record
 from nash_jax.study.grid import Cell
-from nash_jax.study.report import write_study
 
 
 class Study:
@@ -58,7 +57,7 @@ class Study:
     def run(self, only: str | None = None) -> dict[str, Any]:
         """Runs the cells that are not done, or one of them, and gathers what is done into tables.
 
-        A cell that fails is recorded and passed over, one that another process works on is passed over.
+        A cell that fails is recorded and skipped; a cell that another process runs is skipped.
 
         Args:
           only: the one to run.
@@ -67,7 +66,7 @@ class Study:
           What study.json holds.
 
         Raises:
-          UserError: for a cell that is not there, or, asked for by name, is worked on elsewhere or fails.
+          UserError: for an unknown cell, or when the cell asked for by name fails or is locked by another process.
         """
         if only is not None:
             cell = self._named(only)
@@ -96,7 +95,7 @@ class Study:
         return self.workdir.folder / "cells" / cell.name
 
     def _attempt(self, cell: Cell) -> None:
-        """Runs a cell; what goes wrong is told and recorded."""
+        """Runs a cell; a failure is printed and recorded."""
         try:
             self._run_one(cell)
         except UserError as error:
@@ -110,7 +109,7 @@ class Study:
         """Runs a cell unless it is done.
 
         Raises:
-          LockedError: when it is worked on elsewhere.
+          LockedError: when another process runs it.
           Exception: what else went wrong in it, after recording it.
         """
         if self.state(cell) == "done":
@@ -123,7 +122,7 @@ class Study:
             if is_host0() and not isinstance(error, LockedError):
                 folder.mkdir(parents=True, exist_ok=True)
                 reason = str(error) if isinstance(error, UserError) else traceback.format_exc()
-                with contextlib.suppress(FileNotFoundError):  # whoever fails alike, at the same teacher, writes it too
+                with contextlib.suppress(FileNotFoundError):  # another process fails at the same teacher
                     write_text(folder / "failed", reason)
             raise
 
@@ -133,7 +132,7 @@ class Study:
         return PruningRun(cell.config, self._folder(cell), self._teacher(cell))
 
     def _teacher(self, cell: Cell) -> Workdir:
-        """The workdir of the cell's teacher, trained by whoever comes first; the others wait."""
+        """The workdir of the cell's teacher, trained by the process that comes first; the others wait."""
         config = teacher_settings(cell.config)
         teacher = PruningRun(config, self.workdir.folder / "teachers" / f"{config.task.name}-{_settings_hash(config)}")
         if teacher.workdir.result(TEACHER_STAGES[-1]) is None:
@@ -156,6 +155,8 @@ class Study:
 
     def gather(self) -> dict[str, Any]:
         """Writes tables, figures and page from the cells that are done; returns what study.json holds."""
+        from nash_jax.study.report import write_study  # here, for figures need matplotlib
+
         with self.workdir.locked(wait=True):  # who comes last sees all
             states = {name: self.state(cell) for name, cell in self.cells.items()}
             records = [self._record(cell) for cell in self.cells.values() if states[cell.name] == "done"]

@@ -3,11 +3,8 @@
 import os
 from typing import Any
 
-from orbax.checkpoint import v1 as ocp
-
 from nash_jax.errors import UserError
 
-policies = ocp.training.preservation_policies
 _RANK = "rank"
 
 Rank = tuple[float, ...]
@@ -18,15 +15,18 @@ class Checkpointer:
     """Checkpoints of one training phase: the newest, and the best by rank.
 
     A checkpoint holds the state and a JSON dict (data position, seconds spent). Orbax writes beside and
-    renames, so a killed write leaves no checkpoint; what it left is cleaned up here.
+    renames, so a killed write leaves no checkpoint; its temporary files are deleted here.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
+        from orbax.checkpoint.v1 import training  # here, for it takes half a second to import
+
+        policies = training.preservation_policies
         newest, best = policies.LatestN(1), policies.BestN(get_metric_fn=_read_rank, n=1)
         self._folder = folder
-        self._orbax = ocp.training.Checkpointer(
+        self._orbax = training.Checkpointer(
             os.path.abspath(folder),
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy([newest, best]),
             cleanup_tmp_directories=True,
         )

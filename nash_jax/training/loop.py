@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from nash_jax.data.pipeline import Batches, iterate
+from nash_jax.data.pipeline import Batches, make_iterator
 from nash_jax.errors import UserError
 from nash_jax.runtime.multihost import broadcast_from_host0
 from nash_jax.runtime.progress import Progress
@@ -71,7 +71,7 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
     restored = checkpointer.restore(shapes)
     state, extra = restored or (phase.state, {"position": None, "seconds": 0.0})
     step = int(state["step"])
-    batches = iterate(phase.batches, extra["position"])
+    batches = make_iterator(phase.batches, extra["position"])
     for writer in phase.writers:
         if hasattr(writer, "rewind"):
             writer.rewind(phase.name, step)

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from nash_jax.config.schema import DistillConfig
 from nash_jax.pruning import distill
@@ -65,12 +64,14 @@ class StudentLoss:
         Returns:
           The loss, and metrics that add up over the parts.
         """
+        from optax import softmax_cross_entropy_with_integer_labels as cross_entropy  # here, as it is slow to import
+
         spec = self.model.spec
         masks = self.objective.masks(params, rngs["gates"], step) if self.objective else None
         counted = (batch["labels"] != spec.pad_id).astype(jnp.float32)
         outputs = self._forward(self.model, params["model"], batch, masks, rngs["dropout"])
         logits = outputs["logits"]
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
+        losses = cross_entropy(logits, batch["labels"])
         task = jnp.sum(losses * counted) / totals["target"]
         right = jnp.sum((logits.argmax(-1) == batch["labels"]) * counted) / totals["target"]
         loss, metrics = self.weights.task * task, {"task_loss": task, "token_accuracy": right}

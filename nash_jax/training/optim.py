@@ -1,18 +1,22 @@
 """The optimizer that a phase's config names."""
 
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import optax
-from optax.contrib import MuonDimensionNumbers, muon
 
 from nash_jax.config.schema import TrainConfig
 from nash_jax.pruning.optimizer import pruning_optimizer
 
+if TYPE_CHECKING:
+    import optax
+    from optax.contrib import MuonDimensionNumbers
 
-def make_schedule(config: TrainConfig, num_steps: int) -> optax.Schedule:
+
+def make_schedule(config: TrainConfig, num_steps: int) -> "optax.Schedule":
     """Learning rate by step: linear warm-up, then `config.schedule`."""
+    import optax  # here and below, for it takes a while to import
+
     warmup = int(config.warmup_ratio * num_steps)
     rest = max(num_steps - warmup, 1)
     after = {
@@ -26,8 +30,11 @@ def make_schedule(config: TrainConfig, num_steps: int) -> optax.Schedule:
     return optax.schedules.join_schedules([rise, after], [warmup])
 
 
-def _model_optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTransformation:
+def _model_optimizer(config: TrainConfig, num_steps: int) -> "optax.GradientTransformation":
     """Clipping by global norm, then the optimizer named in the config."""
+    import optax
+    from optax.contrib import muon
+
     schedule = make_schedule(config, num_steps)
     if config.optimizer == "adafactor":
         rateless = optax.adafactor(None, weight_decay_rate=config.weight_decay or None)  # it decays after its own rate
@@ -48,8 +55,9 @@ def _model_optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTrans
 
 def _matrices(params: Any) -> Any:
     """Which parameters Muon sees as matrices, and how: input axes against output axes, fused parts apart."""
+    from optax.contrib import MuonDimensionNumbers
 
-    def numbers(path: tuple[Any, ...], leaf: jax.Array) -> MuonDimensionNumbers | None:
+    def numbers(path: tuple[Any, ...], leaf: jax.Array) -> "MuonDimensionNumbers | None":
         name = str(path[-1].key)
         kinds = {
             "qkv": ((0,), (2, 3)),
@@ -71,7 +79,7 @@ def make_optimizer(
     gate_learning_rate: float = 0.01,
     pruning_starts: int = 0,
     frozen: Collection[str] = (),
-) -> optax.GradientTransformation:
+) -> "optax.GradientTransformation":
     """The optimizer of a phase: `pruning_optimizer` over the one that the config names.
 
     Args:
@@ -81,6 +89,8 @@ def make_optimizer(
       pruning_starts: step from which gates and multipliers are trained.
       frozen: paths of model parameters that stay as they are.
     """
+    import optax
+
     return pruning_optimizer(
         _model_optimizer(config, num_steps),
         gate_learning_rate=gate_learning_rate,

@@ -1,19 +1,21 @@
 """The train state: a plain dict {step, rng, params: {model, gates, multipliers, projection}, opt_state}."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh, NamedSharding
 
 from nash_jax.runtime.sharding import place, state_shardings
 
+if TYPE_CHECKING:
+    import optax
+
 State = dict[str, Any]
 
 
-def make_state(params: Mapping[str, Any], tx: optax.GradientTransformation, seed: int) -> State:
+def make_state(params: Mapping[str, Any], tx: "optax.GradientTransformation", seed: int) -> State:
     """A fresh state at step 0.
 
     Args:

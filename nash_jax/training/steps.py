@@ -1,19 +1,21 @@
 """The one jitted, donated training step."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from nash_jax.models import build
 from nash_jax.pruning.hard_concrete import clamp
 from nash_jax.training.losses import Batch, Metrics, StudentLoss, stream
 
+if TYPE_CHECKING:
+    import optax
+
 
 def make_step(
-    loss_fn: StudentLoss, tx: optax.GradientTransformation, accumulation: int = 1
+    loss_fn: StudentLoss, tx: "optax.GradientTransformation", accumulation: int = 1
 ) -> Callable[[Any, Any, Batch], tuple[Any, Metrics]]:
     """One training step: (state, teacher_params, batch) → (state, metrics); the state is donated.
 
@@ -25,6 +27,8 @@ def make_step(
       tx: the optimizer.
       accumulation: parts in which a batch is computed, one after the other.
     """
+    import optax  # here, for it takes a while to import
+
     pad_id = loss_fn.model.spec.pad_id
 
     def gradients(state: Any, teacher_params: Any, batch: Batch) -> tuple[Any, Metrics]:

@@ -24,7 +24,7 @@ import numpy as np
 import nash_jax
 from nash_jax.errors import UserError
 from nash_jax.spec import ModelSpec, dense_spec
-from nash_jax.tree import count
+from nash_jax.tree import count_params
 
 NUM_HEADS = 8  # written in annalog's code only: no weight has a head axis
 UNKNOWN, PAD, START, END = "<unk>", "<pad>", "<sos>", "<eos>"
@@ -213,7 +213,7 @@ def main() -> None:
         nash_jax.load(args.output)  # refuses parameters that do not fit the spec
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
-    print(f"{count(params):,} parameters, {len(tokens)} tokens: {args.output}")
+    print(f"{count_params(params):,} parameters, {len(tokens)} tokens: {args.output}")
 
 
 if __name__ == "__main__":

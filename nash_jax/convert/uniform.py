@@ -1,4 +1,4 @@
-"""Ragged models as rectangles: what a format without sizes of each layer can hold."""
+"""Conversion of ragged models to uniform layer sizes, for formats that store only one size for all layers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,20 +10,25 @@ from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
 
 
-def rectangular(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
-    """Pads a ragged model with zeros to all heads and equal units in every layer: the same function.
+def pad_to_uniform(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
+    """Pads a ragged model with zeros to all heads and equal units in every layer; its function does not change.
 
-    Kept heads go back to their old places, so that T5's shared position bias stays right. A padded head's
-    query, key, value and output are zero, a padded unit's output row is zero, a padded sub-layer's norm scale
-    is one. Units go to the widest layer of a side; in T5's families, which know one width, of the model.
+    Kept heads return to their original positions, so that T5's shared position bias is correct. Query, key, value and
+    output of a padded head are zero, the output row of a padded unit is zero, and the norm scale of a padded sub-layer
+    is one. Units are padded to the widest layer of the encoder or the decoder; in T5's families, which have only one
+    width, to the widest layer of both.
+
+    Args:
+      spec: the ragged spec.
+      params: its parameters.
 
     Returns:
-      The rectangular spec and its parameters.
+      The uniform spec and its parameters, float32.
     """
-    encoder_units, decoder_units = max(1, spec.widest("encoder")), max(1, spec.widest("decoder"))
+    encoder_units, decoder_units = max(1, spec.max_ffn_units("encoder")), max(1, spec.max_ffn_units("decoder"))
     if not spec.absolute_positions:
         encoder_units = decoder_units = max(encoder_units, decoder_units)
-    full = spec.rectangle(encoder_units, decoder_units)
+    full = spec.with_uniform_layers(encoder_units, decoder_units)
     ids = _kept_ids(spec)
     sizes, flat, new = full.axis_sizes(), flatten(params), {}
     for path, names in param_axes(full).items():
@@ -37,7 +42,7 @@ def rectangular(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[ModelSpec, 
 
 
 def _kept_ids(spec: ModelSpec) -> dict[str, list[int]]:
-    """Prunable axis → original positions of what it kept (units have lost theirs: the first ones)."""
+    """Prunable axis → target positions of the kept entries: original head ids; the first positions for units."""
     ids: dict[str, list[int]] = {}
     for i, e in enumerate(spec.encoder):
         ids[f"encoder.{i}.attention.heads"] = list(e.heads)

@@ -1,4 +1,4 @@
-"""One's own classification, questions and translations: columns, labels, and what is said of damaged rows."""
+"""User-defined classification, questions and translations: columns, labels, and messages for damaged rows."""
 
 import pyarrow
 import pyarrow.parquet
@@ -6,13 +6,13 @@ import pytest
 from task_fixtures import write_jsonl
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.checks import Findings
+from nash_jax.data.checks import DataIssues
 from nash_jax.data.sources import load_rows
 from nash_jax.errors import UserError
 
 
 def own(tmp_path, form, train, test, source, target, **fields):
-    """Rows of training and test of own files."""
+    """Training and test rows of user files."""
     files = {f"{split}_file": str(write_jsonl(tmp_path / f"{split}.jsonl", rows))
              for split, rows in (("train", train), ("test", test))}  # fmt: skip
     task = TaskConfig(name="own", source="files", form=form, source_column=source, target_column=target, **(
@@ -65,7 +65,7 @@ def test_a_column_of_texts_taken_for_labels_is_said_in_short(tmp_path):
 
 
 def test_rows_share_their_label_words(tmp_path):
-    """A list for each row is gigabytes where there are hundreds of labels and of thousands of rows."""
+    """One list per row would need gigabytes for hundreds of labels and thousands of rows."""
     train = [{"text": "a", "kind": "spam"}, {"text": "b", "kind": "ham"}]
     (first, second), _ = own(tmp_path, "classification", train, [train[0] | {"text": "c"}], "text", "kind")
     assert first["labels"] is second["labels"]
@@ -98,17 +98,17 @@ def test_own_translation(tmp_path):
 
 
 def test_labels_that_come_again_stay(tmp_path):
-    """How often a text has a label is learnt; a text of the test rows is no training text."""
+    """Label frequencies of a text are learnt; a text of the test rows is not used for training."""
     train = [{"text": "thanks", "kind": kind} for kind in ("warm", "warm", "cold", "warm")]
     train += [{"text": f"text {i}", "kind": "warm"} for i in range(6)]
     files = {"train_file": str(write_jsonl(tmp_path / "a.jsonl", train))}
     files["test_file"] = str(write_jsonl(tmp_path / "b.jsonl", [{"text": "text 5", "kind": "cold"}] * 2))
     task = TaskConfig(name="own", source="files", form="classification", source_column="text", target_column="kind",
                       prefix="", **files)  # fmt: skip
-    findings = Findings()
-    rows = load_rows(task, ["train", "test"], findings)
+    issues = DataIssues()
+    rows = load_rows(task, ["train", "test"], issues)
     assert [(row["source"], *row["references"]) for row in rows["train"]] == [tuple(r.values()) for r in train[:-1]]
-    found = [(row["split"], row["kind"], row["rule"], row["rows"]) for row in findings.to_json()]
+    found = [(row["split"], row["kind"], row["rule"], row["rows"]) for row in issues.to_json()]
     assert found == [
         ("train", "leaked", "dropped", 1), ("train", "repeated_label", "kept", 2),
         ("train", "repeated_source", "kept", 1), ("test", "repeated_label", "kept", 1),
@@ -116,7 +116,7 @@ def test_labels_that_come_again_stay(tmp_path):
 
 
 def test_bytes_that_are_not_utf8_within_a_nested_column(tmp_path):
-    """Parquet lets them in; the other rows' fields are read as they are."""
+    """Parquet accepts such bytes; the fields of other rows are read unchanged."""
     contents = pyarrow.array([b"Bob ran.", b"Ann \xe9.", b"Tom sat."], pyarrow.binary()).view(pyarrow.string())
     answers = pyarrow.StructArray.from_arrays([pyarrow.array([["a"], ["b"], ["c"]])], ["text"])
     document = pyarrow.StructArray.from_arrays([contents], ["text"])
@@ -126,7 +126,7 @@ def test_bytes_that_are_not_utf8_within_a_nested_column(tmp_path):
         name="own", source="files", form="qa", source_column="question,document.text", target_column="answers.text",
         prefix="", train_file=str(tmp_path / "a.parquet"), max_dropped=0.5,
     )  # fmt: skip
-    findings = Findings()
-    assert [row["references"] for row in load_rows(task, ["train"], findings)["train"]] == [["a"], ["c"]]
-    (found,) = findings.to_json()
+    issues = DataIssues()
+    assert [row["references"] for row in load_rows(task, ["train"], issues)["train"]] == [["a"], ["c"]]
+    (found,) = issues.to_json()
     assert (found["kind"], found["first"]) == ("not_utf8", f"{tmp_path}/a.parquet row 2: byte 0xe9 is not UTF-8")

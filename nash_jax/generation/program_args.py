@@ -1,6 +1,6 @@
-"""What a call of `generate` asks for: what is compiled into the program, and what is handed to it.
+"""Arguments of the compiled generation programs: static ones, which select a program, and traced ones.
 
-Letters: B inputs, S source, P tokens of a prompt, L tokens of an output (prompt and padding included).
+Letters: B inputs, S source length, P prompt length, L output length (including prompt and padding).
 """
 
 from typing import Any, NamedTuple
@@ -9,22 +9,22 @@ import jax
 import numpy as np
 
 from nash_jax.errors import UserError
-from nash_jax.generation.inputs import Inputs, bucket, check_ids, check_length
+from nash_jax.generation.inputs import PaddedInputs, check_ids, check_length, length_bucket
 from nash_jax.generation.options import GenerationOptions
-from nash_jax.generation.processors import Rules, Values, make_rules
+from nash_jax.generation.processors import ProcessorRules, Values, make_rules
 from nash_jax.spec import ModelSpec
 
 
-class Plan(NamedTuple):
-    """Compiled in: another plan is another program.
+class StaticArgs(NamedTuple):
+    """Static arguments: a new value compiles a new program.
 
     Attributes:
       num_beams: K; 1 without beam search.
       num_return_sequences: n, outputs for each input.
-      num_eos: EOS ids; beam search keeps K candidates more for each beyond the first.
-      do_sample: draw tokens instead of taking the best.
+      num_eos: number of EOS ids; beam search keeps K more candidates for each id after the first.
+      do_sample: sample tokens instead of choosing the best.
       long_prompt: the decoder starts from more than one token.
-      rules: which scores are changed, and how.
+      rules: active logits processors and their sizes.
     """
 
     num_beams: int
@@ -32,39 +32,39 @@ class Plan(NamedTuple):
     num_eos: int
     do_sample: bool
     long_prompt: bool
-    rules: Rules
+    rules: ProcessorRules
 
 
 class BeamSettings(NamedTuple):
     """How finished beams are scored, and when a search ends.
 
     Attributes:
-      norms: float32 [L+1]; the sum of t log-probabilities is divided by `norms[t]`, t to the power of the
-        length penalty. A table, since powers of the device may round otherwise than the host's.
-      stop_when_full: an input is done once K beams have finished (`early_stopping=True`).
-      hope_for_longest: what a running beam may still reach is judged at the maximal length, not at the
-        present one (`early_stopping="never"` and a positive length penalty).
+      norms: float32 [L+1]; the score of a beam with t tokens is its sum of log-probabilities / norms[t], where
+        norms[t] = t ** length_penalty. Computed on the host, since powers on the device may be rounded differently.
+      stop_when_full: an input is done when K beams have finished (`early_stopping=True`).
+      score_at_max_length: the best reachable score of a running beam is computed at the maximum length instead of the
+        current one (`early_stopping="never"` and a positive length penalty).
     """
 
     norms: np.ndarray
     stop_when_full: np.bool_
-    hope_for_longest: np.bool_
+    score_at_max_length: np.bool_
 
 
-class Request(NamedTuple):
-    """Handed over: other values run the same program.
+class TracedArgs(NamedTuple):
+    """Traced arguments: new values run the same program.
 
     Attributes:
-      prompt: int32 [B, L]: P tokens, then what outputs are filled with.
+      prompt: int32 [B, L]: P prompt tokens, then the fill token.
       prompt_length: P, int32 scalar.
-      max_length: of an output with its prompt, int32 scalar, not above L.
-      num_rows: inputs that count; those after them only fill the batch.
-      pad_id: follows the EOS of a row that has ended before others, int32 scalar.
-      eos_ids: int32 [E], negative where there is none.
-      source: int32 [B, S], the inputs as the rules see them: negative where there is none.
-      values: numbers that the rules need.
-      row_ids: int32 [B], what a row's random numbers hang on besides the key (None: nothing is drawn).
-      key: PRNG key (None: nothing is drawn).
+      max_length: of an output including its prompt, int32 scalar, at most L.
+      num_rows: number of real rows; the rows after them are batch padding.
+      pad_id: token after the EOS of a row that ended before others, int32 scalar.
+      eos_ids: int32 [E], negative if there are none.
+      source: int32 [B, S], the inputs used by logits processors; negative for padding.
+      values: parameters of the logits processors.
+      row_ids: int32 [B]; a row's random numbers depend on it and on the key (None: no sampling).
+      key: PRNG key (None: no sampling).
       beams: `BeamSettings` (None: no beam search).
     """
 
@@ -81,14 +81,14 @@ class Request(NamedTuple):
     beams: Any
 
 
-def make_request(
-    spec: ModelSpec, options: GenerationOptions, inputs: Inputs, decoder_input_ids: Any | None, stop_at_eos: bool
-) -> tuple[Plan, Request]:
-    """Plan and request of a call; `Engine.generate` says what the arguments are.
+def make_program_args(
+    spec: ModelSpec, options: GenerationOptions, inputs: PaddedInputs, decoder_input_ids: Any | None, stop_at_eos: bool
+) -> tuple[StaticArgs, TracedArgs]:
+    """Returns the static and traced arguments of a call; the arguments are those of `Engine.generate`.
 
     Raises:
-      UserError: for prompts of a wrong shape, ids outside of the vocabulary, more beams than the vocabulary has
-        first tokens for, or no room for a new token.
+      UserError: for prompts with a wrong shape, ids outside the vocabulary, more beams than possible first tokens, or
+        no room for a new token.
     """
     start_id, eos_ids, pad_id = _special_ids(options, spec)
     prompt = _prompt(decoder_input_ids, start_id, inputs.num_rows, spec.vocab_size)
@@ -100,20 +100,20 @@ def make_request(
     beams, drawn = options.num_beams, options.do_sample
     if beams + len(ends) > spec.vocab_size:
         raise UserError(f"num_beams is {beams}", f"no more than the {spec.vocab_size - len(ends)} tokens to begin with")
-    plan = Plan(beams, options.num_return_sequences, len(eos_ids), drawn, prompt.shape[1] > 1, rules)
-    length = bucket(max_length - 1) + 1  # the last token is written, but never read
-    # In beam search transformers takes the EOS where the padding id is 0, as if none were set.
+    static = StaticArgs(beams, options.num_return_sequences, len(eos_ids), drawn, prompt.shape[1] > 1, rules)
+    length = length_bucket(max_length - 1) + 1  # the last token is written, but not read
+    # transformers fills with EOS in beam search if the padding id is 0, which it treats as not set
     fill_id = eos_ids[0] if beams > 1 and pad_id == 0 else pad_id
     padded = np.full((len(inputs.input_ids), length), fill_id, np.int32)
     padded[:, 0] = start_id
     padded[: len(prompt), : prompt.shape[1]] = prompt
-    return plan, Request(
+    return static, TracedArgs(
         prompt=padded,
         prompt_length=np.int32(prompt.shape[1]),
         max_length=np.int32(max_length),
         num_rows=np.int32(inputs.num_rows),
         pad_id=np.int32(pad_id),
-        eos_ids=np.array(eos_ids if stop_at_eos else [-1] * len(eos_ids), np.int32),  # the same program for both
+        eos_ids=np.array(eos_ids if stop_at_eos else [-1] * len(eos_ids), np.int32),  # same shape, same program
         source=inputs.source,
         values=values,
         row_ids=inputs.row_ids if drawn else None,
@@ -123,7 +123,7 @@ def make_request(
 
 
 def _special_ids(options: GenerationOptions, spec: ModelSpec) -> tuple[int, tuple[int, ...], int]:
-    """The decoder's start, what ends a row, and padding: of the options, or else of the model."""
+    """Returns start id, EOS ids and padding id: those of the options, or else those of the model."""
     start_id = spec.decoder_start_id if options.decoder_start_token_id is None else options.decoder_start_token_id
     eos_ids = (spec.eos_id,) if options.eos_token_id is None else options.eos_token_id
     pad_id = spec.pad_id if options.pad_token_id is None else options.pad_token_id
@@ -132,7 +132,7 @@ def _special_ids(options: GenerationOptions, spec: ModelSpec) -> tuple[int, tupl
 
 
 def _prompt(given: Any | None, start_id: int, num_rows: int, vocab_size: int) -> np.ndarray:
-    """What the decoder starts from, int32 [num_rows, P]; a start token goes before prompts that all lack it."""
+    """Returns the prompts, int32 [num_rows, P]; the start token is prepended if no row starts with it."""
     start = np.full((num_rows, 1), start_id, np.int32)
     if given is None:
         return start
@@ -147,8 +147,8 @@ def _prompt(given: Any | None, start_id: int, num_rows: int, vocab_size: int) ->
 
 
 def _max_length(options: GenerationOptions, prompt_length: int, spec: ModelSpec) -> int:
-    """Total length at most; the last token is written, but needs no position."""
-    longest = options.limits(prompt_length)[1]
+    """Returns the maximum total length; the last token needs no position, since it is not read."""
+    longest = options.length_limits(prompt_length)[1]
     if options.max_new_tokens is None and options.max_length is None and spec.absolute_positions:
         longest = min(longest, spec.max_positions + 1)
     check_length("outputs can be", longest - 1, spec)
@@ -156,9 +156,9 @@ def _max_length(options: GenerationOptions, prompt_length: int, spec: ModelSpec)
 
 
 def _beam_settings(options: GenerationOptions, length: int) -> BeamSettings:
-    """From options, for outputs of up to `length` tokens."""
+    """Returns the beam settings for outputs of up to `length` tokens."""
     penalty = options.length_penalty
-    with np.errstate(over="ignore", divide="ignore"):  # zero to a negative power is never looked at
+    with np.errstate(over="ignore", divide="ignore"):  # 0 ** negative is not used
         norms = np.power(np.arange(length + 1, dtype=np.float64), penalty).astype(np.float32)
     longest = options.early_stopping == "never" and penalty > 0
     return BeamSettings(norms, np.bool_(options.early_stopping is True), np.bool_(longest))

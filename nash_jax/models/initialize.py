@@ -1,4 +1,4 @@
-"""A model of random weights, of the size that the config says and for the vocabulary of the run."""
+"""Randomly initialized parameters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +10,13 @@ from nash_jax.models import build
 from nash_jax.spec import ModelSpec
 
 
-def fresh_params(spec: ModelSpec, seed: int) -> dict[str, Any]:
-    """Parameters as training starts from them, on the host."""
+def init_params(spec: ModelSpec, seed: int) -> dict[str, Any]:
+    """Returns the initial parameters for training, as NumPy arrays (float32) on the host."""
     return jax.device_get(jax.jit(_init(spec))(jax.random.key(seed)))
 
 
 def param_shapes(spec: ModelSpec) -> dict[str, Any]:
-    """What `fresh_params` would be, as shapes and dtypes."""
+    """Returns the shapes and dtypes of `init_params`, without computing it."""
     return jax.eval_shape(_init(spec), jax.random.key(0))
 
 

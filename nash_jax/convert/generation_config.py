@@ -1,0 +1,40 @@
+"""Reads the generation options of a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from nash_jax.convert.hf import fill_defaults, read_json
+from nash_jax.errors import UserError
+from nash_jax.generation.options import GenerationOptions, options_from_files, unsupported_fields
+
+GENERATION_FILE = "generation_config.json"
+
+
+def load_generation_options(folder: Path) -> GenerationOptions:
+    """Returns the generation defaults in a folder of the hub's layout, or in an export.
+
+    Without `generation_config.json`, the fields are read from `config.json`, where old checkpoints have them, with the
+    defaults of its class. Fields that are not supported are ignored with a printed note, so that the model can still be
+    pruned and evaluated.
+
+    Raises:
+      UserError: for a file that is not JSON.
+    """
+    file, fields = _fields(folder)
+    refused = unsupported_fields(fields)
+    for name, value in refused.items():
+        print(f"note: {file} sets {name} to {value!r}: not supported, ignored in generation")
+    known = {name: value for name, value in fields.items() if name not in refused}
+    try:
+        return options_from_files(known, {}) if file.name == GENERATION_FILE else options_from_files(None, known)
+    except UserError as error:
+        print(f"note: {folder}: {error}; these generation defaults are ignored")
+        return GenerationOptions()
+
+
+def _fields(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Returns the file with the generation fields, and the fields."""
+    file, old = folder / GENERATION_FILE, folder / "config.json"
+    if file.exists():
+        return file, read_json(file)
+    return old, fill_defaults(read_json(old)) if old.exists() else {}  # an export may have none of the two

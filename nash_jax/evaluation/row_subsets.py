@@ -1,0 +1,82 @@
+"""Subsets of rows that are scored together: all rows, and the rows of each task of a mixture, by the task's metric."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nash_jax.data.tasks import TASKS
+from nash_jax.evaluation.metrics import METRICS, Metric, check_metric_rows
+from nash_jax.evaluation.statistics import group_indices
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSubset:
+    """Rows that are scored together.
+
+    Attributes:
+      prefix: prefix of the names of their values: empty, or `task/`.
+      metric: scores them.
+      indices: their indices among all rows.
+      rows: the rows.
+    """
+
+    prefix: str
+    metric: Metric
+    indices: Sequence[int]
+    rows: Sequence[Mapping[str, Any]]
+
+    @functools.cached_property
+    def groups(self) -> np.ndarray:
+        """Group index of each row, int [n]."""
+        return group_indices(self.rows)
+
+    def measure(self, outputs: Sequence[str]) -> np.ndarray:
+        """Returns the statistics of these rows, float64 [n, k], from the outputs of all rows."""
+        return self.metric.measure([outputs[i] for i in self.indices], self.rows)
+
+
+def split_by_task(metric: str, rows: Sequence[Mapping[str, Any]]) -> list[RowSubset]:
+    """Returns the subset of all rows, then one subset for each task named by the rows.
+
+    Args:
+      metric: metric for all rows.
+      rows: in any order.
+    """
+    return [
+        RowSubset(prefix, METRICS[name], indices, [rows[i] for i in indices])
+        for prefix, name, indices in _split(metric, rows)
+    ]
+
+
+def check_subsets(metric: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Calls `check_metric_rows` for each subset, so that errors occur before training.
+
+    Raises:
+      UserError: as `check_metric_rows`.
+    """
+    for _, name, indices in _split(metric, rows):
+        check_metric_rows(name, [rows[i] for i in indices])
+
+
+def _split(metric: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, list[int]]]:
+    """(prefix, metric, row indices) of each subset."""
+    yield "", metric, list(range(len(rows)))
+    for name in dict.fromkeys(row["task"] for row in rows if "task" in row):
+        yield f"{name}/", TASKS[name].metric, [i for i, row in enumerate(rows) if row.get("task") == name]
+
+
+def merge_values(subsets: Sequence[RowSubset], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merges the values of all subsets into one dict; names get the subset's prefix.
+
+    Args:
+      subsets: from `split_by_task`.
+      found: for each subset, name → value.
+    """
+    return {
+        subset.prefix + name: value
+        for subset, values in zip(subsets, found, strict=True)
+        for name, value in values.items()
+    }
