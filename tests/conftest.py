@@ -28,10 +28,15 @@ from nash_jax.models import build
 from nash_jax.testing import lively_model, random_sources
 
 jax.config.update("jax_numpy_rank_promotion", "raise")  # broadcasting over a missing axis is a bug until spelt out
-settings.register_profile("default", deadline=None, max_examples=30, derandomize=True)
-settings.load_profile("default")
+settings.register_profile("few", deadline=None, max_examples=10, derandomize=True)
+settings.register_profile("full", deadline=None, max_examples=30, derandomize=True)
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "l0"
+
+
+def pytest_configure(config):
+    """Before tests are read: fewer examples of each property, unless the mark `full` is asked for."""
+    settings.load_profile("few" if "not full" in config.option.markexpr else "full")
 
 
 def pytest_collection_modifyitems(items):
