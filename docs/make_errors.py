@@ -80,7 +80,8 @@ def _text(node: ast.expr) -> str:
 
 def readable(pattern: str) -> str:
     """A regular expression as the text that it stands for."""
-    text = re.sub(r"^\^|(?<!\\)\$$", "", pattern)
+    text = re.sub(r"^\^|(?<!\\)\$$|\\n$", "", pattern)
+    text = re.sub(r"(?<!\\)\([^()|]*\|[^()]*\)", "…", text)
     text = re.sub(r"(\.[*+]\??|\\d\+?|\[[^\]]*\](?<!\\\])[*+]\??|\(\?:[^)]*\)\??)", "…", text)
     text = re.sub(r"\\(.)", r"\1", text)
     return re.sub(r"…(\W?…)+", "…", text)

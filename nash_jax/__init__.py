@@ -2,11 +2,16 @@
 
 `load` a T5 or BART (hub name, folder, or export) and `generate`; `prune` it from Python, or with
 `python -m nash_jax.main`. The parts of pruning are in `nash_jax.pruning`.
-Importing the package starts no backend and imports no jax: names are resolved on first use.
+Importing the package starts no backend and imports no jax: names are resolved on first use. It adds to XLA_FLAGS what
+keeps results right with the jaxlib that is installed (`nash_jax.runtime.xla_flags`).
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from nash_jax.runtime.xla_flags import set_xla_flags
+
+set_xla_flags()  # before any backend starts
 
 __version__ = "0.1.0"
 __all__ = ["PruneResult", "Seq2Seq", "UserError", "__version__", "default_config", "load", "prune"]

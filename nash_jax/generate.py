@@ -31,7 +31,7 @@ from nash_jax.batch_generate.resumable import ResumableFile
 from nash_jax.batch_generate.text_files import UNSUPPORTED_SUFFIXES, open_text_file
 from nash_jax.errors import UserError
 from nash_jax.generation.options import UNSUPPORTED_FIELDS, GenerationOptions
-from nash_jax.runtime.command import run_command
+from nash_jax.runtime.command import parse_flags, run_command, unusable
 from nash_jax.runtime.progress import Progress
 
 
@@ -42,14 +42,7 @@ def parse(argv: Sequence[str]) -> GenerationJob:
       UserError: for flags that cannot be used.
     """
     own = _define_flags()
-    try:
-        rest = own(list(argv))
-    except flags.Error as error:
-        raise _mistake(error) from error
-    if len(rest) > 1:
-        raise UserError(
-            f"command line: {rest[1]!r} is no flag", "--model=…, --input=FILE, --output=FILE, --option=value"
-        )
+    parse_flags(own, argv, "--model=…, --input=FILE, --output=FILE, --option=value", _mistake)
     given = {name: value for name, value in own.flag_values_dict().items() if value is not None}
     for name in ("model", "input", "output"):
         if not given.get(name):
@@ -80,7 +73,7 @@ def _mistake(error: flags.Error) -> UserError:
     if wrong := re.match(r"flag --(\w+)=(.*?): ", str(error)):
         expected = {"batch_size": "a whole number, 1 or more", "dtype": "float32 or bfloat16"}
         return UserError(f"--{wrong[1]} is {wrong[2]!r}", expected.get(wrong[1], "true or false"))
-    return UserError(f"command line: {error}")
+    return unusable(error)
 
 
 def _value(text: str | bool) -> Any:

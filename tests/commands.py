@@ -1,4 +1,4 @@
-"""Commands started as a user starts them, waited for and killed."""
+"""Commands: called in the test's process, or started as a user starts them, waited for and killed."""
 
 import signal
 import subprocess
@@ -6,6 +6,19 @@ import time
 from collections.abc import Callable
 
 LIMIT = 1200  # s, after which a command counts as hanging: a busy machine takes several times as long as a quiet one
+
+
+def on_devices(count: int) -> dict[str, str]:
+    """Environment of a command that sees so many fake devices; its programs compile quickly, and run slowly."""
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"}
+
+
+def call(main: Callable[[list[str]], int], capsys, *args: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command within this process; its status and what it printed."""
+    capsys.readouterr()
+    status = main([main.__module__, *args])
+    printed = capsys.readouterr()
+    return subprocess.CompletedProcess(args, status, printed.out, printed.err)
 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> str:

@@ -1,13 +1,20 @@
-"""Four fake CPU devices for every run, and what several test files share."""
+"""Four fake CPU devices and one folder of compiled programs for every run, and what several test files share."""
 
 import os
+from pathlib import Path
 
-# Read when jax starts its backend, so it must be in place before anything imports jax.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+# Read when jax is imported or starts its backend, so they must be in place before; commands that tests start inherit
+# them. Many tiny programs are compiled and run once: LLVM's optimisations cost more than they save.
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"]
+).strip()
+# What one process has compiled, no other compiles again. XLA_FLAGS and the devices are part of a program's key.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/d/compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import functools
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,10 +28,15 @@ from nash_jax.models import build
 from nash_jax.testing import lively_model, random_sources
 
 jax.config.update("jax_numpy_rank_promotion", "raise")  # broadcasting over a missing axis is a bug until spelt out
-settings.register_profile("default", deadline=None, max_examples=30, derandomize=True)
-settings.load_profile("default")
+settings.register_profile("few", deadline=None, max_examples=10, derandomize=True)
+settings.register_profile("full", deadline=None, max_examples=30, derandomize=True)
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "l0"
+
+
+def pytest_configure(config):
+    """Before tests are read: fewer examples of each property, unless the mark `full` is asked for."""
+    settings.load_profile("few" if "not full" in config.option.markexpr else "full")
 
 
 def pytest_collection_modifyitems(items):
@@ -33,11 +45,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
-# Many tiny models compile once and run once: LLVM's optimisations cost more than they save.
-QUICK = {"xla_backend_optimization_level": 0}
-
-
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=0)
 def _logits(spec, params, input_ids, attention_mask, decoder_input_ids, masks):
     return build(spec).apply({"params": params}, input_ids, attention_mask, decoder_input_ids, masks)
 
@@ -59,14 +67,8 @@ def logits():
 
 @pytest.fixture(scope="session")
 def quick_engine():
-    """`quick_engine(spec, params)` → an `Engine` whose programs compile faster and run slower."""
-
-    def make(spec, params, dtype="float32"):
-        engine = Engine(spec, params, dtype)
-        engine._generate = jax.jit(engine._generate_fn, static_argnums=4, compiler_options=QUICK)
-        return engine
-
-    return make
+    """`quick_engine(spec, params)` → an `Engine`."""
+    return Engine
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 BASE = ("errors", "spec", "axes", "tree", "ragged", "runtime")
 SCIENCE = (*BASE, "models", "pruning", "generation")
 ALLOWED = {  # each room of the package → the rooms that it may import, beside itself
-    "__init__": ("config", "errors", "recipe", "seq2seq"),
+    "__init__": ("config", "errors", "recipe", "runtime", "seq2seq"),
     "errors": (),
     "spec": ("errors",),
     "axes": ("spec",),
@@ -24,7 +24,7 @@ ALLOWED = {  # each room of the package → the rooms that it may import, beside
     "models": (*BASE,),
     "pruning": (*BASE,),  # neither models nor generation: gates work on any table of axes
     "generation": (*BASE, "models"),
-    "config": ("errors", "pruning"),
+    "config": ("errors", "pruning", "runtime"),
     "data": (*BASE, "config"),
     "evaluation": (*SCIENCE, "config", "data"),
     "convert": (*SCIENCE, "data"),

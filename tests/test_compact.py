@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from seeds import some
 
 from nash_jax.axes import param_axes
 from nash_jax.models.layers import RMSNorm
@@ -78,7 +79,7 @@ def test_masked_equals_compacted_in_every_family(logits, family):
     assert_same_function(logits, spec, random_params(spec), random_masks(spec, 1))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", some(range(8), few=3))
 def test_masked_equals_compacted_under_any_flags(logits, seed):
     spec = random_spec(seed, ragged=True, family="custom")
     assert_same_function(logits, spec, random_params(spec, seed), random_masks(spec, seed), seed)

@@ -34,8 +34,6 @@ SPECS = {
     "no self-attention at all": random_spec(3, **SMALL, encoder=ENCODER, decoder=(DecoderLayer((), (1,), 4),)),
 }  # fmt: skip
 PARAMS_SCALE = 0.4
-QUICK = {"xla_backend_optimization_level": 0}  # each program runs once: see conftest.py
-quick_jit = functools.partial(functools.partial, jax.jit, compiler_options=QUICK)
 key = functools.partial(jax.random.key, impl="unsafe_rbg")  # compiles many times faster than the default's dropout
 
 
@@ -43,7 +41,7 @@ def attention_mask(batch):
     return (batch["input_ids"] != 0).astype(np.int32)
 
 
-@quick_jit(static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def forced_and_stepped(model, params, input_ids, mask, target_ids):
     """Teacher-forced logits, and those of one cached step after another, each [B, T, V]."""
     spec, (rows, length) = model.spec, target_ids.shape
@@ -112,7 +110,7 @@ def test_padding_of_the_source_does_not_matter(logits):
 DROPPING = dataclasses.replace(SPECS["ragged heads and units"], dropout_rate=0.4)
 
 
-@quick_jit(static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def run_with_dropout(spec, deterministic, params, batch, dropout_key):
     return build(spec).apply(
         {"params": params}, batch["input_ids"], batch["input_ids"] * 0 + 1, batch["labels"],
@@ -172,7 +170,7 @@ def test_bfloat16_is_close_to_float32(logits):
     spec = SPECS["dense gated untied"]
     params, batch = random_params(spec, 0, 0.3), random_batch(spec, 0, rows=3, source=9, target=12)
     exact = logits(spec, params, batch)
-    half = quick_jit()(build(spec, dtype=jnp.bfloat16).apply)(
+    half = jax.jit(build(spec, dtype=jnp.bfloat16).apply)(
         {"params": params}, batch["input_ids"], attention_mask(batch), batch["labels"]
     )
     assert half.dtype == jnp.float32
@@ -192,7 +190,7 @@ def test_remat_changes_neither_values_nor_gradients():
         )  # fmt: skip
         return jnp.mean(jnp.square(jax.nn.log_softmax(logits)))
 
-    run = quick_jit(static_argnums=1)(jax.value_and_grad(loss))
+    run = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     plain, with_remat = (run(params, remat) for remat in (False, True))
     np.testing.assert_allclose(with_remat[0], plain[0], rtol=1e-6)
     for path, gradient in flatten(plain[1]).items():
@@ -205,7 +203,7 @@ def test_hidden_states_are_one_a_layer_and_end_in_the_encoding():
     spec = SPECS["sub-layers gone"]
     params, batch = random_params(spec), random_batch(spec)
 
-    @quick_jit()
+    @jax.jit
     def run(params):
         model = build(spec).bind({"params": params})
         encoded, hidden = model.encode(batch["input_ids"], attention_mask(batch))

@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -62,22 +61,18 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compile_quickly(place, quick_engine):
-    """No cache of compiled programs but a new one, and models that are read and compiled once."""
+def read_once(place):
+    """Models are read once."""
 
     @functools.cache
     def load(name: str, dtype: str) -> Seq2Seq:
-        model = original(name, dtype=dtype)
-        model._engine = quick_engine(model.spec, model.params, dtype)
-        return model
+        return original(name, dtype=dtype)
 
-    original, seconds = nash_jax.seq2seq.load, jax.config.jax_persistent_cache_min_compile_time_secs
+    original = nash_jax.seq2seq.load
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(place / "compiled"))
         patch.setattr("nash_jax.seq2seq.load", lambda name, *, dtype="float32": load(str(name), dtype))
         yield
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", seconds)
 
 
 @pytest.fixture
@@ -188,11 +183,10 @@ def test_a_text_without_any_tokens(tmp_path, command):
 def start(tmp_path, *flags: str) -> subprocess.Popen:
     """The real command, a row at a time, for so many rows that it can be stopped midway."""
     write_lines(tmp_path / "rows.txt", [text for text in TEXTS if text != LONG] * 15)
-    settings = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_backend_optimization_level=0"}
     files = [f"--input={tmp_path / 'rows.txt'}", f"--output={tmp_path / 'out.jsonl'}"]
     return subprocess.Popen(
         [sys.executable, "-m", "nash_jax.generate", "--model=model", "--batch_size=1", *files, *flags],
-        env=os.environ | settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 

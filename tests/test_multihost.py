@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import LIMIT
+from commands import LIMIT, on_devices
 
 import nash_jax
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
@@ -72,11 +72,7 @@ def start(command: list[str], processes: int, devices: int) -> list[subprocess.P
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONFAULTHANDLER": "1",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-    }
+    environment = os.environ | on_devices(devices) | {"JAX_PLATFORMS": "cpu", "PYTHONFAULTHANDLER": "1"}
     started = []
     for index in range(processes):
         if processes > 1:
@@ -169,7 +165,7 @@ assert broadcast_from_host0(None) is None
 if is_host0():
     (folder / "full").mkdir()
     (folder / "full" / "file").touch()
-assert not list(clear(folder / "full").iterdir())
+assert not list(clear_folder(folder / "full").iterdir())
 barrier("end")
 """
 

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
-from commands import finish, kill_when
+from commands import call, finish, kill_when, on_devices
 
 import nash_jax
+from nash_jax.main import main
 from nash_jax.training.writers import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,28 +42,23 @@ FLAGS = {  # the quickstart, smaller: 2,000 words, a narrow model, 24 steps a ph
 pytestmark = pytest.mark.slow
 
 
-def start(workdir: Path, cache: Path, devices: int = 1, **flags: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "nash_jax.main", f"--config={ROOT}/configs/quickstart.py", f"--workdir={workdir}"]
-    command += [f"--config.{name}={value}" for name, value in (FLAGS | flags).items()]
-    environment = os.environ | {
-        # unoptimised programs: these runs are short, and compiling is most of their time
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-    }
+def arguments(workdir: Path, **flags: object) -> list[str]:
+    settings = [f"--config.{name}={value}" for name, value in (FLAGS | flags).items()]
+    return [f"--config={ROOT}/configs/quickstart.py", f"--workdir={workdir}", *settings]
+
+
+def start(workdir: Path) -> subprocess.Popen[str]:
+    """The command in a process of its own, on one device."""
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+        [sys.executable, "-m", "nash_jax.main", *arguments(workdir)],
+        cwd=ROOT, env=os.environ | on_devices(1), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory, cache) -> Path:
+def unbroken(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("unbroken") / "run"
-    output = finish(start(workdir, cache))
+    output = finish(start(workdir))
     assert "word_accuracy" in output and "report.html" in output
     return workdir
 
@@ -111,16 +108,16 @@ def _leaves(tree):
     return [x for v in tree.values() for x in _leaves(v)] if isinstance(tree, dict) else [tree]
 
 
-def test_started_again_it_does_nothing_twice(unbroken, cache) -> None:
+def test_started_again_it_does_nothing_twice(unbroken, capsys) -> None:
     before = {p: p.stat().st_mtime_ns for p in unbroken.rglob("done")}
     first = numbers(unbroken)
-    output = finish(start(unbroken, cache))
-    assert "step" not in output
+    done = call(main, capsys, *arguments(unbroken))
+    assert done.returncode == 0 and "step" not in done.stdout + done.stderr
     assert {p: p.stat().st_mtime_ns for p in unbroken.rglob("done")} == before
     assert numbers(unbroken) == first
 
 
-def test_killed_three_times_it_ends_as_if_unbroken(unbroken, cache, tmp_path) -> None:
+def test_killed_three_times_it_ends_as_if_unbroken(unbroken, tmp_path) -> None:
     """SIGKILL while a checkpoint is written, inside a stage, and between two stages."""
     workdir = tmp_path / "run"
     checkpoints = workdir / "finetune" / "checkpoints"
@@ -129,25 +126,26 @@ def test_killed_three_times_it_ends_as_if_unbroken(unbroken, cache, tmp_path) ->
         names = [p.name for p in checkpoints.glob("*")] if checkpoints.exists() else []
         return any("tmp" in name for name in names) and any(name.isdigit() for name in names)
 
-    kill_when(start(workdir, cache), writing)
+    kill_when(start(workdir), writing)
     assert any("tmp" in p.name for p in checkpoints.glob("*"))  # it was half-written, and is left so
 
-    kill_when(start(workdir, cache), (workdir / "finetune" / "done").exists)
+    kill_when(start(workdir), (workdir / "finetune" / "done").exists)
     assert not (workdir / "prune" / "done").exists()
 
     def inside() -> bool:
         return any(r["phase"] == "prune" and r["step"] >= 7 for r in read_rows(workdir / "metrics.jsonl"))
 
-    kill_when(start(workdir, cache), inside)
+    kill_when(start(workdir), inside)
     assert not (workdir / "prune" / "done").exists()
-    finish(start(workdir, cache))
+    finish(start(workdir))
     assert numbers(workdir) == numbers(unbroken)
 
 
-def test_four_devices_give_the_losses_of_one(unbroken, cache, tmp_path) -> None:
-    """The first 20 steps of each phase, ≤ 1e-5 relative."""
+def test_four_devices_give_the_losses_of_one(unbroken, capsys, tmp_path) -> None:
+    """The first 20 steps of each phase, ≤ 1e-5 relative; this process has the four."""
     workdir = tmp_path / "run"
-    finish(start(workdir, cache, devices=4, stages="data,finetune,shorten,prune,compact,retrain"))
+    stages = "data,finetune,shorten,prune,compact,retrain"
+    assert jax.device_count() == 4 and call(main, capsys, *arguments(workdir, stages=stages)).returncode == 0
     for phase in ("finetune", "prune", "retrain"):
         one, four = (
             [r["loss"] for r in read_rows(d / "metrics.jsonl") if r["phase"] == phase][:20] for d in (unbroken, workdir)

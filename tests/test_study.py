@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import LIMIT, finish, kill_when
+from commands import LIMIT, finish, kill_when, on_devices
 
 from nash_jax.config.command_line import cell_commands
 from nash_jax.config.schema import Config, default_config, teacher_settings
@@ -170,7 +170,7 @@ def test_a_folder_is_one_process_s_until_it_dies(hold, tmp_path, capsys):
 def test_who_waits_comes_next(hold, tmp_path, capfd):
     other = hold(tmp_path)
     waiting = subprocess.Popen(
-        [sys.executable, "-c", HOLD.replace("held()", "held(wait=True)"), str(tmp_path)],
+        [sys.executable, "-c", HOLD.replace("locked()", "locked(wait=True)"), str(tmp_path)],
         cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert f"waiting for process {other.pid} on " in waiting.stderr.readline()
@@ -325,12 +325,7 @@ def command(tmp_path_factory):
     (place / "words.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     known = [{"source": row["document"], "references": [row["summary"]]} for row in rows]
     build_pronunciation_tokenizer(known).save_pretrained(place / "tokenizer")
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
-        "PYTHONPATH": str(ROOT),
-        "PYTHON": sys.executable,
-    }
+    environment = os.environ | on_devices(1) | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable}
 
     def make(workdir: Path, *flags: str) -> dict:
         args = [f"--config={place / 'grid.py'}", f"--workdir={workdir}", "--config.benchmark.runs=2", *flags]

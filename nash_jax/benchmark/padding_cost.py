@@ -20,18 +20,13 @@ from nash_jax.config.schema import BenchmarkConfig
 from nash_jax.pruning.compact import compact, removed_fraction
 from nash_jax.pruning.lagrangian import gate_costs, size_terms
 from nash_jax.pruning.layer_selection import choose_layers, select_layers
-from nash_jax.runtime.command import run_command
+from nash_jax.runtime.command import parse_flags, run_command
 from nash_jax.seq2seq import Seq2Seq, load
 from nash_jax.spec import ModelSpec, preset
 from nash_jax.testing import random_params
 from nash_jax.tree import count_params
 
-_PRESET = flags.DEFINE_string("preset", "t5-small", "Shape of the dense model.")
-_LAYERS = flags.DEFINE_integer("decoder_layers", 2, "Decoder layers that are left.")
-_BATCH = flags.DEFINE_integer("batch_size", 1, "Rows.")
-_SOURCE = flags.DEFINE_integer("source", 128, "Source tokens.")
-_TOKENS = flags.DEFINE_integer("new_tokens", 32, "Tokens generated, no early end.")
-_RUNS = flags.DEFINE_integer("runs", 15, "Timed runs of each.")
+_NUMBERS = {"decoder_layers": 2, "batch_size": 1, "source": 128, "new_tokens": 32, "runs": 15}  # flag → its default
 _SPARSITIES = (0.3, 0.6, 0.8)  # of the encoder's attention and FFN
 
 
@@ -89,20 +84,34 @@ def time_ratios(models: Mapping[str, Seq2Seq], batch_size: int, timing: Benchmar
     return lines
 
 
-def _timing() -> BenchmarkConfig:
-    return BenchmarkConfig((_BATCH.value,), _SOURCE.value, (_TOKENS.value,), _RUNS.value)
+def _parse(argv: Sequence[str]) -> dict[str, Any]:
+    own = flags.FlagValues()
+    flags.DEFINE_string("preset", "t5-small", "", flag_values=own)
+    for name, default in _NUMBERS.items():
+        flags.DEFINE_integer(name, default, "", lower_bound=1, flag_values=own)
+    parse_flags(own, argv, "--preset=NAME, --decoder_layers=LAYERS, --runs=PAIRS, …")
+    return own.flag_values_dict()
 
 
 def run(argv: Sequence[str]) -> None:
     """Prints sizes and ratios for each sparsity."""
-    flags.FLAGS(list(argv))  # not app.run, which would enable Orbax's log messages for every file
-    dense, timing = preset(_PRESET.value), _timing()
+    given = _parse(argv)
+    dense, timing = preset(given["preset"]), _timing(given)
     params = random_params(dense, scale=0.05)
-    tokens = f"{_BATCH.value} × {_SOURCE.value} → {_TOKENS.value} tokens"
-    print(f"{_PRESET.value}, {count_params(params):,} parameters; {tokens}, {_RUNS.value} pairs")
+    tokens = f"{given['batch_size']} × {given['source']} → {given['new_tokens']} tokens"
+    print(f"{given['preset']}, {count_params(params):,} parameters; {tokens}, {given['runs']} pairs")
     for sparsity in _SPARSITIES:
-        print(compare_models(dense, params, sparsity, _LAYERS.value, timing), flush=True)
+        print(compare_models(dense, params, sparsity, given["decoder_layers"], timing), flush=True)
+
+
+def _timing(given: Mapping[str, Any]) -> BenchmarkConfig:
+    return BenchmarkConfig((given["batch_size"],), given["source"], (given["new_tokens"],), given["runs"])
+
+
+def main(argv: Sequence[str] = sys.argv) -> int:
+    """Exit status: see `run_command`."""
+    return run_command(run, argv, __doc__, "choose a smaller preset")
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(run, sys.argv, __doc__, "choose a smaller preset"))
+    sys.exit(main())

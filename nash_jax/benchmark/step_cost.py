@@ -3,6 +3,7 @@
 python -m nash_jax.benchmark.step_cost [--preset=t5-small] [--batch_size=8] [--source=128] [--target=32]
 """
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from nash_jax.config.schema import DistillConfig, PruneConfig, TrainConfig
 from nash_jax.models import build
 from nash_jax.pruning.methods import make_constraints, make_gates
 from nash_jax.pruning.objective import PruningObjective
+from nash_jax.runtime.command import parse_flags, run_command
 from nash_jax.spec import ModelSpec, preset
 from nash_jax.testing import random_batch, random_params
 from nash_jax.training.losses import StudentLoss
@@ -23,11 +25,7 @@ from nash_jax.training.optim import make_optimizer
 from nash_jax.training.state import make_state
 from nash_jax.training.steps import make_step
 
-_PRESET = flags.DEFINE_string("preset", "t5-small", "Shape of the model.")
-_BATCH = flags.DEFINE_integer("batch_size", 8, "Rows.")
-_SOURCE = flags.DEFINE_integer("source", 128, "Source tokens.")
-_TARGET = flags.DEFINE_integer("target", 32, "Target tokens.")
-_RUNS = flags.DEFINE_integer("runs", 10, "Timed steps of each kind.")
+_NUMBERS = {"batch_size": 8, "source": 128, "target": 32, "runs": 10}  # flag → its default
 
 
 def make_steps(spec: ModelSpec) -> dict[str, tuple[Any, Any]]:
@@ -49,25 +47,45 @@ def make_steps(spec: ModelSpec) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def main(_: Sequence[str]) -> None:
-    """Times the steps alternately and prints milliseconds and their ratio."""
-    spec = preset(_PRESET.value)
-    batch = random_batch(spec, rows=_BATCH.value, source=_SOURCE.value, target=_TARGET.value)
-    steps = make_steps(spec)
+def time_steps(steps: dict[str, tuple[Any, Any]], batch: Any, runs: int) -> dict[str, list[float]]:
+    """Milliseconds of each kind of step, [runs], taken in turn; compilation is left out."""
     states = {name: state for name, (_, state) in steps.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for run in range(_RUNS.value + 1):
+    for run in range(runs + 1):
         for name, (step, _) in steps.items():
             start = time.perf_counter()
             states[name], metrics = step(states[name], {}, batch)
             jax.block_until_ready((states[name], metrics))
             if run:  # the first run compiles
                 times[name].append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def _parse(argv: Sequence[str]) -> dict[str, Any]:
+    own = flags.FlagValues()
+    flags.DEFINE_string("preset", "t5-small", "", flag_values=own)
+    for name, default in _NUMBERS.items():
+        flags.DEFINE_integer(name, default, "", lower_bound=2 if name == "runs" else 1, flag_values=own)
+    parse_flags(own, argv, "--preset=NAME, --batch_size=ROWS, --runs=STEPS, …")
+    return own.flag_values_dict()
+
+
+def run(argv: Sequence[str]) -> None:
+    """Times steps in turn and prints milliseconds and their ratio."""
+    given = _parse(argv)
+    spec = preset(given["preset"])
+    batch = random_batch(spec, rows=given["batch_size"], source=given["source"], target=given["target"])
+    times = time_steps(make_steps(spec), batch, given["runs"])
     for name, ms in times.items():
         print(f"{name:9} {np.median(ms):8.1f} ms a step (mean {np.mean(ms):.1f} ± {np.std(ms, ddof=1):.1f})")
     ratios = np.array(times["prune"]) / np.array(times["finetune"])
     print(f"a pruning step costs {np.median(ratios):.3f} × a fine-tuning step (median of {len(ratios)} pairs)")
 
 
+def main(argv: Sequence[str] = sys.argv) -> int:
+    """Exit status: see `run_command`."""
+    return run_command(run, argv, __doc__, "choose a smaller preset")
+
+
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main())

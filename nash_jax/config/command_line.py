@@ -5,7 +5,7 @@ import shlex
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -13,11 +13,9 @@ from ml_collections import ConfigDict, config_flags
 from nash_jax.config.parsing import check_config_dict, expected
 from nash_jax.config.shipped import resolve_names
 from nash_jax.errors import UserError
+from nash_jax.runtime.command import parse_flags, unusable
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, or the name of a shipped one: quickstart.")
-_CELL = flags.DEFINE_string("cell", None, "Of a study: run this cell alone.")
-_LIST_CELLS = flags.DEFINE_bool("list-cells", False, "Of a study: print the command of each cell, and run none.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config file>[-<variant>].")
+_USAGE = "--config=FILE, --workdir=DIR, --config.field=value"
 
 
 class CommandLine(NamedTuple):
@@ -48,20 +46,32 @@ def parse(argv: Sequence[str]) -> CommandLine:
     file, variant = _config_file(argv)
     if file is not None and not Path(file).is_file():
         raise UserError(f"--config: no file {file!r}", "a config file such as configs/quickstart.py")
+    own = _define_flags(argv)
     try:
-        rest = flags.FLAGS(list(argv))
-        getattr(_CONFIG.value, "cells", None)  # a file that the config file could not read is told of only now
-    except Exception as error:  # absl's own, or whatever the config file raised
+        parse_flags(own, argv, _USAGE, lambda error: _mistake(argv, file, error))
+        getattr(own["config"].value, "cells", None)  # a file that the config file could not read is told of only now
+    except UserError:
+        raise
+    except Exception as error:  # whatever the config file raised
         raise _mistake(argv, file, error) from error
-    if len(rest) > 1:
-        raise UserError(f"command line: {rest[1]!r} is no flag", "--config=FILE, --workdir=DIR, --config.field=value")
+    config: Any = own["config"].value
+    cell, list_cells = own["cell"].value, bool(own["list-cells"].value)
     if file is None:
         raise UserError("no --config", "--config=FILE", "try --config=configs/quickstart.py")
-    check_config_dict(_CONFIG.value)
-    if (_CELL.value or _LIST_CELLS.value) and "cells" not in _CONFIG.value:
+    check_config_dict(config)
+    if (cell or list_cells) and "cells" not in config:
         raise UserError(f"--cell, --list-cells: {file} is no study", "a config file that names cells")
     name = Path(file).stem + (f"-{variant.replace('/', '-')}" if variant else "")
-    return CommandLine(_CONFIG.value, _WORKDIR.value, name, _CELL.value, _LIST_CELLS.value)
+    return CommandLine(config, own["workdir"].value, name, cell, list_cells)
+
+
+def _define_flags(argv: Sequence[str]) -> flags.FlagValues:
+    own = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=own, sys_argv=list(argv))
+    flags.DEFINE_string("cell", None, "", flag_values=own)
+    flags.DEFINE_bool("list-cells", False, "", flag_values=own)
+    flags.DEFINE_string("workdir", None, "", flag_values=own)
+    return own
 
 
 def cell_commands(argv: Sequence[str], cells: Iterable[str]) -> list[str]:
@@ -87,8 +97,6 @@ def _config_file(argv: Sequence[str]) -> tuple[str | None, str]:
 
 def _mistake(argv: Sequence[str], file: str | None, error: Exception) -> UserError:
     """What could not be parsed: a setting's name, its value, another flag, or the config file."""
-    if isinstance(error, UserError):
-        return error
     for arg in argv:
         if cell := re.match(r"--?(config\.cells\b[^=]*)", arg):  # ml_collections takes no name with a hyphen
             return UserError(f"{cell[1]}: no flag changes this cell", do="change it in a config file (docs/study.md)")
@@ -100,7 +108,7 @@ def _mistake(argv: Sequence[str], file: str | None, error: Exception) -> UserErr
         lines = re.findall(rf'File "{re.escape(str(file))}", line (\d+)', str(error))
         return _broken(file, lines, str(error).strip().splitlines()[-1])
     if isinstance(error, flags.Error):
-        return UserError(f"command line: {error}")
+        return unusable(error)
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     return _broken(file, lines, f"{type(error).__name__}: {error}")
 

@@ -1,10 +1,42 @@
-"""What the commands share: messages for mistakes, and exit statuses."""
+"""What the commands share: flags, messages for mistakes, and exit statuses."""
 
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from absl import flags
+
 from nash_jax.errors import UserError, missing_package
+
+
+def unusable(error: flags.Error) -> UserError:
+    """What absl could not parse, as a user's mistake."""
+    return UserError(f"command line: {error}")
+
+
+def parse_flags(
+    own: flags.FlagValues,
+    argv: Sequence[str],
+    usage: str,
+    mistake: Callable[[flags.Error], UserError] = unusable,
+) -> None:
+    """Reads a command line into flags that no other command, and no other call of this one, shares.
+
+    Args:
+      own: where the command's flags are defined.
+      argv: the program's name and its arguments.
+      usage: the kinds of flags there are, for who writes a word that is none.
+      mistake: says what is wrong with a flag.
+
+    Raises:
+      UserError: for a flag that is not known or has a value that it does not take, and a word that is no flag.
+    """
+    try:
+        rest = own(list(argv))
+    except flags.Error as error:
+        raise mistake(error) from error
+    if len(rest) > 1:
+        raise UserError(f"command line: {rest[1]!r} is no flag", usage)
 
 
 def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: str, less_memory: str) -> int:

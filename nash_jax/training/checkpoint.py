@@ -19,9 +19,9 @@ class Checkpointer:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        from orbax.checkpoint.v1 import training  # here, for it takes half a second to import
+        from orbax.checkpoint import v1 as ocp  # here, for it takes half a second to import
 
-        policies = training.preservation_policies
+        training, policies = ocp.training, ocp.training.preservation_policies
         newest, best = policies.LatestN(1), policies.BestN(get_metric_fn=_read_rank, n=1)
         self._folder = folder
         self._orbax = training.Checkpointer(
