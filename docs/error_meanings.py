@@ -10,7 +10,10 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
     "The command line and the config file": {
         "no config": ("no config file named", "name one"),
         "config file missing": ("it does not exist", "the path is relative to the current folder"),
-        "match:no config '…' (did you mean": ("no shipped config has that name", "a name without `.py` is that of a config that comes with nash_jax"),
+        "match:no config '…' (did you mean": (
+            "no shipped config has that name",
+            "a name without `.py` is that of a config that comes with nash_jax",
+        ),
         "config file broken": ("it is broken Python", "repair that line"),
         "no variant": ("it has no such variant", "what is after the colon of `--config=FILE:VARIANT`"),
         "no variants": ("it has no variants", "remove `:VARIANT`"),
@@ -42,7 +45,10 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
         "gates of too many layers": ("gates that should keep more layers than there are", ""),
     },
     "The machine and the workdir": {
-        "match:not installed: datasets": ("packages of an extra are not installed", "loading and generating need none; from a checkout `pip install -e '.[train]'`"),
+        "match:not installed: datasets": (
+            "packages of an extra are not installed",
+            "loading and generating need none; from a checkout `pip install -e '.[train]'`",
+        ),
         "uneven batch": (
             "the batch cannot be split over the devices",
             "the batch size must also be a multiple of the devices times `accumulation`",

@@ -15,11 +15,9 @@ import urllib.request
 
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
-from absl import flags
 from doc_blocks import COMMANDS, ROOT, read_blocks, shell_commands
 
 import nash_jax
-import nash_jax.config.command_line
 import nash_jax.generate
 import nash_jax.main
 import nash_jax.recipe.api
@@ -78,22 +76,12 @@ def run_command(words, place):
     small = [flag for key, more in SMALL.items() if any(key in word for word in words) for flag in more]
     argv = words[2:] + small
     if words[2] == "nash_jax.main":
-        forget_flags()
-        sys.argv = argv  # where ml_collections looks for settings
         status = nash_jax.main.main(argv)
     elif words[2] == "nash_jax.generate":
         status = nash_jax.generate.main(argv)
     else:
         status = subprocess.run([sys.executable, "-m", *argv], check=False, env=None).returncode
     assert status == 0, f"{place}: {' '.join(words)}"
-
-
-def forget_flags():
-    """What an earlier call of the command defined and set."""
-    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-        delattr(flags.FLAGS, name)
-    for name in ("config", "cell", "list-cells", "workdir"):
-        flags.FLAGS[name].unparse()
 
 
 def ask_server(server, words):
