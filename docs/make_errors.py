@@ -6,6 +6,7 @@ message.
 """
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,11 +39,17 @@ Parts of other messages, each with the test that causes it.
 """
 
 
+@functools.cache
+def sources() -> dict[str, ast.Module]:
+    """File name → syntax tree, of every test file."""
+    return {path.name: ast.parse(path.read_text()) for path in sorted(TESTS.glob("test_*.py"))}
+
+
 def tables() -> dict[str, str]:
     """Key → message, of the tables in the tests of the two commands."""
     found = {}
     for file, names in TABLES.items():
-        for node in ast.parse((TESTS / file).read_text()).body:
+        for node in sources()[file].body:
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in names:
                 for key, message in ast.literal_eval(node.value).items():
                     found[key if isinstance(key, str) else " ".join(key)] = message
@@ -52,17 +59,17 @@ def tables() -> dict[str, str]:
 def raised() -> dict[str, str]:
     """Message → `file::test`, of every `pytest.raises(UserError, match=TEXT)`."""
     found: dict[str, str] = {}
-    for path in sorted(TESTS.glob("test_*.py")):
-        for test in ast.parse(path.read_text()).body:
+    for file, tree in sources().items():
+        for test in tree.body:
             if isinstance(test, ast.FunctionDef):
                 for pattern in _patterns(test):
-                    found.setdefault(readable(pattern), f"{path.name}::{test.name}")
+                    found.setdefault(readable(pattern), f"{file}::{test.name}")
     return {message: test for message, test in found.items() if len(message.replace("…", "").strip()) > 15}
 
 
 def _patterns(test: ast.FunctionDef) -> Iterator[str]:
     for node in ast.walk(test):
-        if isinstance(node, ast.Call) and re.match(r"pytest\.raises\(.*UserError", ast.unparse(node)):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "raises" and "UserError" in ast.dump(node):
             for keyword in node.keywords:
                 text = _text(keyword.value)
                 if keyword.arg == "match" and text:
@@ -87,12 +94,12 @@ def readable(pattern: str) -> str:
     return re.sub(r"…(\W?…)+", "…", text)
 
 
-def literals() -> Iterator[str]:
+@functools.cache
+def literals() -> tuple[str, ...]:
     """Every string of the tests, as text."""
-    for path in sorted(TESTS.glob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant | ast.JoinedStr) and (text := _text(node)):
-                yield readable(text)
+    nodes = (node for tree in sources().values() for node in ast.walk(tree))
+    found = (_text(node) for node in nodes if isinstance(node, ast.Constant | ast.JoinedStr))
+    return tuple(readable(text) for text in found if text)
 
 
 def shown(message: str) -> str:
@@ -111,7 +118,7 @@ def page() -> str:
     Raises:
       SystemExit: naming messages without a meaning, or meanings without a message.
     """
-    messages, others, texts = tables(), raised(), list(literals())
+    messages, others, texts = tables(), raised(), literals()
     lines, known = [HEAD], set()
     for section, rows in MEANING.items():
         lines.append(f"\n## {section}\n\n| what is wrong | message | what to do |\n|---|---|---|\n")
