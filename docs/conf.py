@@ -26,9 +26,21 @@ myst_links_external_new_tab = False
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # not those of flax.linen.Module
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 default_role = "code"
+
+
+def setup(app):
+    """Signatures of Flax modules without the two arguments that all modules have."""
+
+    def shorten(app, what, name, value, options, signature, returns):
+        if signature and ", parent: " in signature:
+            return signature.partition(", parent: ")[0].replace("~nash_jax.pruning.gates.", "") + ")", returns
+        return None
+
+    app.connect("autodoc-process-signature", shorten)
