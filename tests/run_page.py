@@ -106,6 +106,8 @@ def run_page(page, slow):
                 run_python(block, names)
             else:
                 run_shell(block, names)
+            if "get_config" in names:  # the block defines a config file
+                names.pop("get_config")()
             print(f"-- {block.place}: {time.process_time() - begun:.1f} s of CPU", flush=True)
 
 
