@@ -40,6 +40,7 @@ SMALL = {  # flags that make a command small, by what it runs
         *(f"--config.{phase}.optimizer=adamw" for phase in PHASES),
         *(f"--config.{phase}.batch_size=32" for phase in PHASES),
         *("--config.benchmark.batch_sizes=(1,)", "--config.benchmark.source_length=8"),
+        *("--config.benchmark.new_tokens=(8,)", "--config.benchmark.runs=2"),
     ],
 }
 
