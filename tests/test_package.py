@@ -110,7 +110,9 @@ sys.exit(main())
 """
     done = start(["-c", program], tmp_path)
     assert done.returncode == 2
-    assert re.fullmatch(r"error: not installed: datasets, grain, .*; pip install 'nash_jax\[train\]'\n", done.stderr)
+    assert re.fullmatch(
+        r"error: not installed: PIL, datasets, grain, .*; pip install 'nash_jax\[train\]'\n", done.stderr
+    )
 
 
 def test_one_missing_package_is_named(monkeypatch):
@@ -125,7 +127,8 @@ def test_one_missing_package_is_named(monkeypatch):
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_extras_are_those_of_pyproject(extra):
     declared = [re.split(r"[<>=\[]", text)[0] for text in PROJECT["optional-dependencies"][extra]]
-    assert set(EXTRAS[extra]) <= {name.replace("-", "_") for name in declared}
+    imported = {"pillow": "PIL"}
+    assert set(EXTRAS[extra]) <= {imported.get(name, name.replace("-", "_")) for name in declared}
     assert not {re.split(r"[<>=]", text)[0].replace("-", "_") for text in PROJECT["dependencies"]} & set(EXTRAS[extra])
 
 
