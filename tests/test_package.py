@@ -60,8 +60,8 @@ def model_folder(tmp_path_factory):
 @pytest.mark.parametrize(
     ("modules", "absent", "most"),
     [
-        ("nash_jax", "numpy jax flax transformers", 120),
-        ("nash_jax.main, nash_jax.errors", "numpy jax flax transformers", 200),
+        ("nash_jax", "numpy jax flax transformers", 200),
+        ("nash_jax.main, nash_jax.errors", "numpy jax flax transformers", 250),
         ("nash_jax.seq2seq", "transformers huggingface_hub orbax optax scipy ml_collections", 1400),
         (
             "nash_jax.main, nash_jax.config.command_line, nash_jax.config.parsing, nash_jax.recipe.presets, "
