@@ -41,7 +41,7 @@ setup() {
   on_all_hosts "set -e; mkdir -p nash_jax; tar -xzf nash_jax.tar.gz -C nash_jax; cd nash_jax
     python3 -m pip install --quiet --user uv
     [ -d .venv ] || ~/.local/bin/uv venv --python 3.11 .venv
-    ~/.local/bin/uv pip install --quiet --python .venv/bin/python -e '.[tpu]'
+    ~/.local/bin/uv pip install --quiet --python .venv/bin/python -e '.[train,tpu]'
     ${MOUNT:-}"
 }
 

@@ -311,7 +311,7 @@ def test_a_malicious_file_is_refused_and_not_run(torch, tmp_path, how):
     assert not ran.exists()
     message = str(caught.value)
     assert "\n" not in message and "weights_only" not in message  # torch's message tells how to run it
-    assert "nothing else in such a file is run" in message
+    assert "code in such a file is never run" in message
     assert how == "pickle" or "it asks for posix.mkdir" in message
 
 
@@ -337,7 +337,7 @@ def cut_short(torch, file):
         (lambda torch, f: torch.save([torch.ones(1)], f), "holds a list, not only tensors; expected a state dict"),
         (
             lambda torch, f: torch.save({"a": torch.ones(1)}, f) or f.write_bytes(f.read_bytes()[:99]),
-            "as weights alone",
+            "by the weights-only reader",
         ),
     ],
 )

@@ -281,7 +281,7 @@ def test_tpu_vm_installs_on_all_hosts(stand_in, tmp_path):
     assert status == 0
     copied, *installed = calls.splitlines()
     assert copied.startswith("compute tpus tpu-vm scp ") and copied.endswith("--worker=all")
-    assert "--worker=all" in installed[0] and "'.[tpu]'" in calls and "echo mounted" in calls
+    assert "--worker=all" in installed[0] and "'.[train,tpu]'" in calls and "echo mounted" in calls
     command = calls.partition("--command=")[2]
     assert bash("-n", "-c", command).returncode == 0
 

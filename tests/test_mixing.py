@@ -195,7 +195,7 @@ def test_the_data_stage_of_a_mixture(tmp_path, capsys):
     assert found["summary"]["train"] | {"rows": 36, "rows_read": 37, "rows_dropped": 1} == found["summary"]["train"]
     assert [row["kind"] for row in found["findings"] if row.get("task") == "wsc"] == ["not_json"]
     assert f"    wsc: dropped 1 not_json, first {path}:25: not JSON" in capsys.readouterr().err
-    assert recipe.batches(recipe.config.finetune, "finetune").steps_per_epoch == (16 + 12) // 4
+    assert recipe.context.batches(recipe.config.finetune, "finetune").steps_per_epoch == (16 + 12) // 4
 
 
 def test_values_by_task():

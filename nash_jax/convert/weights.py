@@ -92,7 +92,7 @@ def _torch_file(file: Path) -> Tensors:
         raise UserError(
             f"{file} cannot be read by the weights-only reader: {_refusal(error)}",
             "a complete state dict of tensors",
-            "no other content of such a file is loaded",
+            "code in such a file is never run",
         ) from error
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise UserError(f"{file} holds a {type(state).__name__}, not only tensors", "a state dict of tensors")

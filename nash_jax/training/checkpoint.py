@@ -19,10 +19,9 @@ class Checkpointer:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        from orbax.checkpoint import v1  # here, for it takes half a second to import
+        from orbax.checkpoint import v1 as ocp  # here, for it takes half a second to import
 
-        training = v1.training  # `v1` is an attribute, not a module
-        policies = training.preservation_policies
+        training, policies = ocp.training, ocp.training.preservation_policies
         newest, best = policies.LatestN(1), policies.BestN(get_metric_fn=_read_rank, n=1)
         self._folder = folder
         self._orbax = training.Checkpointer(
