@@ -75,13 +75,13 @@ def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:
             f"the model {run.config.model.init!r} has no tokenizer",
             "its files beside the weights, or config.task.tokenizer",
         )
-    findings = DataIssues()
-    rows = load_rows(task, ("test",), findings)
+    issues = DataIssues()
+    rows = load_rows(task, ("test",), issues)
     check_subsets(task.metric, rows["test"])
     tokenizer = choose_tokenizer(task, run.given.tokenizer, rows["test"])
     check_vocabulary(tokenizer, run.given.spec)
     options = evaluation_options(run.config, run.given.generation)
-    data = summarize_data(rows, tokenizer, task, folder, findings)
+    data = summarize_data(rows, tokenizer, task, folder, issues)
     print(*format_summary(data), sep="\n", file=sys.stderr, flush=True)
     evaluator = Evaluator(rows["test"], tokenizer, task, options, run.config.evaluate.batch_size, folder)
     return score_models(evaluator, {"model": run.engine}) | {"data": data}
