@@ -1,5 +1,7 @@
 """Commands: called in the test's process, or started as a user starts them, waited for and killed."""
 
+import contextlib
+import io
 import signal
 import subprocess
 import time
@@ -13,12 +15,11 @@ def on_devices(count: int) -> dict[str, str]:
     return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0"}
 
 
-def call(main: Callable[[list[str]], int], capsys, *args: str) -> subprocess.CompletedProcess[str]:
+def call(main: Callable[[list[str]], int], *args: str) -> subprocess.CompletedProcess[str]:
     """Runs a command within this process; its status and what it printed."""
-    capsys.readouterr()
-    status = main([main.__module__, *args])
-    printed = capsys.readouterr()
-    return subprocess.CompletedProcess(args, status, printed.out, printed.err)
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        status = main([main.__module__, *args])
+    return subprocess.CompletedProcess(args, status, out.getvalue(), err.getvalue())
 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> str:

@@ -15,6 +15,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import functools
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests first, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """The clock of progress lines stands still: a slow machine has no more of them than a fast one."""
+    monkeypatch.setattr("nash_jax.runtime.progress.time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
 @functools.partial(jax.jit, static_argnums=0)

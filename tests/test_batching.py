@@ -146,6 +146,7 @@ def test_what_is_done_is_left_out(engine):
 
 def test_progress_is_said_where_it_takes_long(engine, capsys, monkeypatch):
     many = [[2, 3]] * 9
+    monkeypatch.setattr(batching, "PROGRESS_DELAY_S", 1e9)  # not yet, however slow the machine is
     collect(engine, many, batch_size=1)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(batching, "PROGRESS_DELAY_S", 0.0)  # as if some seconds had gone by

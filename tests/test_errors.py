@@ -104,10 +104,10 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def command(place, capsys, monkeypatch):
+def command(place, monkeypatch):
     """`command(*args)` → status and output of the main command, run in `place`."""
     monkeypatch.chdir(place)
-    return lambda *args: call(main, capsys, *args)
+    return lambda *args: call(main, *args)
 
 
 def start(place: Path, *args: str) -> subprocess.CompletedProcess[str]:

@@ -122,7 +122,7 @@ def tiny_model():
 
 def test_rows_of_a_missing_split_are_refused(tmp_path):
     rows = {"train": ROWS["train"], "test": ROWS["test"]}
-    with pytest.raises(nash_jax.UserError, match=r"splits \['test', 'train'\]; expected validation too"):
+    with pytest.raises(nash_jax.UserError, match=r"splits \['test', 'train'\]; expected also 'validation'"):
         nash_jax.prune(tiny_model(), rows, workdir=tmp_path / "run")
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import finish
+from commands import call
 from html_page import Page
 from safetensors.numpy import load_file
-from test_recipe import start
+from test_recipe import arguments
 
 import nash_jax
+from nash_jax.main import main
 from nash_jax.spec import SIDES
 from nash_jax.testing import random_batch
 from nash_jax.training.writers import read_rows
@@ -36,16 +37,13 @@ LAYERS = {"encoder": 2, "decoder": 2}
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("compiled")
-
-
 @pytest.fixture(scope="module", params=OWN)
-def run(request, tmp_path_factory, cache) -> tuple[str, Path, str]:
+def run(request, tmp_path_factory) -> tuple[str, Path, str]:
     """Method, workdir, and what the command printed."""
     workdir = tmp_path_factory.mktemp(request.param) / "run"
-    return request.param, workdir, finish(start(workdir, cache, method=request.param, **COMMON | OWN[request.param]))
+    done = call(main, *arguments(workdir, method=request.param, **COMMON | OWN[request.param]))
+    assert done.returncode == 0, done.stderr
+    return request.param, workdir, done.stdout + done.stderr
 
 
 def test_a_run_of_a_method(run, logits) -> None:

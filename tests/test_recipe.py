@@ -108,10 +108,10 @@ def _leaves(tree):
     return [x for v in tree.values() for x in _leaves(v)] if isinstance(tree, dict) else [tree]
 
 
-def test_started_again_it_does_nothing_twice(unbroken, capsys) -> None:
+def test_started_again_it_does_nothing_twice(unbroken) -> None:
     before = {p: p.stat().st_mtime_ns for p in unbroken.rglob("done")}
     first = numbers(unbroken)
-    done = call(main, capsys, *arguments(unbroken))
+    done = call(main, *arguments(unbroken))
     assert done.returncode == 0 and "step" not in done.stdout + done.stderr
     assert {p: p.stat().st_mtime_ns for p in unbroken.rglob("done")} == before
     assert numbers(unbroken) == first
@@ -141,11 +141,11 @@ def test_killed_three_times_it_ends_as_if_unbroken(unbroken, tmp_path) -> None:
     assert numbers(workdir) == numbers(unbroken)
 
 
-def test_four_devices_give_the_losses_of_one(unbroken, capsys, tmp_path) -> None:
+def test_four_devices_give_the_losses_of_one(unbroken, tmp_path) -> None:
     """The first 20 steps of each phase, ≤ 1e-5 relative; this process has the four."""
     workdir = tmp_path / "run"
     stages = "data,finetune,shorten,prune,compact,retrain"
-    assert jax.device_count() == 4 and call(main, capsys, *arguments(workdir, stages=stages)).returncode == 0
+    assert jax.device_count() == 4 and call(main, *arguments(workdir, stages=stages)).returncode == 0
     for phase in ("finetune", "prune", "retrain"):
         one, four = (
             [r["loss"] for r in read_rows(d / "metrics.jsonl") if r["phase"] == phase][:20] for d in (unbroken, workdir)

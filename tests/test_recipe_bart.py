@@ -1,14 +1,11 @@
 """The main command prunes BART: a fresh one, and a checkpoint in the hub's layout with a tokenizer of its own."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import LIMIT
+from commands import call
 from families import TORCH_WARNINGS, torch_logits
 
 import nash_jax
@@ -18,6 +15,7 @@ from nash_jax.convert.hf import load_hf
 from nash_jax.data.sources import SPLITS, load_rows
 from nash_jax.data.tokenizers import load_tokenizer
 from nash_jax.errors import UserError
+from nash_jax.main import main
 from nash_jax.recipe.run import PruningRun
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
@@ -83,19 +81,10 @@ def run(place):
     phases = {f"{phase}.{name}": common[name] for phase in ("finetune", "prune", "retrain") for name in common}
     phases |= {f"{phase}.distill.{loss}": 0.5 for phase in ("prune", "retrain") for loss in ("logits", "hidden")}
     files = {f"task.{split}_file": place / f"{split}.jsonl" for split in SPLITS}
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),  # this checkout, not one that is installed
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-        "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
-    }
 
     def run(name: str, **settings: object) -> tuple[Path, str]:
         flags = [f"--config.{key}={value}" for key, value in (SETTINGS | files | phases | settings).items()]
-        command = [sys.executable, "-m", "nash_jax.main", f"--config={ROOT}/configs/local.py", *flags]
-        done = subprocess.run(
-            [*command, f"--workdir={place / name}"],
-            cwd=place, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False,
-        )  # fmt: skip
+        done = call(main, f"--config={ROOT}/configs/local.py", *flags, f"--workdir={place / name}")
         return place / name, done.stdout if done.returncode == 0 else done.stderr
 
     return run

@@ -127,10 +127,8 @@ def test_a_file_of_another_origin_is_not_touched(path, record):
 def test_one_process_at_a_time(path):
     """The lock of a killed process is released."""
     stopped(path, 1)
-    hold = (
-        f"import fcntl, time; f = open({f'{path}.partial'!r}, 'ab'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); "
-    )
-    other = subprocess.Popen([sys.executable, "-c", f"{hold}time.sleep(99)"], stdout=subprocess.PIPE)
+    hold = "import fcntl, signal, sys; f = open(sys.argv[1], 'ab'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); "
+    other = subprocess.Popen([sys.executable, "-c", f"{hold}signal.pause()", f"{path}.partial"], stdout=subprocess.PIPE)
     assert other.stdout.readline()
     with (
         other,

@@ -45,7 +45,7 @@ class RunContext:
 
     Attributes:
       writers: where the numbers of training go.
-      findings: what was found in the rows.
+      data_issues: what was found in the rows.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RunContext:
     ) -> None:
         self.config, self.workdir, self.mesh = config, workdir, mesh
         self.writers: list[Writer] = []
-        self.findings = DataIssues()
+        self.data_issues = DataIssues()
         self._records = records
         self._models: dict[str, Model] = {}  # by the stage that wrote them
         if given is not None:
@@ -73,7 +73,7 @@ class RunContext:
     @functools.cached_property
     def rows(self) -> Rows:
         """Rows of every split."""
-        return load_rows(self.config.task, issues=self.findings, records=self._records)
+        return load_rows(self.config.task, issues=self.data_issues, records=self._records)
 
     @functools.cached_property
     def given(self) -> Seq2Seq | None:

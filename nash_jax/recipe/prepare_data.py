@@ -28,7 +28,7 @@ def prepare_data(context: RunContext, folder: Path) -> dict[str, Any]:
     own, summary = clear_folder(folder / "tokenizer"), dict[str, Any]()
     if is_host0():
         save_tokenizer(tokenizer, own)
-        summary = summarize_data(rows, tokenizer, task, folder, context.findings)
+        summary = summarize_data(rows, tokenizer, task, folder, context.data_issues)
         print(*format_summary(summary), sep="\n", file=sys.stderr, flush=True)
     barrier("tokenized")  # the other processes read what host 0 wrote
     check_sizes(context, fresh_spec(context.config, tokenizer) if given is None else given.spec)
