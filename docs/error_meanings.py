@@ -45,7 +45,7 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
         "gates of too many layers": ("gates that should keep more layers than there are", ""),
     },
     "The machine and the workdir": {
-        "match:not installed: datasets": (
+        "match:error: not installed: ": (
             "packages of an extra are not installed",
             "loading and generating need none; from a checkout `pip install -e '.[train]'`",
         ),
