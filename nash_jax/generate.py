@@ -133,8 +133,10 @@ def run(argv: Sequence[str]) -> None:
 
 def _load(job: GenerationJob) -> FileGenerator:
     from nash_jax.runtime.compilation import enable_cache
+    from nash_jax.runtime.memory import keep_freed_memory
     from nash_jax.seq2seq import load
 
+    keep_freed_memory()
     enable_cache()
     return FileGenerator(load(job.model, dtype=job.dtype), job)
 

@@ -73,8 +73,10 @@ def _print_lines(lines: Sequence[str]) -> None:
 
 def _start() -> None:
     from nash_jax.runtime.compilation import enable_cache
+    from nash_jax.runtime.memory import keep_freed_memory
     from nash_jax.runtime.multihost import start_distributed
 
+    keep_freed_memory()
     enable_cache()
     start_distributed()
 

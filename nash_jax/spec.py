@@ -359,6 +359,9 @@ _BART_SIZES = {"base": (768, 3072, 12, 6), "large": (1024, 4096, 16, 12)}  # nam
 def preset(name: str) -> ModelSpec:
     """Returns the spec of a public checkpoint: `t5-small` … `flan-t5-large`, `bart-base`, `bart-large`.
 
+    Args:
+      name: one of these.
+
     Raises:
       UserError: for an unknown name, listing the known ones.
     """

@@ -19,9 +19,8 @@ from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.sizes import component_sizes, sparsities
 from nash_jax.generation.engine import Engine
-from nash_jax.recipe.evaluate_model import EvaluationRun
-from nash_jax.recipe.modes import make_run
-from nash_jax.recipe.run import PruningRun
+from nash_jax.recipe.evaluate_model import EvaluationRun, make_run
+from nash_jax.recipe.run import Recipe
 from nash_jax.report.console import summary
 from nash_jax.seq2seq import Seq2Seq
 from nash_jax.spec import DecoderLayer, EncoderLayer, ModelSpec, dense_spec
@@ -159,8 +158,8 @@ def test_it_is_printed_and_on_the_page(place, report, printed):
         *report["components"]["parameters"]["model"],
         *(r["component"] for r in report["components"]["times"]),
     ]:
-        assert f"  {name:30}" in printed and name in page, name
-    assert f"{report['params']['model']:14,}" in printed and "exact_match" in printed
+        assert f"\n  {name}  " in printed and name in page, name
+    assert f"{report['params']['model']:,}" in printed and "exact_match" in printed
     assert f"{100 * report['params']['encoder_sparsity']:.1f} %  against dense" in printed
     assert "Time by component" in page and "evaluation report" in page and "Small numbers compare" not in page
 
@@ -182,7 +181,7 @@ def test_both_layouts_of_a_model_score_alike(place, tmp_path):
     assert (
         found["hub"]["params"]["encoder_sparsity"] is None and found["hub"]["params"]["encoder_sparsity_at_least"] == 0
     )
-    assert "not known, at least 0.0 %" in summary(found["hub"]) and found["hub"]["benchmark"] == []
+    assert "not known  at least 0.0 %" in summary(found["hub"]) and found["hub"]["benchmark"] == []
     copy = tmp_path / "copy"
     for seed in (0, 1):
         spec = dense_spec(vocab_size=11, **SIZES)
@@ -231,7 +230,7 @@ def test_some_stages_of_a_run(place, tmp_path):
     settings |= {f"task.{split}_file": "test.jsonl" for split in ("train", "validation")}
     settings |= {"finetune.batch_size": 4, "retrain.batch_size": 4}  # a multiple of the fake devices
 
-    def recipe(stages: str) -> PruningRun | EvaluationRun:
+    def recipe(stages: str) -> Recipe | EvaluationRun:
         return make_run(make_config(place, **settings, stages=stages), str(tmp_path / "run"), "letters")
 
     with pytest.raises(UserError, match="stage shorten needs the result of finetune, which is not done in"):
@@ -245,7 +244,7 @@ def test_some_stages_of_a_run(place, tmp_path):
         recipe("evaluate").run()
     report = recipe("retrain,compact,prune,shorten").run()
     assert list(report["stages"]) == list(STAGES[:6])
-    assert isinstance(recipe("evaluate"), PruningRun)
+    assert isinstance(recipe("evaluate"), Recipe)
 
 
 def test_no_model_to_evaluate(place, tmp_path):

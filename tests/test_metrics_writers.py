@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from nash_jax.runtime.files import write_text
-from nash_jax.runtime.progress import Progress
+from nash_jax.runtime.progress import ENOUGH, Progress
 from nash_jax.training.writers import JsonlWriter, optional_writers, read_rows
 
 
@@ -133,20 +133,49 @@ def test_plain_lines_elsewhere():
     assert stream.getvalue() == "finetune: step 4/4, 0 s left, loss 0.500\n"  # the others came within ten seconds
 
 
+class Clock:
+    """Seconds that go by when told."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
 def test_a_line_every_ten_seconds_with_the_time_left():
-    stream, asked = io.StringIO(), []
+    stream, asked, clock = io.StringIO(), [], Clock()
 
     def describe():
         asked.append(1)
         return "loss 0.500"
 
-    progress = Progress("prune", 100, 20, stream)  # resumed at step 20
-    progress.begun = progress.said = -12  # as if 12 seconds had gone by
-    progress.update(60, describe)  # 40 steps in 12 s: 40 more take as long
-    progress.update(61, describe)
+    progress = Progress("prune", 100, 20, stream, clock=clock)  # resumed at step 20
+    for step in range(28, 62, 8):
+        clock.now += 2.4  # eight steps
+        progress.update(step, describe)
     assert stream.getvalue() == "prune: step 60/100, 12 s left, loss 0.500\n"
     assert len(asked) == 1  # what is not shown is not made
     assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_no_time_is_told_from_what_compiles(kind):
+    stream, clock = kind(), Clock()
+    progress = Progress("finetune", 1000, 0, stream, clock=clock)
+    for step in range(1, 5):
+        clock.now += 11
+        progress.update(step, typical=False)
+    assert "left" not in stream.getvalue()
+    for step in range(5, 5 + ENOUGH):
+        clock.now += 11 if step == 7 else 1  # a slow one among those that count
+        progress.update(step)
+    progress.update(100, typical=False)  # a new shape
+    clock.now += 11
+    progress.update(101)
+    progress.close()
+    assert stream.getvalue().count("left") >= 1
+    assert f"{899 * 26 / 6:.0f} s left" in stream.getvalue()  # six steps counted, in 15 + 11 seconds
 
 
 def test_a_bar_on_a_terminal():

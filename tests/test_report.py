@@ -2,29 +2,28 @@
 
 import copy
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from html_page import Page
 
 from nash_jax.data.checks import ISSUE_KINDS
-from nash_jax.report import render
+from nash_jax.report.benchmark import Setup, setup_label, setups, speedups
 from nash_jax.report.console import summary
-from nash_jax.report.figures import component_bars, latency_bars, moving_average, sparsity_curves, training_curves
-from nash_jax.report.summary import (
-    Setup,
+from nash_jax.report.figures import component_bars, latency_bars, sparsity_curves, training_curves
+from nash_jax.report.numbers import (
     direction,
     format_count,
     format_percent,
     format_seconds,
     format_spread,
     format_value,
-    quality_kept,
-    setup_label,
-    setups,
-    speedups,
 )
-from nash_jax.report.survivors import shade, survivors_picture
+from nash_jax.report.page import render
+from nash_jax.report.quality import quality_kept
+from nash_jax.report.structure_figure import shade, structure_figure
 
 EVIL = '<script>alert("x")</script>'
 
@@ -93,7 +92,7 @@ def history():
     return rows
 
 
-def survivors():
+def masks():
     heads = {"encoder.0.attention.heads": [0.9, 0.0, 0.2, 1.0], "encoder.1.attention.heads": [0.0, 0.0, 1.0, 0.0]}
     units = np.zeros(512)
     units[:361] = np.linspace(0.1, 1.0, 361)
@@ -106,8 +105,8 @@ def inputs():
     pruned = {"embeddings": 400_000, "encoder attention": 250_000, "encoder ffn": 250_000, "LM head": 0}
     return {
         "history": history(),
-        "survivors": survivors(),
-        "components": {"dense": dense, "pruned": pruned},
+        "masks": masks(),
+        "parameters": {"dense": dense, "pruned": pruned},
         "examples": [
             {"source": f"a {EVIL} b", "references": ["AH B", "EY B"], "dense": "EY  B", "pruned": "AH P"},
             {"source": "cat & dog", "references": ["K AE T"], "dense": "K AE T", "pruned": "K AE T"},
@@ -236,7 +235,7 @@ def test_user_text_is_escaped_everywhere():
         return f"{value}$^{EVIL}" if isinstance(value, str) and value not in plain else value
 
     plain = {
-        *survivors(),
+        *masks(),
         *report(),
         *report()["benchmark"][0],
         *report()["params"],
@@ -277,7 +276,7 @@ def test_a_run_without_pruning():
         given[part] = {"dense": given[part]["dense"]}
     given["benchmark"], given["speedup"] = [bench("dense", 1, 50.0)], {}
     rows = [row for row in history() if row["phase"] == "finetune"]
-    page = Page(render(given, history=rows, survivors=None, components={"dense": {"embeddings": 5}}))
+    page = Page(render(given, history=rows, masks=None, parameters={"dense": {"embeddings": 5}}))
     assert page.faults == []
     assert "This run has not measured a pruned model." in page.texts
     assert "What survived" not in page.texts and "Sparsity while pruning" not in page.texts
@@ -302,9 +301,16 @@ def test_missing_and_not_finite_numbers_are_tolerated():
     assert page.texts[page.texts.index("Encoder sparsity") + 2] == "counted"
 
 
+def test_the_command_starts_without_the_libraries_that_draw():
+    code = "import nash_jax.main, nash_jax.report.result, nash_jax.study.report, sys; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "nash_jax.report.result" in found
+    assert not {"jinja2", "matplotlib", "pandas", "textalloc"} & set(found)
+
+
 def test_figures_of_nothing_are_empty():
     assert training_curves([]) == sparsity_curves([]) == latency_bars({}) == component_bars({}) == ""
-    assert survivors_picture({}) == ""
+    assert structure_figure({}) == ""
     assert component_bars({"dense": {"lm head": 0}}) == ""
 
 
@@ -322,7 +328,7 @@ def test_sparsity_curves_show_what_was_counted():
 
 
 def test_component_bars_leave_out_what_nobody_has():
-    texts = Page(component_bars(inputs()["components"])).texts
+    texts = Page(component_bars(inputs()["parameters"])).texts
     assert "LM head" not in texts and {"embeddings", "250.0 K (−50.0 %)", "1.1 M"} <= set(texts)
 
 
@@ -330,7 +336,7 @@ def test_survivors_of_a_decoder_and_of_d_model():
     names = [f"decoder.{layer}.{kind}_attention.heads" for layer in (10, 0) for kind in ("self", "cross")]
     masks = {name: [1.0, 0.0] for name in names}
     masks |= {"decoder.0.ffn.units": [], "decoder.10.ffn.units": [0.0] * 3, "embed": [1.0, 0.5, 0.0]}
-    texts = Page(survivors_picture(masks)).texts
+    texts = Page(structure_figure(masks)).texts
     assert {"1/2 heads", "0/0 units", "gone", "2/3", "Decoder", "d_model"} <= set(texts)
     assert texts.index("layer 0") < texts.index("layer 10")
     assert "kept 4 of 5 sub-layers, 4 of 8 heads, 0 of 3 units" in texts
@@ -340,12 +346,6 @@ def test_removed_and_barely_kept_units_differ_in_colour():
     removed, barely, half, full = shade(np.asarray([0.0, 1e-3, 0.5, 1.0])).sum(axis=1)
     assert removed > barely > half > full
     assert np.array_equal(shade(np.asarray([1.0])), shade(np.asarray([1.4])))
-
-
-def test_moving_average_is_the_mean_of_the_neighbours_there_are():
-    values = np.asarray([1.0, 2.0, 6.0, 4.0])
-    np.testing.assert_allclose(moving_average(values, 3), [1.5, 3.0, 4.0, 5.0])
-    np.testing.assert_allclose(moving_average(values[:2], 9), [1.5, 1.5])
 
 
 def test_a_lower_metric_is_not_called_quality_kept():
@@ -375,7 +375,7 @@ def test_one_model_and_its_components():
     rows = [row | {"median_ms": 1.25, "std_ms": 0.5, "share": 0.025, "per_token_ms": None}]
     rows += [row | {"component": "LM head", "median_ms": -0.5, "std_ms": 1.0, "share": -0.01, "per_token_ms": -0.016}]
     rows += [row | {"component": f"odd {EVIL}"}]
-    page = Page(render(given | {"components": {"times": rows}}, components={"model": {"encoder FFN": 5000}}))
+    page = Page(render(given | {"components": {"times": rows}}, parameters={"model": {"encoder FFN": 5000}}))
     assert page.faults == [] and "nash_jax · evaluation report" in page.texts
     said = "The model has 5.0 K parameters, reaches 66.50 word_accuracy and generates 32 tokens in 50.0 ms at batch 1."
     for text in (said, "1.25 ± 0.50", "2.5 %", "−0.50 ± 1.00", "−1.0 % · −0.02 ms a token", f"odd {EVIL}", "≥ 25.0 %"):
@@ -404,8 +404,9 @@ def test_console_lines_say_how_sure_they_are():
     metrics = {"dense": {"word_accuracy": 70.0, "length": 6.0}, "pruned": {"word_accuracy": 66.5, "length": 5.0}}
     given = {"metrics": metrics, "paired": paired, "params": report()["params"], "benchmark": []}
     lines = summary(given).splitlines()
-    assert lines[1].endswith("70.00       66.50   95.0 % (93.1 to 100.2), p = 0.012")
-    assert lines[2].endswith("6.00        5.00")
+    assert lines[1].split(maxsplit=3)[1:] == ["70.00", "66.50", "95.0 % (93.1 to 100.2), p = 0.012"]
+    assert lines[2].split() == ["length", "6.00", "5.00"]
+    assert lines[0].index("pruned") + 1 == lines[1].index("66.50") == lines[2].index("5.00") - 1  # they align right
     sizes = {"model": 9, "encoder_sparsity": None, "encoder_sparsity_at_least": None}
     sizes |= {"decoder_sparsity": None, "decoder_sparsity_at_least": None}
     given = {"model": "m", "num_test_examples": 3, "params": sizes, "metrics": {"model": {"rouge1": 40.0, "length": 6}}}

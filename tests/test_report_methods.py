@@ -10,13 +10,13 @@ from nash_jax.pruning.compact import compact, removed_fraction
 from nash_jax.pruning.final_masks import final_masks
 from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.pruning.methods import METHODS, make_constraints, make_gates, target_sparsities
-from nash_jax.report import render
 from nash_jax.report.console import summary
 from nash_jax.report.figures import sparsity_curves
-from nash_jax.report.remains import count_layers, dense_masks
-from nash_jax.report.summary import what_went
-from nash_jax.report.survivors import survivors_picture
-from nash_jax.report.write import expected_sparsities
+from nash_jax.report.kept_structure import count_layers, dense_masks
+from nash_jax.report.page import render
+from nash_jax.report.quality import removed_layers
+from nash_jax.report.result import expected_sparsities
+from nash_jax.report.structure_figure import structure_figure
 from nash_jax.spec import SIDES, dense_spec
 from nash_jax.testing import random_params
 
@@ -117,7 +117,7 @@ def test_masks_that_act_together_are_multiplied():
 def test_the_picture_counts_what_is_left(method, family):
     dense, kept, masks, small = pruned(method, family)
     values = dense_masks(dense, kept, masks)
-    page, left = Page(survivors_picture(values)), sizes_left(dense, kept, small)
+    page, left = Page(structure_figure(values)), sizes_left(dense, kept, small)
     [spoken] = page.labels()
     assert page.faults == [] and spoken.startswith("What survived. Encoder: kept")
     boxes = {side: not any(name.startswith(side) for name in masks) for side in SIDES}
@@ -143,14 +143,14 @@ def test_the_picture_of_a_deep_model_fits_a_screen(method):
     dense = dense_spec(**SIZES | {"encoder_layers": 24, "decoder_layers": 24, "num_heads": 16})
     kept = {"encoder": list(range(24)), "decoder": list(range(0, 24, 2))}
     masks = {"decoder.0.ffn": np.float32(0)} if method == "nash_auto" else {}
-    picture = survivors_picture(dense_masks(dense, kept, masks))
+    picture = structure_figure(dense_masks(dense, kept, masks))
     height = float(re.search(r'viewBox="0 0 720 ([\d.]+)"', picture)[1])
     assert height < (650 if masks else 150)
     assert "kept 24 of the dense model's 24 layers" in Page(picture).texts
 
 
 @methods
-def test_words_for_what_went(method):
+def test_words_for_removed_layers(method):
     dense, kept, masks, small = pruned(method, "t5")
     values = dense_masks(dense, kept, masks)
     sparsity = {f"{side}_sparsity": removed_fraction(dense, small, side) for side in SIDES}
@@ -158,34 +158,34 @@ def test_words_for_what_went(method):
     params |= {"expected_encoder_sparsity": 0.25} if masks else {}
     report = {"method": method, "params": params, "metrics": {"dense": {}, "pruned": {}}, "benchmark": []}
     report |= {"speedup": {}}
-    texts = Page(render(report, survivors=values)).texts
+    texts = Page(render(report, masks=values)).texts
     said = summary(report).splitlines()[-2:]
     assert ("25.0 % expected" in said[0]) == bool(masks) == any("the gates expected 25.0 %" in text for text in texts)
     for side, line in zip(SIDES, said, strict=True):
         assert line.startswith(f"{side} sparsity {100 * sparsity[f'{side}_sparsity']:.1f} % counted")
-        assert line.endswith(what_went(params, side))
+        assert line.endswith(removed_layers(params, side))
     for side in SIDES:
         gone, depth = len(getattr(dense, side)) - len(kept[side]), len(getattr(dense, side))
         own = [size for axis, size in sizes_left(dense, kept, small).items() if axis.startswith(side)]
         if gone:
-            assert what_went(params, side) == f"{gone} of {depth} {side} layers gone"
+            assert removed_layers(params, side) == f"{gone} of {depth} {side} layers gone"
         elif all(own):
-            assert what_went(params, side) == ""
+            assert removed_layers(params, side) == ""
         else:
-            assert what_went(params, side).startswith(f"{own.count(0)} of {len(own)} {side} sub-layers gone")
+            assert removed_layers(params, side).startswith(f"{own.count(0)} of {len(own)} {side} sub-layers gone")
 
 
 def test_layers_that_went_sub_layer_by_sub_layer():
     values = dense_masks(SPECS["t5"], {"encoder": [0, 1, 2], "decoder": [0, 1, 2, 3]}, {})
     gone = ["0.self_attention.heads", "0.cross_attention.heads", "0.ffn.units"]
     whole = values | {f"decoder.{name}": np.zeros_like(values[f"decoder.{name}"]) for name in gone}
-    assert what_went(count_layers(SPECS["t5"], whole), "decoder") == "1 of 4 decoder layers gone"
+    assert removed_layers(count_layers(SPECS["t5"], whole), "decoder") == "1 of 4 decoder layers gone"
     more = whole | {"decoder.2.ffn.units": np.zeros(24)}
     assert (
-        what_went(count_layers(SPECS["t5"], more), "decoder")
+        removed_layers(count_layers(SPECS["t5"], more), "decoder")
         == "4 of 12 decoder sub-layers gone, with them 1 of 4 layers"
     )
-    assert what_went({}, "decoder") == ""
+    assert removed_layers({}, "decoder") == ""
 
 
 def test_expected_sparsity_is_that_of_the_dense_model():

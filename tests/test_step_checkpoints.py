@@ -19,7 +19,7 @@ OTHERS = {
 @pytest.fixture
 def checkpointer(tmp_path):
     made = Checkpointer(tmp_path / "checkpoints")
-    made.save(7, STATE, {"position": 3}, selection=0.5)
+    made.save(7, STATE, {"position": 3}, rank=(0.5,))
     yield made
     made.close()
 

@@ -16,13 +16,21 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from nash_jax.pruning.layer_selection import study_sixths
-from nash_jax.report.labels import Label, place_labels, spread_out
-from nash_jax.report.summary import Setup
+from nash_jax.report.benchmark import Setup
 from nash_jax.study import figures as study_figures
-from nash_jax.study.matched import matched_table, score_at
-from nash_jax.study.pareto import pareto_front
+from nash_jax.study.figures import Point, name_points, spread_out
+from nash_jax.study.matched import matched_table, pareto_front, score_at
 from nash_jax.study.published_results import FLAN_T5_LARGE, sixths
-from nash_jax.study.records import Spread, pooled, spread, state_sentence, subject_title, subjects, timed_seconds
+from nash_jax.study.records import (
+    Group,
+    MeanStd,
+    comparison_title,
+    comparisons,
+    mean_std,
+    pooled,
+    state_sentence,
+    timed_seconds,
+)
 from nash_jax.study.report import console_summary, write_study
 from nash_jax.study.tables import combined_table, published_table, quality_table
 
@@ -87,10 +95,10 @@ def row_of(table, group):
 
 
 def test_spread_by_hand():
-    assert spread([1.0, 2.0, 6.0]) == Spread(3.0, math.sqrt((4 + 1 + 9) / 2), 3)
-    assert spread([2, None, math.nan, "3", True]) == Spread(2.0, None, 1)
-    assert spread([None]) is None
-    assert spread([1 - 1 / 3] * 3) == Spread(1 - 1 / 3, 0.0, 3)
+    assert mean_std([1.0, 2.0, 6.0]) == MeanStd(3.0, math.sqrt((4 + 1 + 9) / 2), 3)
+    assert mean_std([2, None, math.nan, "3", True]) == MeanStd(2.0, None, 1)
+    assert mean_std([None]) is None
+    assert mean_std([1 - 1 / 3] * 3) == MeanStd(1 - 1 / 3, 0.0, 3)
 
 
 def test_pooled_is_the_deviation_of_all_runs():
@@ -104,8 +112,8 @@ def test_pooled_is_the_deviation_of_all_runs():
 
 
 def test_groups_over_seeds_by_hand(records):
-    (subject,) = subjects(records)
-    row = row_of(combined_table(subject), "drop-6-3")
+    (one,) = comparisons(records)
+    row = row_of(combined_table(one), "drop-6-3")
     assert row["rouge2"] == pytest.approx((18.5, math.sqrt(0.5), 2))
     assert row["impact"] == pytest.approx((-0.075, math.sqrt(2 * 0.025**2), 2))
     assert row["speedup_b1_s512_n64_k1"] == pytest.approx((2.25, math.sqrt(2 * 0.25**2), 2))  # of 2.0 and 2.5
@@ -115,18 +123,18 @@ def test_groups_over_seeds_by_hand(records):
 
 
 def test_dense_is_the_first_row_and_counted_once(records):
-    (subject,) = subjects(records)
-    first = quality_table(subject).rows[0]
-    assert first["group"] == "dense" and first["rouge2"] == Spread(20.0, None, 1)
+    (one,) = comparisons(records)
+    first = quality_table(one).rows[0]
+    assert first["group"] == "dense" and first["rouge2"] == MeanStd(20.0, None, 1)
     assert first["parameters"].mean == 1000 and first["seeds"] == 1
     records[1]["metrics"]["dense"]["rouge2"] = 22.0  # the second seed has a dense model of its own
-    assert quality_table(subjects(records)[0]).rows[0]["rouge2"] == pytest.approx((21.0, math.sqrt(2), 2))
+    assert quality_table(comparisons(records)[0]).rows[0]["rouge2"] == pytest.approx((21.0, math.sqrt(2), 2))
 
 
 def test_other_devices_models_and_tasks_are_not_averaged(records):
     other = make_record("drop-6-3", 3, device="1 × another", rouge2=10.0)
-    found = subjects([*records, other, make_record("drop-6-3", 4, task="xsum")])
-    assert [(subject.task, subject.device) for subject in found] == [
+    found = comparisons([*records, other, make_record("drop-6-3", 4, task="xsum")])
+    assert [(one.task, one.device) for one in found] == [
         ("samsum", "1 × tester"), ("samsum", "1 × another"), ("xsum", "1 × tester")
     ]  # fmt: skip
     assert row_of(quality_table(found[0]), "drop-6-3")["rouge2"].n == 2
@@ -228,12 +236,12 @@ def test_single_numbers_may_be_missing(records, tmp_path):
     for row in first["benchmark"]:
         row |= {"std_ms": None, "median_ms": None}
     write_study(tmp_path, "s", records, STATES)
-    row = row_of(combined_table(subjects(records)[0]), "drop-6-3")
-    assert row["rouge2"] == Spread(18.0, None, 1) and row["speedup_b1_s512_n64_k1"] == Spread(2.5, None, 1)
+    row = row_of(combined_table(comparisons(records)[0]), "drop-6-3")
+    assert row["rouge2"] == MeanStd(18.0, None, 1) and row["speedup_b1_s512_n64_k1"] == MeanStd(2.5, None, 1)
 
 
 def test_published_rows_stand_beside_ours(records):
-    table = published_table(subjects(records)[0])
+    table = published_table(comparisons(records)[0])
     assert [(row["group"], row["sixths"]) for row in table.rows] == [("drop-6-3", "6-3"), ("drop-3-6", "3-6")]
     ours = table.rows[0]
     assert ours["published_impact"].mean == pytest.approx(21.08 / 21.15 - 1)
@@ -247,13 +255,13 @@ def test_published_rows_stand_beside_ours(records):
 def test_published_speeds_beside_cells_that_were_only_timed(records):
     first = copy.deepcopy(records[0]) | {"task": "", "metrics": {}}
     first["benchmark"] = [row for n in (20, 128) for row in timed(100.0, 100.0 / n, Setup(1, 512, n, 1))]
-    rows = published_table(subjects([first])[0]).rows
+    rows = published_table(comparisons([first])[0]).rows
     assert [(row["new_tokens"], row["speedup_b1"].mean) for row in rows] == [(20, 20.0), (128, 128.0)]
     assert rows[0]["impact"] is None
 
 
 def test_published_numbers_are_the_reference():
-    assert FLAN_T5_LARGE[1, 1] == (15.51, (4.96, 5.54, 5.64)) and FLAN_T5_LARGE[6, 6].impact == 0
+    assert FLAN_T5_LARGE[1, 1] == (15.51, (4.96, 5.54, 5.64)) and FLAN_T5_LARGE[6, 6].change == 0
     assert len(FLAN_T5_LARGE) == 8
 
 
@@ -295,8 +303,8 @@ def test_names_hide_no_error_bars():
     figure = Figure(figsize=(4, 3))
     axes = figure.subplots()
     axes.set(xlim=(0, 10), ylim=(0, 10))
-    labels = [Label(3, 5, "one", 2.0, 3.0), Label(7, 5, "other", 1.0, 0.0)]
-    place_labels(figure, axes, labels)
+    left = Point(Group("one", ({},)), MeanStd(3, 2.0, 2), MeanStd(5, 3.0, 2))
+    name_points(axes, [left, Point(Group("other", ({},)), MeanStd(7, 1.0, 2), MeanStd(5, None, 1))])
     ends = [[(1, 5), (5, 5)], [(3, 2), (3, 8)], [(6, 5), (8, 5)]]
     bars = [Bbox(axes.transData.transform(end)).padded(1) for end in ends]
     names = [text.get_window_extent() for text in axes.texts]
@@ -308,24 +316,24 @@ def test_names_hide_no_error_bars():
 def test_figures_of_cells_without_numbers_are_empty(records):
     for record in records:
         record |= {"metrics": {}, "benchmark": []}
-    (subject,) = subjects(records)
+    (one,) = comparisons(records)
     paints = ("quality_against_speed", "quality_against_depth", "speed_against_batch", "speed_against_length",
               "length_against_size")  # fmt: skip
-    assert [getattr(study_figures, paint)(subject, "x") for paint in paints] == [""] * 5
+    assert [getattr(study_figures, paint)(one, "x") for paint in paints] == [""] * 5
 
 
 def test_of_many_groups_the_front_and_the_drops_are_drawn():
     many = [make_record(f"nash-{i}", 1, method="nash", rouge2=10.0 - i, times=((100.0, 50.0 + i), (1.0, 1.0)))
             for i in range(12)]  # fmt: skip
-    (subject,) = subjects([*many, make_record("drop-6-3", 1, rouge2=1.0, times=((100.0, 99.0), (1.0, 1.0)))])
-    assert [group.name for group in study_figures.shown_groups(subject, subject.groups)] == ["nash-0", "drop-6-3"]
-    assert len(study_figures.shown_groups(subject, subject.groups[:10])) == 10
+    (one,) = comparisons([*many, make_record("drop-6-3", 1, rouge2=1.0, times=((100.0, 99.0), (1.0, 1.0)))])
+    assert [group.name for group in study_figures.shown_groups(one, one.groups)] == ["nash-0", "drop-6-3"]
+    assert len(study_figures.shown_groups(one, one.groups[:10])) == 10
 
 
 def test_stacks_shortened(records):
     def stack(encoder, decoder):
-        (subject,) = subjects([make_record("g", 1, encoder=encoder, decoder=decoder)])
-        return study_figures.shortened_stack(subject.groups[0])
+        (one,) = comparisons([make_record("g", 1, encoder=encoder, decoder=decoder)])
+        return study_figures.shortened_stack(one.groups[0])
 
     assert stack(24, 4) == ("decoder", 4) and stack(8, 24) == ("encoder", 8) and stack(8, 8) == ("both", 8)
     assert stack(24, 24) is None and stack(8, 4) is None
@@ -390,8 +398,8 @@ def at_equal_speed(method, name, score, ms, seed=1, dense=10.0):
 
 
 def matched_rows(*cells):
-    (subject,) = subjects(cells)
-    return {row["group"]: row for row in matched_table(subject).rows}
+    (one,) = comparisons(cells)
+    return {row["group"]: row for row in matched_table(one).rows}
 
 
 def test_methods_at_equal_speed():
@@ -399,7 +407,7 @@ def test_methods_at_equal_speed():
     found = matched_rows(cell("drop", "d", 20.0, 10.0), cell("nash", "n", 12.0, 20.0), cell("none", "x", 9.0, 40.0))
     assert set(found) == {"d", "n"}
     assert found["n"]["speedup"].mean == 2.0 and found["n"]["at_drop"].mean == pytest.approx(10 + 10 / 3)
-    assert found["n"]["ahead_of_drop"] == Spread(pytest.approx(4 / 3), None, 1)  # fewer errors: ahead
+    assert found["n"]["ahead_of_drop"] == MeanStd(pytest.approx(4 / 3), None, 1)  # fewer errors: ahead
     assert found["d"]["at_nash"] is None and found["d"]["ahead_of_nash"] is None  # NASH was not run so small
 
 
@@ -432,14 +440,14 @@ def test_a_line_is_of_the_same_groups_for_each_seed():
     ]
     found = matched_rows(*cells)
     assert found["n"]["ahead_of_drop"] == (pytest.approx(4 / 3), pytest.approx(0.0), 2)
-    assert found["alone"]["ahead_of_drop"] == Spread(pytest.approx(-1.0), None, 1)
+    assert found["alone"]["ahead_of_drop"] == MeanStd(pytest.approx(-1.0), None, 1)
 
 
 def test_dense_models_of_other_settings_are_not_compared(tmp_path):
     cells = [at_equal_speed("drop", "d", 20.0, 10.0), at_equal_speed("nash", "n", 12.0, 20.0)]
-    found = subjects([cell | {"teacher": teacher} for teacher in ("aa", "bb") for cell in cells])
-    assert [len(subject.records) for subject in found] == [2, 2]
-    assert [subject_title(subject, found).rpartition(" · ")[2] for subject in found] == ["aa", "bb"]
+    found = comparisons([cell | {"teacher": teacher} for teacher in ("aa", "bb") for cell in cells])
+    assert [len(one.records) for one in found] == [2, 2]
+    assert [comparison_title(one, found).rpartition(" · ")[2] for one in found] == ["aa", "bb"]
 
 
 def test_a_lead_is_written_with_its_sign_and_seeds(tmp_path):

@@ -298,7 +298,11 @@ def default_config() -> "ml_collections.ConfigDict":
 
 
 def chosen_stages(config: Config) -> tuple[str, ...]:
-    """The stages that `config.stages` names, in the order of a run."""
+    """The stages that `config.stages` names, in the order of a run.
+
+    Args:
+      config: of a run.
+    """
     if config.stages == "all":
         return STAGES
     named = [name.strip() for name in config.stages.split(",")]
@@ -306,14 +310,22 @@ def chosen_stages(config: Config) -> tuple[str, ...]:
 
 
 def lasting_settings(config: Config) -> dict[str, Any]:
-    """The settings that a run keeps to its end: all but which stages are run now."""
+    """The settings that a run keeps to its end: all but which stages are run now.
+
+    Args:
+      config: of a run.
+    """
     settings = dataclasses.asdict(config)
     del settings["stages"]
     return settings
 
 
 def teacher_settings(config: Config) -> Config:
-    """The run that makes a run's teacher: runs that share these settings may share it."""
+    """The run that makes a run's teacher: runs that share these settings may share it.
+
+    Args:
+      config: of the run that needs a teacher.
+    """
     return Config(
         method="none",
         seed=config.seed,

@@ -57,11 +57,13 @@ def generate_batches(
     skipped = set(done)
     batches = [batch for batch in plan_batches(data.lengths, batch_size) if not skipped.issuperset(batch.tolist())]
     batch_rows = plan_batch_rows(data.lengths, batch_size) if rows is None else rows
-    count, bar = 0, _DelayedProgress(sum(map(len, batches)), progress)
+    count, bar, compiled = 0, _DelayedProgress(sum(map(len, batches)), progress), set[int]()
     for numbers in batches:
-        yield numbers, engine.generate_padded(_pad(data, numbers, batch_rows, engine.spec.pad_id, first_row), options)
-        count += len(numbers)
-        bar.update(count)
+        inputs = _pad(data, numbers, batch_rows, engine.spec.pad_id, first_row)
+        yield numbers, engine.generate_padded(inputs, options)
+        count, width = count + len(numbers), inputs.input_ids.shape[1]
+        bar.update(count, width in compiled)
+        compiled.add(width)
     bar.close()
 
 
@@ -72,11 +74,11 @@ class _DelayedProgress:
         self._total, self._bar = total, Progress("generating", total, 0, unit="input") if shown else None
         self._due = time.monotonic() + (PROGRESS_DELAY_S if shown is None else math.inf)
 
-    def update(self, count: int) -> None:
+    def update(self, count: int, typical: bool) -> None:
         if self._bar is None and time.monotonic() > self._due and count < self._total:
             self._bar = Progress("generating", self._total, count, unit="input")
         elif self._bar is not None:
-            self._bar.update(count)
+            self._bar.update(count, typical=typical)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -332,7 +332,11 @@ def _legacy_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsupported_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a file, with values, that change transformers' output and are not supported here."""
+    """Returns the fields of a file, with values, that change transformers' output and are not supported here.
+
+    Args:
+      fields: fields of a `generation_config.json` or an old `config.json`.
+    """
     return {
         name: fields[name] for name, neutral in UNSUPPORTED_FIELDS.items() if fields.get(name) not in (None, neutral)
     }

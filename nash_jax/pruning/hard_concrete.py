@@ -65,5 +65,9 @@ def initial_log_alpha(rng: jax.Array, size: int, droprate: float | None) -> jax.
 
 
 def clamp(log_alpha: jax.Array) -> jax.Array:
-    """log_alpha within [ln 1e-2, ln 1e2], applied after every update."""
+    """log_alpha within [ln 1e-2, ln 1e2], applied after every update.
+
+    Args:
+      log_alpha: of any shape.
+    """
     return jnp.clip(log_alpha, LOG_ALPHA_MIN, LOG_ALPHA_MAX)

@@ -32,6 +32,11 @@ def choose_layers(num_layers: int, keep: int, selection: str = "uniform") -> lis
     `uniform` floor((L-1)/(k-1)·i), for k = 1 the first; `low` the first k; `high`
     the last k (NASH, section 4.1); `study` the lists of "To Asymmetry and Beyond".
 
+    Args:
+      num_layers: layers of the stack, L.
+      keep: how many of them to keep, k.
+      selection: of `FIXED_SELECTIONS`.
+
     Raises:
       UserError: for k outside 1..L, a selection not of `FIXED_SELECTIONS`, or no list of the study for
         this depth and number.

@@ -19,9 +19,10 @@ from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, evaluation_options, score_models
 from nash_jax.evaluation.row_subsets import check_subsets
-from nash_jax.evaluation.sizes import sparsities
+from nash_jax.evaluation.sizes import component_sizes, sparsities
 from nash_jax.generation.engine import Engine
 from nash_jax.recipe.workdir import Workdir
+from nash_jax.report.result import RunResult, write
 from nash_jax.runtime.sharding import device_name
 from nash_jax.seq2seq import load
 from nash_jax.tree import params_digest
@@ -54,12 +55,13 @@ class EvaluationRun:
 
     def run(self) -> dict[str, Any]:
         """Runs the stages asked for that are not done; returns what report.json holds."""
-        from nash_jax.report.write import write_evaluation  # here, for figures need matplotlib
-
         with self.workdir.locked():
             for name in chosen_stages(self.config):
                 self.workdir.run(name, functools.partial(EVALUATION_STAGES[name], self))
-            return write_evaluation(self, self.workdir.results(EVALUATION_STAGES))
+            stages, sizes = self.workdir.results(EVALUATION_STAGES), {"model": component_sizes(self.given.params)}
+            name = self.config.model.init
+            result = RunResult("evaluation", self.config, stages, sizes, model=name, sparsity=self.sparsity)
+            return write(result, self.workdir.folder)
 
     @functools.cached_property
     def engine(self) -> Engine:

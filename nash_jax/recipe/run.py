@@ -2,18 +2,22 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nash_jax.config.schema import STAGES, TEACHER_STAGES, Config, TrainConfig, chosen_stages, lasting_settings
 from nash_jax.data.sources import Records
+from nash_jax.evaluation.sizes import component_sizes
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.stages import check_needs, run_stages
 from nash_jax.recipe.workdir import Workdir
+from nash_jax.report.result import RunResult, write
 from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.sharding import check_batch, make_mesh
 from nash_jax.seq2seq import Seq2Seq
-from nash_jax.training.writers import JsonlWriter, optional_writers
+from nash_jax.spec import SIDES
+from nash_jax.training.writers import JsonlWriter, optional_writers, read_rows
 from nash_jax.tree import params_digest
 
 
@@ -59,8 +63,6 @@ class PruningRun:
         Returns:
           What report.json holds; until all stages are done, its `stages` alone, and no report is written.
         """
-        from nash_jax.report.write import write_report  # here, for figures need matplotlib
-
         chosen, folder, context = chosen_stages(self.config), self.workdir.folder, self.context
         with self.workdir.locked(wait):
             check_needs(chosen, self.workdir)
@@ -71,7 +73,27 @@ class PruningRun:
                 for writer in context.writers:
                     writer.close()
             stages = self.workdir.results(STAGES)
-            return write_report(context, stages) if len(stages) == len(STAGES) else {"stages": stages}
+            return write(self.result(stages), folder) if len(stages) == len(STAGES) else {"stages": stages}
+
+    def result(self, stages: Mapping[str, Mapping[str, Any]]) -> RunResult:
+        """What the report needs of a run that is done.
+
+        Args:
+          stages: name → result of each stage.
+        """
+        (dense, dense_params), (pruned, pruned_params) = map(self.context.model, ("finetune", "retrain"))
+        return RunResult(
+            "run",
+            self.config,
+            stages,
+            {"dense": component_sizes(dense_params), "pruned": component_sizes(pruned_params)},
+            dense=dense,
+            shortened=self.context.model("shorten")[0],
+            pruned=pruned,
+            kept_layers={side: stages["shorten"][f"kept_{side}_layers"] for side in SIDES},
+            masks=self.context.masks(),
+            history=[row for path in self.workdir.files("metrics.jsonl") for row in read_rows(path)],
+        )
 
 
 def _digest(records: Records) -> str:

@@ -1,5 +1,6 @@
 """Timing mode: the stage `benchmark` alone, of a shape with random weights, which say nothing of quality."""
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from nash_jax.benchmark.latency import measure_latency, speedups
 from nash_jax.config.schema import Config, lasting_settings
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions
+from nash_jax.evaluation.sizes import component_sizes
 from nash_jax.generation.engine import Engine
-from nash_jax.models.initialize import init_params
+from nash_jax.models.initialize import init_params, param_shapes
 from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.recipe.layer_importance import find_candidates
 from nash_jax.recipe.workdir import Workdir
+from nash_jax.report.result import RunResult, write
 from nash_jax.runtime.sharding import device_name
 from nash_jax.spec import ModelSpec, preset
 
@@ -40,11 +43,24 @@ class TimingRun:
 
     def run(self) -> dict[str, Any]:
         """Times both unless that is done; returns what report.json holds."""
-        from nash_jax.report.write import write_timing  # here, for figures need matplotlib
-
         with self.workdir.locked():
             self.workdir.run("benchmark", self.benchmark)
-            return write_timing(self, self.workdir.results(("benchmark",)))
+            return write(self._result(), self.workdir.folder)
+
+    def _result(self) -> RunResult:
+        """What the report needs of the timing."""
+        cut: dict[str, Any] = {s: tuple(getattr(self.spec, s)[i] for i in kept) for s, kept in self.kept.items()}
+        pruned = dataclasses.replace(self.spec, **cut)
+        return RunResult(
+            "timing",
+            self.config,
+            self.workdir.results(("benchmark",)),
+            {name: component_sizes(param_shapes(spec)) for name, spec in (("dense", self.spec), ("pruned", pruned))},
+            dense=self.spec,
+            pruned=pruned,
+            kept_layers=self.kept,
+            model=self.config.model.preset,
+        )
 
     def benchmark(self, folder: Path) -> dict[str, Any]:
         """Dense against shortened, timed in turn."""

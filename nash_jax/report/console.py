@@ -1,21 +1,49 @@
-"""The report's tables in plain text."""
+"""What a run found, as plain text for the terminal, a log or a pipe."""
 
-from collections.abc import Iterator
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import rich.console
+import rich.table
+
 from nash_jax.config.schema import STAGES
-from nash_jax.report.summary import Setup, find_row, format_kept, setup_label, setups, what_went
+from nash_jax.report.benchmark import Setup, find_row, setup_label, setups
+from nash_jax.report.numbers import DASH, section
+from nash_jax.report.quality import format_kept, removed_layers
 from nash_jax.spec import SIDES
 
 Report = dict[str, Any]
 
 
+def align(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Rows as lines of aligned columns, however long: no colours, no frames, no cuts.
+
+    Args:
+      rows: of texts, all of one length.
+      left: the columns that align left; the others align right.
+    """
+    table = rich.table.Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for place in range(len(rows[0]) if rows else 0):
+        table.add_column(justify="left" if place in left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    out = io.StringIO()
+    console = rich.console.Console(
+        file=out, width=10_000, color_system=None, markup=False, emoji=False, highlight=False
+    )
+    console.print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
 def summary(report: Report) -> str:
     """What a run found: a line each of dense and pruned, or of one model, or of the stages done so far."""
-    params = report.get("params", {})
-    lines = _pair(report) if "pruned" in params else _model(report) if "model" in params else _stages(report)
-    return "\n".join(lines)
+    params, done = report.get("params", {}), report.get("stages", {})
+    if "pruned" in params:
+        return _pair(report)
+    left = ", ".join(name for name in STAGES if name not in done)
+    return _model(report) if "model" in params else f"stages done: {', '.join(done)}; left: {left}"
 
 
 def places(folder: Path) -> str:
@@ -24,77 +52,65 @@ def places(folder: Path) -> str:
     return "  ".join(f"{name}: {path}" for name, path in found.items() if path.exists())
 
 
-def _pair(report: Report) -> Iterator[str]:
-    """Quality, where it was measured, size and speed of dense and pruned."""
-    dense, pruned = (report["metrics"].get(name, {}) for name in ("dense", "pruned"))
-    params = report["params"]
-    yield f"{'':28}{'dense':>12}{'pruned':>12}"
+def _pair(report: Report) -> str:
+    """Quality, where it was measured, size, speed and sparsity of dense and pruned."""
+    dense, pruned = (section(report, "metrics", name) for name in ("dense", "pruned"))
+    params, rows = report["params"], report["benchmark"]
+    lines = [["", "dense", "pruned", ""]]
     for name in dense:
-        yield f"{name:28}{dense[name]:12.2f}{pruned[name]:12.2f}{_compared(report, name)}"
-    yield f"{'parameters':28}{params['dense']:12,}{params['pruned']:12,}"
-    rows = report["benchmark"]
-    found = setups(rows)
-    for setup in found:
-        times = [find_row(rows, name, setup) for name in ("dense", "pruned")]
-        yield (
-            f"{f'ms, {setup_label(setup, found)}':28}{times[0]['median_ms']:12.1f}{times[1]['median_ms']:12.1f}"
-            f"   {times[0]['median_ms'] / times[1]['median_ms']:.2f}×"
-            f" (std {times[0]['std_ms']:.1f}, {times[1]['std_ms']:.1f}; {times[0]['runs']} runs)"
-        )
-    for side in SIDES:
-        counted, expected = params[f"{side}_sparsity"], params.get(f"expected_{side}_sparsity")
-        gates = f", {100 * expected:.1f} % expected" if expected else ""
-        went = what_went(params, side)
-        yield f"{side} sparsity {100 * counted:.1f} % counted{gates}{'; ' * bool(went)}{went}"
+        paired = section(report, "paired", name)
+        note = f"{format_kept(report, name)}, p = {paired['p']:.3f}" if paired else ""
+        lines.append([name, f"{dense[name]:.2f}", f"{pruned[name]:.2f}", note])
+    lines.append(["parameters", f"{params['dense']:,}", f"{params['pruned']:,}", ""])
+    for setup in setups(rows):
+        one, two = (find_row(rows, name, setup) for name in ("dense", "pruned"))
+        stds = f"std {one['std_ms']:.1f}, {two['std_ms']:.1f}; {one['runs']} runs"
+        note = f"{one['median_ms'] / two['median_ms']:.2f}× ({stds})"
+        title = f"ms, {setup_label(setup, setups(rows))}"
+        lines.append([title, f"{one['median_ms']:.1f}", f"{two['median_ms']:.1f}", note])
+    return "\n".join([align(lines, left=(0, 3)), *(_removed(params, side) for side in SIDES)])
 
 
-def _compared(report: Report, name: str) -> str:
-    """What is kept of a metric, how surely, and whether that can be chance."""
-    paired = report.get("paired", {}).get(name)
-    return f"   {format_kept(report, name)}, p = {paired['p']:.3f}" if paired else ""
+def _removed(params: Report, side: str) -> str:
+    counted, expected = params[f"{side}_sparsity"], params.get(f"expected_{side}_sparsity")
+    gates, gone = f", {100 * expected:.1f} % expected" if expected else "", removed_layers(params, side)
+    return f"{side} sparsity {100 * counted:.1f} % counted{gates}{'; ' * bool(gone)}{gone}"
 
 
-def _stages(report: Report) -> Iterator[str]:
-    """What is done, and what is not."""
-    done = report["stages"]
-    yield f"stages done: {', '.join(done)}; left: {', '.join(name for name in STAGES if name not in done)}"
-
-
-def _model(report: Report) -> Iterator[str]:
+def _model(report: Report) -> str:
     """Quality, sparsity, parameters and times of one model."""
-    params = report["params"]
-    scores = report["metrics"].get("model", {})
-    if scores:
-        yield f"metrics of {report['model']}, {report['num_test_examples']} test rows"
-        bounds = report.get("intervals", {}).get("model", {})
-        for name, value in scores.items():
-            interval = "  ({:.2f} to {:.2f})".format(*bounds[name]) if name in bounds else ""
-            yield f"  {name:30}{value:14.2f}{interval}"
-    yield "sparsity (attention and FFN)"
-    yield from (f"  {side:30}{_sparsity(params, side)}" for side in ("encoder", "decoder"))
-    yield "parameters"
-    sizes = report["components"]["parameters"]["model"]
-    yield from (f"  {name:30}{size:14,}" for name, size in (*sizes.items(), ("all", params["model"])))
-    rows = report["components"]["times"]
-    for setup in dict.fromkeys(Setup.of(row) for row in rows):
-        yield from _times([row for row in rows if Setup.of(row) == setup])
+    params, scores, bounds = (
+        report["params"],
+        section(report, "metrics", "model"),
+        section(report, "intervals", "model"),
+    )
+    intervals = {name: "({:.2f} to {:.2f})".format(*bounds[name]) if name in bounds else "" for name in scores}
+    quality = [[f"  {name}", f"{value:.2f}", intervals[name]] for name, value in scores.items()]
+    sizes = report["components"]["parameters"]["model"] | {"all": params["model"]}
+    tables = {
+        f"metrics of {report['model']}, {report.get('num_test_examples')} test rows": quality,
+        "sparsity (attention and FFN)": [[f"  {side}", *_sparsity(params, side)] for side in SIDES],
+        "parameters": [[f"  {name}", f"{size:,}", ""] for name, size in sizes.items()],
+    }
+    texts = [f"{title}\n{align(rows, left=(0, 2))}" for title, rows in tables.items() if rows]
+    times = report["components"]["times"]
+    return "\n".join([*texts, *(align(_times(setup, times)) for setup in setups(times))])
 
 
-def _sparsity(params: dict[str, Any], side: str) -> str:
+def _sparsity(params: Report, side: str) -> tuple[str, str]:
     known, least = params[f"{side}_sparsity"], params[f"{side}_sparsity_at_least"]
     if known is not None:
-        return f"{100 * known:12.1f} %  against {params['reference']}"
-    if least is None:
-        return f"{'not known':>14}"
-    return f"{'not known':>14}, at least {100 * least:.1f} %: config.evaluate.reference names no dense model"
+        return f"{100 * known:.1f} %", f"against {params['reference']}"
+    said = f"at least {100 * least:.1f} %: config.evaluate.reference names no dense model" if least is not None else ""
+    return "not known", said
 
 
-def _times(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Time by component in one set-up."""
-    first = rows[0]
-    setup = f"time, {setup_label(Setup.of(first), [])}, {first['source_length']} → {first['new_tokens']} tokens"
-    yield f"{setup:32}{'median ± std, ms':>22}{'ms a token':>12}{'share':>9}"
-    for row in rows:
-        std = f"± {row['std_ms']:.3f}" if row["std_ms"] is not None else ""
-        token = f"{row['per_token_ms']:.4f}" if row["per_token_ms"] is not None else ""
-        yield f"  {row['component']:30}{row['median_ms']:12.3f}{std:>10}{token:>12}{100 * row['share']:7.1f} %"
+def _times(setup: Setup, rows: Sequence[Report]) -> list[list[str]]:
+    """Time by component in one setup."""
+    where = f"time, {setup_label(setup, [])}, {setup.source_length} → {setup.new_tokens} tokens"
+    lines = [[where, "median, ms", "± std", "ms a token", "share"]]
+    for row in (row for row in rows if Setup.of(row) == setup):
+        std = DASH if row["std_ms"] is None else f"{row['std_ms']:.3f}"
+        token = DASH if row["per_token_ms"] is None else f"{row['per_token_ms']:.4f}"
+        lines.append([f"  {row['component']}", f"{row['median_ms']:.3f}", std, token, f"{100 * row['share']:.1f} %"])
+    return lines

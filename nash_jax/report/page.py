@@ -1,42 +1,86 @@
-"""The frame that all report pages share: one self-contained HTML file of titled sections."""
+"""The report of a run as one self-contained HTML file: no script, no external resource, the same for the same run."""
 
-from collections.abc import Mapping
+import functools
+import inspect
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nash_jax.report.markup import Markup, tag
-from nash_jax.report.style import CSS
+import jinja2
+
+from nash_jax.report import benchmark, figures, numbers, quality, structure_figure, tables
+from nash_jax.report.numbers import section
+from nash_jax.report.quality import MODELS, Report
+
+Example = Mapping[str, Any]
 
 
-def whole_page(title: str, header: Markup, main: Markup, footer: str) -> str:
-    """The file's text: no script, no external resource."""
-    viewport = tag("meta", name="viewport", content="width=device-width, initial-scale=1")
-    head = tag("head", tag("meta", charset="utf-8"), viewport, tag("title", title), tag("style", Markup(CSS)))
-    end = tag("footer", tag("p", f"Written by nash_jax. {footer}"))
-    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', header, main, end), lang='en')}\n"
+def render(
+    report: Report,
+    *,
+    history: benchmark.Rows = (),
+    masks: structure_figure.Masks | None = None,
+    parameters: Mapping[str, Mapping[str, int]] | None = None,
+    examples: Sequence[Example] = (),
+) -> str:
+    """Writes the report of a run as one HTML page. Whatever is missing is left out of the page.
 
+    Args:
+      report: what `report.json` holds.
+      history: the logged steps: dicts with `phase`, `step`, losses, sparsities, `validation/<metric>`.
+      masks: axis name → mask values in dense order, 0 = removed, of all layers of the dense model.
+      parameters: "dense" and "pruned", or "model" → component → number of parameters.
+      examples: dicts with `source`, `references` and the models' outputs, by the names in `parameters`.
 
-def page_header(kind: str, title: Any, verdict: str, facts: Mapping[str, Any]) -> Markup:
-    """What the page is about, in one sentence, and what it was measured with; facts that are None are left out."""
-    items = (tag("li", tag("b", name), " ", value) for name, value in facts.items() if value is not None)
-    return tag(
-        "header",
-        tag("p", f"nash_jax · {kind}", class_="eyebrow"),
-        tag("h1", title),
-        tag("p", verdict, class_="verdict"),
-        tag("ul", *items, class_="facts"),
+    Returns:
+      The file's text. Every string that came in is escaped.
+    """
+    metric, config = quality.main_metric(report), report.get("config")
+    drawn = {
+        "latency": figures.latency_bars(report),
+        "parameters": figures.component_bars(parameters or {}),
+        "structure": structure_figure.structure_figure(masks or {}),
+        "training": figures.training_curves(history, metric),
+        "sparsity": figures.sparsity_curves(history, section(report, "stages", "prune").get("best_step")),
+    }
+    return render_template(
+        "report.html.j2",
+        report=report,
+        metric=metric,
+        figures=drawn,
+        tables={name: build(report) for name, build in tables.TABLES.items()},
+        examples=[dict(example, references=_references(example)) for example in examples],
+        answering=[model for model in MODELS if any(model in example for example in examples)],
+        config=json.dumps(config, indent=2, default=str, ensure_ascii=False) if config else "",
     )
 
 
-def titled(title: str, lead: str, *content: Markup) -> Markup:
-    """A titled section, nothing at all where all its content is empty."""
-    if not any(content):
-        return Markup("")
-    return tag("section", tag("h2", title), tag("p", lead, class_="lead") if lead else Markup(""), *content)
+def render_template(name: str, /, **values: Any) -> str:
+    """A page of the folder `templates`; text that is not `Markup` is escaped."""
+    return _environment().get_template(name).render(values)
 
 
-def figure_box(svg: str, caption: str = "") -> Markup:
-    """A figure that scrolls sideways in its own box, nothing where there is none."""
-    if not svg:
-        return Markup("")
-    box = tag("div", Markup(svg), class_="scroll", tabindex="0", role="region", aria_label="Figure, may scroll")
-    return tag("figure", box, tag("figcaption", caption) if caption else Markup(""))
+@functools.cache
+def _environment() -> jinja2.Environment:
+    loader = jinja2.PackageLoader("nash_jax.report")
+    found = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.do"]
+    )
+    kinds = ("value", "percent", "count", "speedup", "ms")
+    found.filters |= {kind: getattr(numbers, f"format_{kind}") for kind in kinds} | {"equals": equals_reference}
+    found.tests["measured"] = numbers.is_number
+    for module in (numbers, benchmark, quality, tables, structure_figure):
+        found.globals |= {name: value for name, value in vars(module).items() if inspect.isfunction(value)}
+    found.globals["equals_reference"] = equals_reference
+    return found
+
+
+def _references(example: Example) -> list[str]:
+    found = example.get("references") or []
+    return [found] if isinstance(found, str) else list(found)
+
+
+def equals_reference(example: Example, model: str) -> bool:
+    """Whether a model's output has the words of a reference."""
+    output = example.get(model)
+    return output is not None and output.split() in [reference.split() for reference in _references(example)]

@@ -3,13 +3,16 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
+ENOUGH = 5  # updates that a remaining time is told from, at least
+_EVERY = 10.0  # seconds between plain lines
+
 
 class Progress:
-    """A bar with ETA on a terminal, a plain line now and then elsewhere.
+    """A bar on a terminal, a plain line now and then elsewhere, with the time left once it can be told.
 
     Args:
       phase: what goes on.
@@ -17,28 +20,68 @@ class Progress:
       start: steps done before.
       stream: where to say it; stderr when left out.
       unit: what a step is.
+      clock: seconds, to be replaced in tests.
     """
 
-    def __init__(self, phase: str, total: int, start: int, stream: TextIO | None = None, unit: str = "step") -> None:
+    def __init__(
+        self, phase: str, total: int, start: int, stream: TextIO | None = None, unit: str = "step",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self.phase, self.total, self.stream, self.unit = phase, total, stream or sys.stderr, unit
-        self.begun, self.start, self.said = time.monotonic(), start, time.monotonic()
-        terminal = self.stream.isatty()
-        self.bar = tqdm(total=total, initial=start, desc=phase, unit=unit, file=self.stream) if terminal else None
+        self._clock, self._said, self._pace = clock, clock(), _Pace(start, clock())
+        self.bar = self._make_bar(start) if self.stream.isatty() else None
 
-    def update(self, step: int, describe: Callable[[], str] = str) -> None:
-        """Step `step` is done; `describe` is called when something is shown."""
+    def _make_bar(self, start: int) -> Any:
+        """A bar without tqdm's own remaining time, which counts what was compiled."""
+        shown = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+        return tqdm(
+            total=self.total, initial=start, desc=self.phase, unit=self.unit, file=self.stream, bar_format=shown
+        )
+
+    def update(self, step: int, describe: Callable[[], str] = str, *, typical: bool = True) -> None:
+        """Step `step` is done; `describe` is called when something is shown.
+
+        Not `typical` is what took long for once, to compile: it says nothing of the time that is left.
+        """
+        now = self._clock()
+        self._pace.add(step, now, typical)
         if self.bar is not None:
+            self.bar.set_postfix_str(self._text(step, describe), refresh=False)
             self.bar.update(step - self.bar.n)
-            self.bar.set_postfix_str(describe(), refresh=False)
-            return
-        now = time.monotonic()
-        if now - self.said > 10 or step == self.total:
-            rate = (now - self.begun) / max(step - self.start, 1)
-            left = f"{rate * (self.total - step):.0f} s left"
-            parts = [f"{self.phase}: {self.unit} {step}/{self.total}", left, describe()]
-            print(", ".join(part for part in parts if part), file=self.stream, flush=True)
-            self.said = now
+        elif now - self._said > _EVERY or step == self.total:
+            text = self._text(step, describe)
+            line = f"{self.phase}: {self.unit} {step}/{self.total}" + (f", {text}" if text else "")
+            print(line, file=self.stream, flush=True)
+            self._said = now
+
+    def _text(self, step: int, describe: Callable[[], str]) -> str:
+        """The time left, if it can be told, and what `describe` says."""
+        seconds = self._pace.left(self.total - step)
+        left = "" if seconds is None else f"{seconds:.0f} s left"
+        return ", ".join(part for part in (left, describe()) if part)
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+class _Pace:
+    """Seconds a step, of the steps that say something of others."""
+
+    def __init__(self, step: int, now: float) -> None:
+        self._step, self._now = step, now
+        self._updates, self._steps, self._seconds = 0, 0, 0.0
+
+    def add(self, step: int, now: float, typical: bool) -> None:
+        """Step `step` was done at `now`."""
+        if typical and step > self._step:
+            self._updates += 1
+            self._steps += step - self._step
+            self._seconds += now - self._now
+        self._step, self._now = step, now
+
+    def left(self, steps: int) -> float | None:
+        """Seconds that so many more steps take; None while that cannot be told."""
+        if steps == 0:
+            return 0.0
+        return steps * self._seconds / self._steps if self._updates >= ENOUGH else None

@@ -11,55 +11,59 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from nash_jax.report.summary import Rows, Setup, direction, find_row, measured, ratio, section, setups
+from nash_jax.report.benchmark import Rows, Setup, find_row, setups
+from nash_jax.report.numbers import MINUS, direction, is_number, ratio, section
 
 Record = Mapping[str, Any]
 
 
-class Spread(NamedTuple):
+class MeanStd(NamedTuple):
     """Mean and sample standard deviation of n values; one value has no deviation."""
 
     mean: float
     std: float | None
     n: int
 
+    def text(self, write: Callable[[float], str]) -> str:
+        """Mean and, where there is one, the deviation: 2.87 ± 0.03."""
+        return (write(self.mean) + (f" ± {write(self.std)}" if self.std is not None else "")).replace("-", MINUS)
 
-def spread(values: Iterable[Any]) -> Spread | None:
+
+def mean_std(values: Iterable[Any]) -> MeanStd | None:
     """Mean ± sample standard deviation of the finite numbers among `values`; None where there is none."""
-    found = [float(value) for value in values if measured(value)]
+    found = [float(value) for value in values if is_number(value)]
     if not found:
         return None
     # `statistics` counts exactly: values that agree have the deviation 0
-    return Spread(statistics.mean(found), statistics.stdev(found) if len(found) > 1 else None, len(found))
+    return MeanStd(statistics.mean(found), statistics.stdev(found) if len(found) > 1 else None, len(found))
 
 
-def pooled(rows: Iterable[Mapping[str, Any]]) -> Spread | None:
+def pooled(rows: Iterable[Mapping[str, Any]]) -> MeanStd | None:
     """Mean ± sample standard deviation in ms of all runs behind benchmark rows, as if they were of one row.
 
     Σ (n - 1) std² + Σ n (mean_row - mean)² over N - 1: the sum of squares within the rows and between them.
-    A row whose runs are not told counts as one.
+    A row that does not say its number of runs counts as one run.
     """
-    found = [row for row in rows if measured(row.get("mean_ms"))]
+    found = [row for row in rows if is_number(row.get("mean_ms"))]
     if not found:
         return None
-    runs = [row["runs"] if measured(row.get("runs")) and row["runs"] > 0 else 1 for row in found]
+    runs = [row["runs"] if is_number(row.get("runs")) and row["runs"] > 0 else 1 for row in found]
     total = sum(runs)
     mean = math.fsum(n * row["mean_ms"] for n, row in zip(runs, found, strict=True)) / total
-    squares = [
-        (n - 1) * (row["std_ms"] if measured(row.get("std_ms")) else 0.0) ** 2 + n * (row["mean_ms"] - mean) ** 2
-        for n, row in zip(runs, found, strict=True)
-    ]
-    return Spread(mean, math.sqrt(math.fsum(squares) / (total - 1)) if total > 1 else None, int(total))
+    stds = [row["std_ms"] if is_number(row.get("std_ms")) else 0.0 for row in found]
+    parts = zip(runs, stds, found, strict=True)
+    squares = math.fsum((n - 1) * std**2 + n * (row["mean_ms"] - mean) ** 2 for n, std, row in parts)
+    return MeanStd(mean, math.sqrt(squares / (total - 1)) if total > 1 else None, int(total))
 
 
-def metrics_of(record: Record, model: str) -> Mapping[str, Any]:
-    """The scores of "dense" or "pruned"; empty in a cell that was only timed."""
+def scores(record: Record, model: str = "pruned") -> Mapping[str, Any]:
+    """The metrics of "dense" or "pruned"; empty in a cell that was only timed."""
     return section(record, "metrics", model)
 
 
-def impact(record: Record, metric: str) -> float | None:
+def relative_change(record: Record, metric: str | None) -> float | None:
     """Relative change of a metric of the pruned model against its own dense model: -0.05 is 5 % less."""
-    part = ratio(metrics_of(record, "pruned").get(metric), metrics_of(record, "dense").get(metric))
+    part = ratio(scores(record).get(metric or ""), scores(record, "dense").get(metric or ""))
     return None if part is None else part - 1
 
 
@@ -70,24 +74,20 @@ def benchmark_rows(record: Record) -> Rows:
 
 def timed_seconds(record: Record) -> float:
     """Seconds of the timed runs of a cell: whole generations, and encoder passes once for each batch size."""
-    rows = [row for row in benchmark_rows(record) if measured(row.get("mean_ms")) and measured(row.get("encode_ms"))]
-    whole = math.fsum(row["runs"] * row["mean_ms"] for row in rows)
+    rows = [row for row in benchmark_rows(record) if is_number(row.get("mean_ms")) and is_number(row.get("encode_ms"))]
     passes = {(row["model"], row["batch_size"]): row["runs"] * row["encode_ms"] for row in rows}
-    return (whole + math.fsum(passes.values())) / 1000
+    return (math.fsum(row["runs"] * row["mean_ms"] for row in rows) + math.fsum(passes.values())) / 1000
 
 
 def speedup(record: Record, setup: Setup) -> float | None:
     """Median time of dense over median time of pruned, both of this cell: they were timed in turn in one process."""
-    rows = benchmark_rows(record)
-    dense, pruned = (find_row(rows, model, setup).get("median_ms") for model in ("dense", "pruned"))
-    return ratio(dense, pruned)
+    return ratio(*(find_row(benchmark_rows(record), m, setup).get("median_ms") for m in ("dense", "pruned")))
 
 
-def layers_kept(record: Record, side: str) -> tuple[int, int] | None:
-    """(layers kept, layers of the dense model) of the encoder or the decoder."""
-    layers = section(record, "layers", side)
-    kept, dense = layers.get("kept"), layers.get("dense")
-    return None if kept is None or not isinstance(dense, int) else (len(kept), dense)
+def layers_kept(record: Record, side: str) -> tuple[int | None, int | None]:
+    """(layers kept, layers of the dense model) of the encoder or the decoder; (None, None) where one is not known."""
+    kept, dense = (section(record, "layers", side).get(key) for key in ("kept", "dense"))
+    return (None, None) if kept is None or not isinstance(dense, int) else (len(kept), dense)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,31 +102,26 @@ class Group:
         """How the model was pruned."""
         return str(self.records[0].get("method") or "")
 
-    @property
-    def label(self) -> str:
-        """The name without what the method's colour says already."""
-        return self.name.removeprefix(f"{self.method}-") or self.name
-
-    def over_seeds(self, value: Callable[[Record], Any]) -> Spread | None:
+    def over_seeds(self, value: Callable[[Record], Any]) -> MeanStd | None:
         """Mean ± standard deviation over the seeds of what `value` finds in a record."""
-        return spread(value(record) for record in self.records)
+        return mean_std(map(value, self.records))
 
-    def depth(self, side: str) -> tuple[int, int] | None:
-        """(layers kept, layers of the dense model); None where the seeds differ."""
-        found = {layers_kept(record, side) for record in self.records}
-        return found.pop() if len(found) == 1 else None
+    def score(self, metric: str) -> MeanStd | None:
+        """A metric of the pruned model over the seeds."""
+        return self.over_seeds(lambda record: scores(record).get(metric))
 
-    def speedup(self, setup: Setup) -> Spread | None:
-        """Speedup over dense, mean ± standard deviation over the seeds."""
+    def speedup(self, setup: Setup) -> MeanStd | None:
+        """Speedup over dense, over the seeds."""
         return self.over_seeds(lambda record: speedup(record, setup))
 
-    def times(self, model: str, setup: Setup) -> Spread | None:
-        """Milliseconds, mean ± standard deviation over all runs of all seeds."""
-        return pooled(find_row(benchmark_rows(record), model, setup) for record in self.records)
+    def depth(self, side: str) -> tuple[int | None, int | None]:
+        """(layers kept, layers of the dense model); (None, None) where the seeds differ."""
+        found = {layers_kept(record, side) for record in self.records}
+        return found.pop() if len(found) == 1 else (None, None)
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class Comparison:
     """Cells that may be compared: one task, one dense model but for its seed, one device, one dtype.
 
     `teacher` tells dense models of one name apart: the settings that made them, as a hash.
@@ -147,8 +142,8 @@ class Subject:
     @cached_property
     def metrics(self) -> list[str]:
         """Every metric of any cell, the main one first."""
-        scores = (metrics_of(record, model) for record in self.records for model in ("dense", "pruned"))
-        names = list(dict.fromkeys(name for scored in scores for name, value in scored.items() if measured(value)))
+        found = (scores(record, model) for record in self.records for model in ("dense", "pruned"))
+        names = list(dict.fromkeys(name for own in found for name, value in own.items() if is_number(value)))
         chosen = next((str(record["metric"]) for record in self.records if record.get("metric")), None)
         main = chosen if chosen in names else next((name for name in names if direction(name)), None)
         return sorted(names, key=lambda name: name != main)
@@ -160,70 +155,62 @@ class Subject:
 
     @cached_property
     def setups(self) -> list[Setup]:
-        """The set-ups timed, by lengths, beams and batch size."""
+        """The setups timed, by lengths, beams and batch size."""
         found = setups([row for record in self.records for row in benchmark_rows(record)])
-        return sorted(
-            found,
-            key=lambda setup: [(not measured(x), x if measured(x) else 0) for x in (*setup[1:], setup.batch_size)],
-        )
+        return sorted(found, key=lambda s: [(not is_number(x), x if is_number(x) else 0) for x in (*s[1:], s[0])])
 
     @property
     def lengths(self) -> list[tuple[Any, ...]]:
-        """(source length, new tokens, beams) of the set-ups timed."""
+        """(source length, new tokens, beams) of the setups timed."""
         return list(dict.fromkeys(tuple(setup[1:]) for setup in self.setups))
 
     def dense_scores(self) -> list[Mapping[str, Any]]:
-        """Scores of the dense models: of each seed that has one of its own, once."""
-        by_seed: dict[Any, Mapping[str, Any]] = {}
-        for record in self.records:
-            if metrics_of(record, "dense"):
-                by_seed.setdefault(record.get("seed"), metrics_of(record, "dense"))
-        distinct: list[Mapping[str, Any]] = []
-        for scores in by_seed.values():
-            if scores not in distinct:
-                distinct.append(scores)
-        return distinct
+        """Metrics of the dense models: of each seed that has one of its own, once."""
+        first = {r.get("seed"): scores(r, "dense") for r in reversed(self.records) if scores(r, "dense")}
+        found = list(first.values())
+        return [own for i, own in enumerate(found) if own not in found[:i]]
 
-    def dense_score(self, metric: str) -> Spread | None:
-        """A metric of the dense models, mean ± standard deviation over the seeds."""
-        return spread(scores.get(metric) for scores in self.dense_scores())
+    def dense_score(self, metric: str) -> MeanStd | None:
+        """A metric of the dense models, over the seeds."""
+        return mean_std(own.get(metric) for own in self.dense_scores())
+
+    def dense_size(self) -> Any:
+        """Parameters of the dense model, as the first cell says that knows it."""
+        sizes = (section(record, "params").get("dense") for record in self.records)
+        return next(filter(is_number, sizes), None)
 
 
-def subjects(records: Sequence[Record]) -> list[Subject]:
-    """Records sorted into subjects and groups, both in the order of their first cells."""
-    found: dict[tuple[str, str, str, str, str], dict[str, list[Record]]] = {}
+def comparisons(records: Sequence[Record]) -> list[Comparison]:
+    """Records sorted into comparisons and groups, both in the order of their first cells."""
+    found: dict[tuple[str, ...], dict[str, list[Record]]] = {}
     fields = ("task", "model", "device", "dtype", "teacher")
     for record in records:
-        task, model, device, dtype, teacher = (str(record.get(field) or "") for field in fields)
+        key = tuple(str(record.get(field) or "") for field in fields)
         group = str(record.get("group") or record.get("cell") or "unnamed")
-        found.setdefault((task, model, device, dtype, teacher), {}).setdefault(group, []).append(record)
+        found.setdefault(key, {}).setdefault(group, []).append(record)
     return [
-        Subject(*key, tuple(Group(name, tuple(cells)) for name, cells in groups.items()))
-        for key, groups in found.items()
+        Comparison(**dict(zip(fields, key, strict=True)), groups=tuple(Group(n, tuple(g)) for n, g in own.items()))
+        for key, own in found.items()
     ]
 
 
-def subject_title(subject: Subject, among: Sequence[Subject]) -> str:
-    """A subject's name: task and model, and device, dtype and teacher where others differ by nothing else."""
-    parts = [subject.task or "latency only", subject.model or "unnamed model"]
+def comparison_title(one: Comparison, among: Sequence[Comparison]) -> str:
+    """Task and model, and device, dtype and teacher where others differ by nothing else."""
+    parts = [one.task or "latency only", one.model or "unnamed model"]
+    same = [other for other in among if (other.task, other.model) == (one.task, one.model)]
     for field in ("device", "dtype", "teacher"):
-        same = [other for other in among if (other.task, other.model) == (subject.task, subject.model)]
         if len({getattr(other, field) for other in same}) > 1:
-            parts.append(getattr(subject, field) or f"unnamed {field}")
+            parts.append(getattr(one, field) or f"unnamed {field}")
     return " · ".join(parts)
-
-
-def state_counts(states: Mapping[str, str]) -> dict[str, int]:
-    """State without its reason → number of cells: done, failed, running, waiting, others as they are."""
-    kinds = [str(state).split(":", 1)[0] for state in states.values()]
-    order = dict.fromkeys(("done", "failed", "running", "waiting", *kinds))
-    return {kind: kinds.count(kind) for kind in order if kind in kinds}
 
 
 def state_sentence(states: Mapping[str, str]) -> str:
     """How far the study is: "3 of 5 cells are done, 1 failed, 1 waiting."."""
-    counts = state_counts(states)
-    rest = "".join(f", {number} {kind}" for kind, number in counts.items() if kind != "done")
-    if not states:
-        return "No cell has been planned."
-    return f"{counts.get('done', 0)} of {len(states)} cells are done{rest}."
+    kinds = [str(state).split(":", 1)[0] for state in states.values()]
+    rest = (
+        kind for kind in dict.fromkeys(("failed", "running", "waiting", *kinds)) if kind in kinds and kind != "done"
+    )
+    said = ", ".join(
+        [f"{kinds.count('done')} of {len(kinds)} cells are done", *(f"{kinds.count(k)} {k}" for k in rest)]
+    )
+    return f"{said}." if states else "No cell has been planned."

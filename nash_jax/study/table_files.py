@@ -1,114 +1,67 @@
-"""A study's tables as CSV for programs, Markdown for papers, HTML for the page, aligned text for the terminal."""
+"""A study's tables as CSV for programs and as Markdown for papers."""
 
-import csv
-import io
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-from nash_jax.report.markup import Markup, Number, table, tag
-from nash_jax.report.summary import DASH, columns
-from nash_jax.report.tables import right
-from nash_jax.study.records import Spread, subject_title
-from nash_jax.study.tables import Column, Row, Table
+import pandas as pd
 
-_SUBJECT = ("task", "model", "device", "dtype", "teacher", "metric")
+from nash_jax.report.tables import numeric_columns
+from nash_jax.study.matched import matched_table
+from nash_jax.study.records import Comparison, Record, comparison_title
+from nash_jax.study.tables import (
+    Table,
+    cell_row,
+    cell_text,
+    combined_table,
+    latency_table,
+    published_table,
+    quality_table,
+)
+
+TABLES: Mapping[str, Callable[[Comparison], Table | None]] = {
+    "quality": quality_table,
+    "latency": latency_table,
+    "combined": combined_table,
+    "matched": matched_table,
+    "published": published_table,
+}
 
 
-def rows_csv(rows: Sequence[Row], names: Sequence[str] | None = None) -> str:
-    """Rows as CSV, every number as Python writes it, None as nothing; "" without rows.
+def cells_csv(records: Sequence[Record], states: Mapping[str, str]) -> str:
+    """A row a cell, nothing averaged."""
+    return _csv(pd.DataFrame([cell_row(record, states) for record in records], dtype=object))
 
-    Args:
-      rows: name → value; a row may lack names of another.
-      names: the columns; all names in the order of their first sight where None.
-    """
-    if not rows:
-        return ""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, names or columns(rows), lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+
+def benchmark_csv(records: Sequence[Record]) -> str:
+    """Every benchmark row of every cell as it was measured."""
+    rows = [{"cell": record.get("cell"), **row} for record in records for row in record.get("benchmark") or []]
+    return _csv(pd.DataFrame(rows, dtype=object))
 
 
 def tables_csv(tables: Sequence[Table]) -> str:
-    """Tables of several subjects as one CSV: the subject first, then the columns of all, each spread in three."""
-    found = {column.key: column for one in tables for column in one.columns}
-    names = [*_SUBJECT, *(name for column in found.values() for name in _csv_names(column))]
-    rows = [_subject_fields(one) | _csv_fields(one.columns, row) for one in tables for row in one.rows]
-    return rows_csv(rows, names)
+    """Tables of several comparisons as one: what is compared first, then the columns of all."""
+    return _csv(pd.concat([table.values() for table in tables])) if tables else ""
 
 
-def _subject_fields(one: Table) -> Row:
-    return {name: getattr(one.subject, name) for name in _SUBJECT}
-
-
-def _csv_names(column: Column) -> list[str]:
-    return [column.key, f"{column.key}_std", f"{column.key}_n"] if column.spreads else [column.key]
-
-
-def _csv_fields(found: Sequence[Column], row: Row) -> Row:
-    fields: Row = {}
-    for column in found:
-        value = row.get(column.key)
-        values = (value or (None, None, None)) if column.spreads else (value,)
-        fields |= dict(zip(_csv_names(column), values, strict=True))
-    return fields
+def _csv(frame: pd.DataFrame) -> str:
+    """Every number as Python writes it, None as nothing; "" without rows."""
+    return "" if frame.empty else frame.to_csv(index=False, lineterminator="\n")
 
 
 def tables_markdown(title: str, tables: Sequence[Table]) -> str:
-    """Tables of several subjects as one Markdown page, rounded; "" without tables."""
-    among = [one.subject for one in tables]
-    parts = [f"# {_markdown(title)}"]
-    for one in tables:
-        parts += [f"## {_markdown(subject_title(one.subject, among))}", _markdown(one.lead), _markdown_table(one)]
-    return "\n\n".join(part for part in parts if part) + "\n" if tables else ""
+    """Tables of several comparisons as one Markdown page, rounded; "" without tables."""
+    among = [table.comparison for table in tables]
+    parts = [f"# {_escape(title)}"]
+    for table in tables:
+        parts += [f"## {_escape(comparison_title(table.comparison, among))}", _escape(table.lead)]
+        frame = table.frame()
+        lines = [[_escape(title) for title in frame.columns]]
+        lines.append(["---:" if right else "---" for right in numeric_columns(frame)])
+        lines += [[_escape(cell_text(cell)) for cell in row] for row in frame.itertuples(index=False, name=None)]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(filter(None, parts)) + "\n" if tables else ""
 
 
-def _markdown_table(one: Table) -> str:
-    lines = [[_markdown(column.title) for column in one.columns]]
-    lines.append(["---:" if _is_numeric(one, column) else "---" for column in one.columns])
-    lines += [[_markdown(cell_text(column, row)) for column in one.columns] for row in one.rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _is_numeric(one: Table, column: Column) -> bool:
-    return column.spreads or all(isinstance(row.get(column.key), int | float | None) for row in one.rows)
-
-
-def cell_text(column: Column, row: Row) -> str:
-    """A cell as a reader sees it."""
-    value = row.get(column.key)
-    return DASH if value is None else column.write(value)
-
-
-def _markdown(text: str) -> str:
+def _escape(text: str) -> str:
     """Text that no Markdown reader takes for markup, in one line."""
     return re.sub(r"([\\`*|\[\]])", r"\\\1", re.sub(r"\s*\n\s*", " ", text).replace("<", "&lt;"))
-
-
-def table_html(one: Table) -> Markup:
-    """A table for the page; spreads align right and tell their n to a pointer."""
-    header = [right(column.title) if _is_numeric(one, column) else column.title for column in one.columns]
-    body = ([_cell(column, row) for column in one.columns] for row in one.rows)
-    return table(header, body, label=f"{one.subject.task} {one.subject.model}".strip() or "table")
-
-
-def _cell(column: Column, row: Row) -> Any:
-    value = row.get(column.key)
-    if not isinstance(value, Spread):
-        return value
-    return Number(tag("span", column.write(value), title=f"n = {value.n}"))
-
-
-def align(lines: Iterable[Sequence[str]]) -> list[str]:
-    """Rows of texts as lines with aligned columns: the first to the left, the others to the right."""
-    rows = [list(line) for line in lines]
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -78,8 +78,11 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
     progress, window = Progress(phase.name, phase.num_steps, step), _Window(phase.name, step)
     log_steps = max(1, phase.num_steps // 100)
     begun = time.monotonic() - extra["seconds"]
+    compiled = set[Any]()  # what has run once, and so is compiled
     while step < phase.num_steps:
-        state, metrics = phase.step(state, phase.teacher_params, place_batch(mesh, next(batches)))
+        batch = place_batch(mesh, next(batches))
+        ran: set[Any] = {tuple(rows.shape for rows in batch.values())}
+        state, metrics = phase.step(state, phase.teacher_params, batch)
         step += 1
         window.add(metrics)
         values, rank = dict[str, float](), None
@@ -87,6 +90,7 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
             values = window.mean()
         if step % phase.eval_steps == 0 or step == phase.num_steps:
             values = values or window.mean()  # every loss up to here is finite before a checkpoint is written
+            ran.add("evaluate")
             found, rank = broadcast_from_host0(phase.evaluate(state))
             values |= {f"validation/{name}": value for name, value in found.items()}
         if rank is not None or step % (5 * log_steps) == 0:
@@ -96,7 +100,8 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
             values["seconds"] = time.monotonic() - begun
             for writer in phase.writers:
                 writer.write(phase.name, step, {k: round(v, 6) for k, v in values.items() if math.isfinite(v)})
-        progress.update(step, window.describe)
+        progress.update(step, window.describe, typical=ran <= compiled)
+        compiled |= ran
     progress.close()
     best = checkpointer.restore(shapes, best=True)
     checkpointer.close()

@@ -1,0 +1,24 @@
+"""How freed memory is kept for the next step."""
+
+import ctypes
+import sys
+
+# of glibc's mallopt(3)
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
+_MIB = 2**20
+
+
+def keep_freed_memory() -> bool:
+    """Lets glibc's malloc keep what is freed, instead of giving it back to the system; whether it does.
+
+    XLA's CPU programs allocate their buffers anew at each call. By default glibc maps large ones from the system and
+    unmaps them when they are freed, so that every step touches fresh pages, which the kernel must clear first. The
+    process keeps its greatest size in return. Elsewhere than on Linux with glibc nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # musl
+        return False
+    options = {_MMAP_THRESHOLD: 32 * _MIB, _TRIM_THRESHOLD: 1024 * _MIB, _TOP_PAD: 64 * _MIB, _ARENA_MAX: 1}
+    return all(mallopt(option, value) == 1 for option, value in options.items())
