@@ -36,7 +36,7 @@ def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool]) -> 
     """SIGKILL as soon as the condition holds; the process must not have ended before."""
     while not condition():
         assert process.poll() is None, process.stdout.read()
-        time.sleep(0.0005)
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL

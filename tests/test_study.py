@@ -57,8 +57,8 @@ BROKEN = {
         "a": {"prune": {"sparsty": 0.5}}
     },
     r"cell a: config\.prune\.sparsity is 1\.5; expected a share": {"a": {"prune": {"sparsity": 1.5}}},
-    r"cell a: .*batch_size.*; expected settings as nash_jax/config\.py": {"a": {"prune": {"batch_size": "big"}}},
-    r"cell a: .*; expected settings as nash_jax/config\.py": {"a": {"prune": 0.5}},
+    r"cell a: .*batch_size.*; expected settings as nash_jax/config/schema\.py": {"a": {"prune": {"batch_size": "big"}}},
+    r"cell a: .*; expected settings as nash_jax/config/schema\.py": {"a": {"prune": 0.5}},
     r"cell a: seeds is 57; expected whole numbers": {"a": {"seeds": 57}},
     r"cell a: .*; expected settings": {"a": {"seeds": (57, "b")}},
     r"cell a is 3; expected the settings that it changes": {"a": 3},
