@@ -168,7 +168,7 @@ def distilled(spec, params, teacher, masks=None):
     batch, weights = random_batch(spec), DistillConfig(task=0.0, hidden=1.0)
     loss = StudentLoss(build(spec), weights, build(SPEC))
     if masks is not None:
-        loss.pruner = SimpleNamespace(masks=lambda *_: masks, loss=lambda *_: (jnp.zeros(()), {}))
+        loss.objective = SimpleNamespace(masks=lambda *_: masks, loss=lambda *_: (jnp.zeros(()), {}))
     totals = {"source": jnp.sum(batch["input_ids"] != 0), "target": jnp.sum(batch["labels"] != 0)}
     params = {"model": params, "projection": jnp.eye(8)}
     return float(loss(params, teacher, batch, {"dropout": None, "gates": None}, totals, 1.0, 0)[1]["hidden_loss"])

@@ -19,8 +19,9 @@ from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.sizes import component_sizes, sparsities
 from nash_jax.generation.engine import Engine
-from nash_jax.recipe.evaluate_model import EvaluationRun, make_run
-from nash_jax.recipe.run import Recipe
+from nash_jax.recipe.evaluate_model import EvaluationRun
+from nash_jax.recipe.modes import make_run
+from nash_jax.recipe.run import PruningRun
 from nash_jax.report.console import summary
 from nash_jax.seq2seq import Seq2Seq
 from nash_jax.spec import DecoderLayer, EncoderLayer, ModelSpec, dense_spec
@@ -230,7 +231,7 @@ def test_some_stages_of_a_run(place, tmp_path):
     settings |= {f"task.{split}_file": "test.jsonl" for split in ("train", "validation")}
     settings |= {"finetune.batch_size": 4, "retrain.batch_size": 4}  # a multiple of the fake devices
 
-    def recipe(stages: str) -> Recipe | EvaluationRun:
+    def recipe(stages: str) -> PruningRun | EvaluationRun:
         return make_run(make_config(place, **settings, stages=stages), str(tmp_path / "run"), "letters")
 
     with pytest.raises(UserError, match="stage shorten needs the result of finetune, which is not done in"):
@@ -244,7 +245,7 @@ def test_some_stages_of_a_run(place, tmp_path):
         recipe("evaluate").run()
     report = recipe("retrain,compact,prune,shorten").run()
     assert list(report["stages"]) == list(STAGES[:6])
-    assert isinstance(recipe("evaluate"), Recipe)
+    assert isinstance(recipe("evaluate"), PruningRun)
 
 
 def test_no_model_to_evaluate(place, tmp_path):

@@ -170,7 +170,7 @@ def test_nothing_to_drop_measures_nothing():
 @pytest.mark.parametrize("value", [nan, inf])
 def test_broken_losses_decide_nothing(value):
     sides = {"encoder": Candidates((0,), 1), "decoder": Candidates((0, 1, 2), 2)}
-    with pytest.raises(UserError, match=f"the loss without decoder layer 1 is {value}; expected a finite one"):
+    with pytest.raises(UserError, match=f"the loss without decoder layer 1 is {value}; expected a finite loss"):
         drop_least_important(sides, lambda encoder, decoder: value if decoder == [0, 2] else 1.0)
 
 

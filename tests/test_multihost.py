@@ -151,7 +151,7 @@ out = jax.jit(lambda p, b: b["input_ids"] @ p["wi"])(placed, place_batch(mesh, b
 np.testing.assert_array_equal(to_host({"out": out})["out"], batch["input_ids"] @ params["wi"])
 np.testing.assert_array_equal(to_host({"own": np.full(2, index)})["own"], [index, index])
 checkpoints = Checkpointer(folder / "checkpoints")
-checkpoints.save(1, placed, {"seconds": 1.5}, 0.5)
+checkpoints.save(1, placed, {"seconds": 1.5}, (0.5,))
 checkpoints.save(2, placed, {"seconds": 2.5}, None)
 assert checkpoints.restore(abstract_state(placed))[1] == {"seconds": 2.5}
 restored, extra = checkpoints.restore(abstract_state(placed), best=True)

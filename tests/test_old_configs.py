@@ -207,7 +207,7 @@ def test_fresh_options_are_written(tmp_path):
             {"num_beams": 4},
             "generation_config.json sets num_beam_groups to 2: not supported, ignored in generation",
         ),
-        ({"temperature": 0.0}, None, "generation option temperature is 0.0; expected a number above 0; generation"),
+        ({"temperature": 0.0}, None, "generation option temperature is 0.0; expected a number above 0; these"),
         ({"num_return_sequences": 2}, None, "num_return_sequences is 2; expected 1 in greedy search"),
     ],
 )

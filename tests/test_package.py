@@ -23,11 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BLOCKED = sorted({name for packages in EXTRAS.values() for name in packages})
 BLOCKER = f"""
 import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {BLOCKED}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Blocker())
+sys.modules.update(dict.fromkeys({BLOCKED}))  # as if they were not installed
 """
 
 

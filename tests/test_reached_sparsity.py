@@ -70,11 +70,11 @@ def test_a_target_that_was_missed_is_said():
     """Gates as they begin have closed next to nothing; gates at their ends, as many as asked, miss nothing."""
     settings = Config(method="nash", prune=PruneConfig(sparsity=0.5), shorten=ShortenConfig(decoder_layers=6))
     phase = PrunePhase(settings, SPEC, random_params(SPEC), 10, None, dict)
-    gates = phase.pruner.initial_params(jax.random.key(0))["gates"]
+    gates = phase.objective.initial_params(jax.random.key(0))["gates"]
     assert "of encoder gone, 50.0% asked: more prune.epochs" in said(phase, gates)
     half = {"log_alpha": jnp.where(jnp.arange(gates["log_alpha"].size) % 2 == 0, -20.0, 20.0)}
     assert said(phase, half) == ""
 
 
 def said(phase, gates):
-    return phase.missed({"params": {"gates": gates}}, phase.pruner.final_masks(gates))
+    return phase.missed({"params": {"gates": gates}}, phase.objective.final_masks(gates))

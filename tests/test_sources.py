@@ -229,7 +229,7 @@ def test_broken_gzip(task, kind):
         b"text, not gzip",
     ):
         path.write_bytes(broken)
-        assert re.match(rf"rows\.{kind}\.gz(:\d+:)? cannot be read: .+; expected a whole ", complaint(task(path)))
+        assert re.match(rf"rows\.{kind}\.gz(:\d+:)? cannot be read: .+; expected a complete ", complaint(task(path)))
 
 
 def test_line_of_a_cut_gzip(task):

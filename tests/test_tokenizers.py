@@ -91,7 +91,7 @@ def test_broken_tokenizer(folder, tmp_path, content):
         (broken / "tokenizer.json").unlink()
     else:
         (broken / "tokenizer.json").write_text(content)
-    with pytest.raises(UserError, match=r"no tokenizer could be loaded from .*broken'.*; name one in config.task"):
+    with pytest.raises(UserError, match=r"no tokenizer could be loaded from .*broken'.*; set config.task.tokenizer"):
         load_tokenizer(str(broken))
 
 

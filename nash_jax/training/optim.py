@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from nash_jax.config.schema import TrainConfig
 from nash_jax.pruning.optimizer import pruning_optimizer
-from nash_jax.training.muon import muon
 
 if TYPE_CHECKING:
     import optax
@@ -37,6 +36,8 @@ def _model_optimizer(config: TrainConfig, num_steps: int) -> "optax.GradientTran
         rateless = optax.adafactor(None, weight_decay_rate=config.weight_decay or None)  # it decays after its own rate
         tx = optax.chain(rateless, optax.scale_by_schedule(schedule))
     elif config.optimizer == "muon":
+        from nash_jax.training.muon import muon
+
         tx = muon(
             schedule,
             weight_decay=config.weight_decay,
