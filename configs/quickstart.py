@@ -55,7 +55,7 @@ def get_config(arguments=""):
         sparsity_warmup_epochs=0.1,
         gate_learning_rate=0.1,
         freeze_embeddings=False,
-        eval_every=0.125,
+        eval_every=0.02,
     )
     config.retrain.update(
         epochs=0.25,

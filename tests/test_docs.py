@@ -164,6 +164,7 @@ def test_from_a_model_on_disk_to_a_smaller_one(run, place):
     assert len(report["params"]["kept_decoder_layers"]) == 3
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_library(run, place):
     printed = run(place, "docs/library.md")
@@ -172,6 +173,7 @@ def test_library(run, place):
     assert (place / "runs/library/report.html").exists() and (place / "runs/own_loop/spec.json").exists()
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_pages_on_the_quickstart(run, place):
     (place / "runs" / "quickstart" / "export").unlink()

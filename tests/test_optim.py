@@ -4,12 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import optax.contrib
 import pytest
 
 from nash_jax.config.schema import TrainConfig
 from nash_jax.pruning.optimizer import LAMBDA_2_FACTOR
-from nash_jax.training.muon import muon
 from nash_jax.training.optim import make_optimizer, make_schedule
 
 
@@ -49,37 +47,6 @@ def test_weight_decay_shrinks_by_the_learning_rate(optimizer):
     for step, updates in enumerate(found):
         rate = 0.1 * (1 - step / 4)
         np.testing.assert_allclose(updates["model"]["decoder"]["wi"], -rate * 0.01 * 3.0, rtol=1e-4)
-
-
-def test_muon_is_that_of_optax():
-    """Kernels of several shapes and ranks, fused ones by their parts; all else by AdamW."""
-    shapes = {
-        "qkv": (8, 3, 2, 4),
-        "kv": (8, 2, 1, 4),
-        "q": (8, 2, 4),
-        "out": (2, 4, 8),
-        "wi": (8, 2, 12),
-        "wo": (12, 8),
-    }
-    axes = {"qkv": (0, (2, 3)), "kv": (0, (2, 3)), "q": (0, (1, 2)), "out": ((0, 1), 2), "wi": (0, 2), "wo": (0, 1)}
-    rng = np.random.default_rng(0)
-    held = {
-        name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in (shapes | {"scale": (8,)}).items()
-    }
-    theirs = optax.contrib.muon(
-        optax.schedules.constant_schedule(0.1), weight_decay=0.01, adam_b2=0.98, ns_steps=3, consistent_rms=0.2,
-        muon_weight_dimension_numbers=lambda params: {
-            name: optax.contrib.MuonDimensionNumbers(*axes[name]) if name in axes else None for name in params
-        },
-    )  # fmt: skip
-    ours = muon(optax.schedules.constant_schedule(0.1), weight_decay=0.01, beta2=0.98, steps=3, rms=0.2)
-
-    def grads(step):
-        return {name: jnp.cos(value * (step + 1)) for name, value in held.items()}
-
-    found = [updates_of(tx, grads, 3, held) for tx in (ours, theirs)]
-    for own, expected in zip(*found, strict=True):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), own, expected)
 
 
 @pytest.mark.parametrize("starts", [0, 7])

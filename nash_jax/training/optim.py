@@ -1,13 +1,16 @@
 """The optimizer that a phase's config names."""
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import jax
 
 from nash_jax.config.schema import TrainConfig
 from nash_jax.pruning.optimizer import pruning_optimizer
 
 if TYPE_CHECKING:
     import optax
+    from optax.contrib import MuonDimensionNumbers
 
 
 def make_schedule(config: TrainConfig, num_steps: int) -> "optax.Schedule":
@@ -30,24 +33,43 @@ def make_schedule(config: TrainConfig, num_steps: int) -> "optax.Schedule":
 def _model_optimizer(config: TrainConfig, num_steps: int) -> "optax.GradientTransformation":
     """Clipping by global norm, then the optimizer named in the config."""
     import optax
+    from optax.contrib import muon
 
     schedule = make_schedule(config, num_steps)
     if config.optimizer == "adafactor":
         rateless = optax.adafactor(None, weight_decay_rate=config.weight_decay or None)  # it decays after its own rate
         tx = optax.chain(rateless, optax.scale_by_schedule(schedule))
     elif config.optimizer == "muon":
-        from nash_jax.training.muon import muon
-
         tx = muon(
             schedule,
             weight_decay=config.weight_decay,
-            beta2=config.beta2,
-            steps=3,  # as good as 5 here, and a third cheaper (docs/pruning.md)
-            rms=0.2,  # updates of AdamW's usual size, so that one learning rate serves both
+            adam_b2=config.beta2,
+            ns_steps=3,  # as good as 5 here, and a third cheaper (docs/pruning.md)
+            consistent_rms=0.2,  # updates of AdamW's usual size, so that one learning rate serves both
+            muon_weight_dimension_numbers=_matrices,
         )
     else:
         tx = optax.adamw(schedule, b2=config.beta2, weight_decay=config.weight_decay)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+
+
+def _matrices(params: Any) -> Any:
+    """Which parameters Muon sees as matrices, and how: input axes against output axes, fused parts apart."""
+    from optax.contrib import MuonDimensionNumbers
+
+    def numbers(path: tuple[Any, ...], leaf: jax.Array) -> "MuonDimensionNumbers | None":
+        name = str(path[-1].key)
+        kinds = {
+            "qkv": ((0,), (2, 3)),
+            "kv": ((0,), (2, 3)),
+            "q": ((0,), (1, 2)),
+            "out": ((0, 1), (2,)),
+            "wi": ((0,), (leaf.ndim - 1,)),
+            "wo": ((0,), (1,)),
+        }
+        return MuonDimensionNumbers(*kinds[name]) if name in kinds else None
+
+    return jax.tree_util.tree_map_with_path(numbers, params)
 
 
 def make_optimizer(
