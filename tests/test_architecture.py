@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -134,3 +135,16 @@ assert xla_bridge.backends_are_initialized(), "this check no longer sees backend
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_of_the_tree_has_the_rooms_in_the_order_of_their_imports():
+    lines = (ROOT / "docs" / "layout.md").read_text().splitlines()
+    first_columns = [line.split("|")[1] for line in lines if line.startswith("| `")]
+    rooms = [
+        name.removesuffix("/").removesuffix(".py") for text in first_columns for name in re.findall(r"`(.+?)`", text)
+    ]
+    assert set(rooms) == set(ALLOWED) - {"__init__"}
+    for number, room in enumerate(rooms):
+        files = [f for f in FILES if name_of(f).split("/")[0].removesuffix(".py") == room]
+        own = {name.split(".")[1] for file in files for name in imports_of(file) if name.startswith("nash_jax.")}
+        assert own <= set(rooms[: number + 1]), room

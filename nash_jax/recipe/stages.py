@@ -11,9 +11,9 @@ from typing import Any
 
 from nash_jax.errors import UserError
 from nash_jax.recipe.context import RunContext
-from nash_jax.recipe.cut import compact, shorten
+from nash_jax.recipe.final_stages import benchmark, evaluate, export
 from nash_jax.recipe.prepare_data import prepare_data
-from nash_jax.recipe.result import benchmark, evaluate, export
+from nash_jax.recipe.shrink import compact, shorten
 from nash_jax.recipe.train import finetune, prune, retrain
 from nash_jax.recipe.workdir import Workdir
 
@@ -33,7 +33,7 @@ class Stage:
     needs: tuple[str, ...] = ()
 
 
-TABLE = (
+STAGE_TABLE = (
     Stage("data", prepare_data),
     Stage("finetune", finetune, ("data",)),
     Stage("shorten", shorten, ("finetune",)),
@@ -52,7 +52,7 @@ def check_needs(chosen: Collection[str], workdir: Workdir) -> None:
     Raises:
       UserError: naming the stage and what it lacks.
     """
-    for stage in TABLE:
+    for stage in STAGE_TABLE:
         for needed in stage.needs if stage.name in chosen else ():
             if needed not in chosen and workdir.result(needed) is None:
                 raise UserError(
@@ -63,8 +63,8 @@ def check_needs(chosen: Collection[str], workdir: Workdir) -> None:
 
 def run_stages(chosen: Collection[str], context: RunContext) -> None:
     """Runs the stages asked for that are not done; models that no later stage needs are released."""
-    for number, stage in enumerate(TABLE):
+    for number, stage in enumerate(STAGE_TABLE):
         if stage.name in chosen:
             context.workdir.run(stage.name, functools.partial(stage.run, context))
-            later = (other for other in TABLE[number + 1 :] if other.name in chosen)
+            later = (other for other in STAGE_TABLE[number + 1 :] if other.name in chosen)
             context.release({needed for other in later for needed in other.needs})
