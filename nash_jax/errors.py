@@ -45,7 +45,7 @@ def require_packages(extra: str) -> None:
     """Checks that all packages of an extra are there, without importing them.
 
     Raises:
-      UserError: naming those that are not.
+      UserError: naming the missing packages.
     """
     missing = [name for name in EXTRAS[extra] if not _is_installed(name)]
     if missing:
@@ -53,7 +53,7 @@ def require_packages(extra: str) -> None:
 
 
 def missing_package(error: ModuleNotFoundError) -> UserError | None:
-    """What is said when an import fails for want of an extra; None where no extra has the module."""
+    """The message for a failed import of a package of an extra; None if no extra has the package."""
     root = (error.name or "").partition(".")[0]
     extra = next((extra for extra, packages in EXTRAS.items() if root in packages), None)
     return _not_installed(root, extra) if extra else None

@@ -293,7 +293,7 @@ ROWS = {
 FLAGS = {
     ("--num_beems=4",): "command line: Unknown command line flag 'num_beems'. Did you mean: num_beams",
     ("--typical_p=0.9",): "option typical_p of transformers is not supported; leave it out",
-    ("many",): "command line: 'many' is no flag; expected --model=…, --input=FILE, --output=FILE, --option=value",
+    ("many",): "command line: 'many' is not a flag; expected --model=…, --input=FILE, --output=FILE, --option=value",
     ("--model=",): "no --model; expected --model=FOLDER_OR_HUB_NAME --input=FILE --output=FILE",
     ("--input=",): "no --input; expected",
     ("--batch_size=0",): "--batch_size is '0'; expected a whole number, 1 or more",

@@ -49,7 +49,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     own = _define_flags(argv)
     try:
         parse_flags(own, argv, _USAGE, lambda error: _mistake(argv, file, error))
-        getattr(own["config"].value, "cells", None)  # a file that the config file could not read is told of only now
+        getattr(own["config"].value, "cells", None)  # errors of reading the config file are raised here
     except UserError:
         raise
     except Exception as error:  # whatever the config file raised
@@ -60,7 +60,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
         raise UserError("no --config", "--config=FILE", "try --config=configs/quickstart.py")
     check_config_dict(config)
     if (cell or list_cells) and "cells" not in config:
-        raise UserError(f"--cell, --list-cells: {file} is no study", "a config file that names cells")
+        raise UserError(f"--cell, --list-cells: {file} is not a study", "a config file that names cells")
     name = Path(file).stem + (f"-{variant.replace('/', '-')}" if variant else "")
     return CommandLine(config, own["workdir"].value, name, cell, list_cells)
 

@@ -69,7 +69,7 @@ class PruningRun:
             context.writers = [JsonlWriter(folder / "metrics.jsonl"), *optional_writers(folder)] if is_host0() else []
             try:
                 run_stages(chosen, context)
-            finally:  # a study goes on with another cell
+            finally:  # a study continues with another cell
                 for writer in context.writers:
                     writer.close()
             stages = self.workdir.results(STAGES)

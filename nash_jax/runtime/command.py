@@ -25,18 +25,18 @@ def parse_flags(
     Args:
       own: where the command's flags are defined.
       argv: the program's name and its arguments.
-      usage: the kinds of flags there are, for who writes a word that is none.
-      mistake: says what is wrong with a flag.
+      usage: the flags there are, for the message about a word that is not a flag.
+      mistake: makes the message about a wrong flag.
 
     Raises:
-      UserError: for a flag that is not known or has a value that it does not take, and a word that is no flag.
+      UserError: for an unknown flag, a value that a flag does not take, or a word that is not a flag.
     """
     try:
         rest = own(list(argv))
     except flags.Error as error:
         raise mistake(error) from error
     if len(rest) > 1:
-        raise UserError(f"command line: {rest[1]!r} is no flag", usage)
+        raise UserError(f"command line: {rest[1]!r} is not a flag", usage)
 
 
 def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: str, less_memory: str) -> int:

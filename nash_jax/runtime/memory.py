@@ -1,4 +1,4 @@
-"""How freed memory is kept for the next step."""
+"""Freed memory is kept for the next step."""
 
 import ctypes
 import sys
@@ -9,11 +9,14 @@ _MIB = 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Lets glibc's malloc keep what is freed, instead of giving it back to the system; whether it does.
+    """Lets glibc's malloc keep what is freed, instead of returning it to the system.
 
     XLA's CPU programs allocate their buffers anew at each call. By default glibc maps large ones from the system and
     unmaps them when they are freed, so that every step touches fresh pages, which the kernel must clear first. The
     process keeps its greatest size in return. Elsewhere than on Linux with glibc nothing happens.
+
+    Returns:
+      Whether malloc took the options.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""How far a long stage is."""
+"""Progress of a long stage."""
 
 import sys
 import time
@@ -7,18 +7,18 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-ENOUGH = 5  # updates that a remaining time is told from, at least
+ENOUGH = 5  # updates, at least, before a remaining time is shown
 _EVERY = 10.0  # seconds between plain lines
 
 
 class Progress:
-    """A bar on a terminal, a plain line now and then elsewhere, with the time left once it can be told.
+    """A bar on a terminal, a plain line now and then elsewhere, with the remaining time once it can be estimated.
 
     Args:
-      phase: what goes on.
+      phase: name of what is running.
       total: steps in all.
       start: steps done before.
-      stream: where to say it; stderr when left out.
+      stream: where to write; stderr when left out.
       unit: what a step is.
       clock: seconds, to be replaced in tests.
     """
@@ -41,7 +41,7 @@ class Progress:
     def update(self, step: int, describe: Callable[[], str] = str, *, typical: bool = True) -> None:
         """Step `step` is done; `describe` is called when something is shown.
 
-        Not `typical` is what took long for once, to compile: it says nothing of the time that is left.
+        An update that is not `typical` took long because it compiled: it is left out of the remaining time.
         """
         now = self._clock()
         self._pace.add(step, now, typical)
@@ -55,7 +55,7 @@ class Progress:
             self._said = now
 
     def _text(self, step: int, describe: Callable[[], str]) -> str:
-        """The time left, if it can be told, and what `describe` says."""
+        """The remaining time, if it can be estimated, and what `describe` returns."""
         seconds = self._pace.left(self.total - step)
         left = "" if seconds is None else f"{seconds:.0f} s left"
         return ", ".join(part for part in (left, describe()) if part)
@@ -66,7 +66,7 @@ class Progress:
 
 
 class _Pace:
-    """Seconds a step, of the steps that say something of others."""
+    """Seconds a step, over the typical steps."""
 
     def __init__(self, step: int, now: float) -> None:
         self._step, self._now = step, now
@@ -81,7 +81,7 @@ class _Pace:
         self._step, self._now = step, now
 
     def left(self, steps: int) -> float | None:
-        """Seconds that so many more steps take; None while that cannot be told."""
+        """Estimated seconds for this many more steps; None before enough steps were seen."""
         if steps == 0:
             return 0.0
         return steps * self._seconds / self._steps if self._updates >= ENOUGH else None
