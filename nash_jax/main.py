@@ -35,10 +35,10 @@ def run(argv: Sequence[str]) -> None:
     from nash_jax.report.console import places, summary
     from nash_jax.runtime.multihost import is_host0
 
-    run = make_run(config, line.workdir, line.name)
-    report = run.run()
+    chosen = make_run(config, line.workdir, line.name)
+    report = chosen.run()
     if is_host0():
-        print(summary(report), places(run.workdir.folder), sep="\n")
+        print(summary(report), places(chosen.workdir.folder), sep="\n")
 
 
 def _run_study(argv: Sequence[str], line: "CommandLine") -> None:

@@ -31,9 +31,9 @@ _NUMBERS = {"batch_size": 8, "source": 128, "target": 32, "runs": 10}  # flag â†
 def make_steps(spec: ModelSpec) -> dict[str, tuple[Any, Any]]:
     """Returns {"finetune", "prune"} â†’ (step, state), with the same random weights and AdamW."""
     model, params = build(spec), random_params(spec, scale=0.05)
-    pruner = PruningObjective(make_gates(spec), make_constraints(spec, {"encoder": 0.3}), 0, 100)
+    objective = PruningObjective(make_gates(spec), make_constraints(spec, {"encoder": 0.3}), 0, 100)
     plain, joint = make_optimizer(TrainConfig(), 1000), make_optimizer(PruneConfig(), 1000)
-    extra = pruner.initial_params(jax.random.key(0))
+    extra = objective.initial_params(jax.random.key(0))
 
     def fresh() -> dict[str, Any]:
         return {"model": jax.tree.map(jnp.array, params)}
@@ -41,7 +41,7 @@ def make_steps(spec: ModelSpec) -> dict[str, tuple[Any, Any]]:
     return {
         "finetune": (make_step(StudentLoss(model, DistillConfig()), plain), make_state(fresh(), plain, 0)),
         "prune": (
-            make_step(StudentLoss(model, DistillConfig(), objective=pruner), joint),
+            make_step(StudentLoss(model, DistillConfig(), objective=objective), joint),
             make_state(fresh() | extra, joint, 0),
         ),
     }
