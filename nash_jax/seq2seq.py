@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from nash_jax.generation.batching import generate_batches, group_by_input
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import check_inputs
 from nash_jax.generation.options import GenerationOptions
-from nash_jax.runtime.files import clear_folder
-from nash_jax.runtime.multihost import barrier, is_host0
+from nash_jax.runtime.multihost import is_host0
+from nash_jax.runtime.output_folder import complete_save, fill_folder
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import check_shapes
 
@@ -116,40 +115,44 @@ class Seq2Seq:
         return input_ids, mask
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes an export atomically: spec.json, Orbax parameters, generation_config.json, tokenizer."""
+        """Writes an export: spec.json, Orbax parameters, generation_config.json, tokenizer.
 
-        def write(partial: Path) -> None:
+        All of its files appear, or none. Files in the folder that no save wrote stay as they are; an earlier save's are
+        replaced. All processes of a run must call it.
+
+        Args:
+          folder: created if missing; `~` and symbolic links are followed.
+
+        Raises:
+          UserError: if the folder cannot be written, or another program's file has the name of one to write.
+        """
+        with fill_folder(folder) as new:
             if is_host0():
-                (partial / "spec.json").write_text(self.spec.to_json())
-                (partial / GENERATION_FILE).write_text(json.dumps(self.generation.to_dict(), indent=1))
-            save_tree(partial / "params", self.params)
-
-        self._save(Path(folder), write)
+                (new / "spec.json").write_text(self.spec.to_json(), encoding="utf-8")
+                (new / GENERATION_FILE).write_text(json.dumps(self.generation.to_dict(), indent=1), encoding="utf-8")
+                self._write_tokenizer(new)
+            save_tree(new / "params", self.params)
 
     def save_hf(self, folder: str | os.PathLike[str]) -> None:
         """Writes a folder that `transformers` loads; a ragged model is padded with zeros to uniform layers.
 
+        The folder is treated as by `save`.
+
+        Args:
+          folder: as of `save`.
+
         Raises:
-          UserError: if the family's class in transformers cannot express the model.
+          UserError: if the family's class in transformers cannot express the model, and as `save`.
         """
-
-        def write(partial: Path) -> None:
-            if is_host0():
-                hf.write_hf(partial, self.spec, self.params, self.generation.to_dict())
-
         hf.check_expressible(self.spec)  # raises in all processes, so that none waits for another
-        self._save(Path(folder), write)
+        with fill_folder(folder) as new:
+            if is_host0():
+                hf.write_hf(new, self.spec, self.params, self.generation.to_dict())
+                self._write_tokenizer(new)
 
-    def _save(self, folder: Path, write: Any) -> None:
-        """Writes to a temporary folder and renames it. All processes of a run call this; one of them writes."""
-        partial = clear_folder(folder.with_name(folder.name + ".partial"))
-        write(partial)
-        if is_host0():
-            if self.tokenizer is not None:
-                save_tokenizer(self.tokenizer, partial)
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-        barrier(f"saved {folder.name}")
+    def _write_tokenizer(self, folder: Path) -> None:
+        if self.tokenizer is not None:
+            save_tokenizer(self.tokenizer, folder)
 
 
 def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
@@ -168,6 +171,7 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         folder = fetch_model(str(name), HUB_FILES)
+    complete_save(folder)
     if (folder / "spec.json").exists():
         spec, params = _load_export(folder)
     else:

@@ -102,13 +102,20 @@ def test_write_text_writes_beside_and_renames(tmp_path):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "done"
     write_text(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_text(path, "half \ud800")  # no UTF-8: fails within the write
+    (tmp_path / f".done.{socket.gethostname()}.nash_jax").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_text(path, "new")
     assert path.read_text() == "old"
 
 
+def test_half_a_surrogate_pair_is_written_as_its_escape(tmp_path):
+    """JSON reads it back."""
+    write_text(tmp_path / "done", json.dumps({"text": "a\ud800"}, ensure_ascii=False))
+    assert json.loads((tmp_path / "done").read_text()) == {"text": "a\ud800"}
+
+
 def test_what_a_killed_write_left_is_written_over(tmp_path):
-    (tmp_path / f"done.{socket.gethostname()}.partial").write_text("a long text that a killed run left")
+    (tmp_path / f".done.{socket.gethostname()}.nash_jax").write_text("a long text that a killed run left")
     write_text(tmp_path / "done", "{}")
     assert (tmp_path / "done").read_text() == "{}"
     assert [p.name for p in tmp_path.iterdir()] == ["done"]

@@ -147,7 +147,7 @@ def test_files_hold_what_was_measured(records, tmp_path):
     check_averages(tmp_path / "tables")
     check_markdown((tmp_path / "tables/combined.md").read_text())
     assert json.loads((tmp_path / "study.json").read_text()) == {"name": "s", "states": STATES, "records": records}
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.nash_jax"))
 
 
 def check_cells(folder, records):

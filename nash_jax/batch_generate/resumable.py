@@ -59,6 +59,7 @@ class ResumableFile:
         with file, self._locked():
             with _writing(self.partial):
                 if os.fstat(file.fileno()).st_size == 0:  # no results yet, so no results can be lost
+                    self._check_record()
                     _write_whole(self.record, [json.dumps(self.settings, indent=1)])
                 self._compare(self.partial)
                 results = PartialResults(self.partial, file)
@@ -76,6 +77,15 @@ class ResumableFile:
             yield
         finally:
             lock.release()
+
+    def _check_record(self) -> None:
+        """Refuses a settings file that another program wrote: it would be replaced."""
+        try:
+            ours = not self.record.exists() or self.settings.keys() & dict(json.loads(self.record.read_text())).keys()
+        except (ValueError, TypeError):
+            ours = False
+        if not ours:
+            raise UserError(f"{self.record} was not written by nash_jax", "no such file", "name another --output")
 
     def _compare(self, holder: Path) -> None:
         """Checks that existing results have the same settings."""
@@ -159,7 +169,7 @@ def _write_whole(path: Path, lines: Iterable[str]) -> None:
 
     Half a surrogate pair, which UTF-8 cannot encode, is written as JSON's escape sequence.
     """
-    beside = path.with_name(f"{path.name}.whole")
+    beside = path.with_name(f".{path.name}.nash_jax")
     with beside.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.writelines(f"{line}\n" for line in lines)
         file.flush()

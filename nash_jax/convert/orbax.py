@@ -11,10 +11,10 @@ from nash_jax.errors import UserError
 
 
 def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
-    """Writes one tree of arrays atomically. All processes of a run must call it."""
+    """Writes one tree of arrays to a new folder, atomically. All processes of a run must call it."""
     from orbax.checkpoint import v1 as ocp  # here and below: half a second to import
 
-    ocp.save(os.path.abspath(folder), jax.tree.map(np.asarray, tree), overwrite=True)
+    ocp.save(os.path.abspath(folder), jax.tree.map(np.asarray, tree))
 
 
 def load_tree(folder: str | os.PathLike[str]) -> Any:

@@ -13,8 +13,8 @@ from nash_jax.evaluation.row_subsets import check_subsets
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.initial_model import fresh_spec
 from nash_jax.recipe.layer_importance import find_candidates
-from nash_jax.runtime.files import clear_folder
 from nash_jax.runtime.multihost import barrier, is_host0
+from nash_jax.runtime.output_folder import fill_folder
 from nash_jax.spec import ModelSpec
 
 
@@ -25,9 +25,11 @@ def prepare_data(context: RunContext, folder: Path) -> dict[str, Any]:
         check_subsets(task.metric, rows[split])
     given = context.given
     tokenizer = choose_tokenizer(task, given.tokenizer if given else None, rows["train"])
-    own, summary = clear_folder(folder / "tokenizer"), dict[str, Any]()
+    with fill_folder(folder / "tokenizer") as own:
+        if is_host0():
+            save_tokenizer(tokenizer, own)
+    summary = dict[str, Any]()
     if is_host0():
-        save_tokenizer(tokenizer, own)
         summary = summarize_data(rows, tokenizer, task, folder, context.data_issues)
         print(*format_summary(summary), sep="\n", file=sys.stderr, flush=True)
     barrier("tokenized")  # the other processes read what host 0 wrote

@@ -11,10 +11,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from nash_jax.config.schema import STAGES
 from nash_jax.errors import UserError
 from nash_jax.runtime.files import write_text
 from nash_jax.runtime.locks import LockedError, acquire, make_lock
 from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
+from nash_jax.runtime.output_folder import resolve_folder
+
+
+WORKDIR_VERSION = 1
+_VERSION_KEY = "nash_jax_workdir"  # first key of the settings file: what tells it from another program's config.json
+_RUN_FILES = (
+    *STAGES, "cells", "teachers", "tables", "metrics.jsonl", "report.json", "report.html", "study.json",
+)  # fmt: skip
 
 
 class Workdir:
@@ -29,13 +38,36 @@ class Workdir:
     def __init__(
         self, folder: str | Path, config: dict[str, Any], shared: Mapping[str, "Workdir"] | None = None
     ) -> None:
+        resolve_folder(folder)  # refuses what is no folder
         self.folder, self.shared = Path(folder).expanduser(), shared or {}
-        self.config = json.loads(json.dumps(config))
+        self.config = json.loads(json.dumps({_VERSION_KEY: WORKDIR_VERSION} | config))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not self._is_begun():
+                self._check_origin()
             self._claim(own=False)
         except OSError as error:
             raise UserError(f"workdir {folder} cannot be written: {error.strerror}", "a folder to write to") from error
+
+    def _is_begun(self) -> bool:
+        """Whether a run has done a stage here, or is in the middle of its first."""
+        return any(self.folder.glob("*/done")) or any(self.folder.glob("*/checkpoints"))
+
+    def _check_origin(self) -> None:
+        """Refuses a folder in which files of another program have the names that a run would write."""
+        settings = self.folder / "config.json"
+        if settings.exists():
+            text = settings.read_text(encoding="utf-8", errors="replace")
+            foreign = [settings] if text and f'"{_VERSION_KEY}"' not in text[:100] else []
+        else:
+            foreign = [self.folder / name for name in _RUN_FILES if (self.folder / name).exists()]
+            foreign = [] if settings.exists() else foreign  # another process has just begun this run
+        if foreign:
+            raise UserError(
+                f"{foreign[0]} was not written by this version of nash_jax",
+                "a new folder, or that of an earlier run",
+                "name another --workdir",
+            )
 
     def _claim(self, own: bool) -> None:
         """Refuses a folder where a stage is done with other settings; writes the settings where none is done.
@@ -44,12 +76,12 @@ class Workdir:
           own: whether this process has the lock; until then, settings that are there may be those of who has it.
         """
         path = self.folder / "config.json"
-        if any(self.folder.glob("*/done")) or any(self.folder.glob("*/checkpoints")):
+        if self._is_begun():
             self._compare(_read_settings(path))
         elif own and is_host0():
             write_text(path, json.dumps(self.config, indent=1))
         elif is_host0():
-            with suppress(FileExistsError), path.open("x") as file:
+            with suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
                 json.dump(self.config, file, indent=1)
 
     def _compare(self, first: dict[str, Any]) -> None:

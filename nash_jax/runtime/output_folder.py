@@ -1,0 +1,226 @@
+"""Folders that a save fills: all of its files or none, and nothing that someone else put there is changed.
+
+FOLDER/nash_jax.json   the manifest: the files that were saved there, with sizes and SHA-256; written last
+FOLDER/.nash_jax/      exists while a save runs: its lock, and the new files in `new`, renamed to `commit` when complete
+
+A process that is killed before the rename leaves the folder as it was; after it, the next reader or writer of the
+folder completes the save.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from nash_jax.errors import UserError
+from nash_jax.runtime.locks import LockedError, acquire, make_lock
+from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
+
+MANIFEST = "nash_jax.json"
+MANIFEST_VERSION = 1
+_STAGING = ".nash_jax"
+
+
+def resolve_folder(folder: Any) -> Path:
+    """Returns the absolute path of a folder to write to: `~` and symbolic links are followed.
+
+    Raises:
+      UserError: for something that is no path, or a path that leads to something other than a folder.
+    """
+    if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
+        raise UserError(f"the folder is {folder!r}", "a path")
+    if "://" in os.fsdecode(folder):
+        raise UserError(f"{folder} is not a local folder", "a path", "write to a local folder, or mount that storage")
+    try:
+        found = Path(os.fsdecode(folder)).expanduser().resolve()
+        wrong = found.exists() and not found.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unknown user, a NUL character
+        raise UserError(f"{folder!r} is no path: {error}", "a folder to write to") from error
+    if wrong:
+        raise UserError(f"{folder} is not a folder", "a folder to write to")
+    return found
+
+
+@contextlib.contextmanager
+def fill_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives an empty folder to write to; at the end of the block its files replace those of an earlier save.
+
+    All processes of a run enter the block; what only one of them should write is up to the caller.
+
+    Args:
+      folder: created if missing. Files in it that no save wrote stay as they are.
+
+    Yields:
+      The folder to write to.
+
+    Raises:
+      UserError: if a file of another origin is in the way, another process saves there, or it cannot be written. The
+        folder is then as it was.
+    """
+    target = resolve_folder(folder)
+    new = target / _STAGING / "new"
+    with _saying(target):
+        made, lock = _missing_folders(target), None
+        try:
+            lock = _begin(target, new) if is_host0() else None
+            barrier(f"begin {target.name}")
+            yield new
+            barrier(f"written {target.name}")
+            in_the_way = broadcast_from_host0(_foreign_files(target, new) if is_host0() else None)
+            if in_the_way:
+                raise UserError(
+                    f"{target / in_the_way[0]} was not written by nash_jax",
+                    "a new folder, or that of an earlier save",
+                    "name another folder or move that file away",
+                )
+            if is_host0():
+                _write_manifest(new)
+                new.rename(new.with_name("commit"))
+                _complete(target)
+        finally:
+            if lock is not None:
+                _end(target, lock)
+            if is_host0():
+                _remove_empty(made)
+    barrier(f"saved {target.name}")
+
+
+def complete_save(folder: Path) -> None:
+    """Completes a save into this folder that was interrupted after all of its files had been written.
+
+    Raises:
+      UserError: if the folder cannot be written.
+    """
+    if not (folder / _STAGING / "commit").is_dir() or not is_host0():
+        return
+    with _saying(folder):
+        lock = make_lock(folder / _STAGING / "lock")
+        acquire(lock, lambda: f"waiting for the process that saves to {folder} …")
+        try:
+            _complete(folder)
+        finally:
+            _end(folder, lock)
+
+
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Returns the files that a save wrote to a folder: relative path → {"size": bytes, "sha256": hexadecimal}.
+
+    Empty without a manifest, and for a file of this name that is not one.
+    """
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = {name: dict(entry) for name, entry in found["files"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
+    return files if found.get("manifest_version") == MANIFEST_VERSION else {}
+
+
+def _begin(target: Path, new: Path) -> FileLock:
+    """Takes the lock of a folder and prepares an empty folder for the new files."""
+    staging = new.parent
+    if staging.exists() and not (staging / "lock").exists() and any(staging.iterdir()):
+        raise UserError(f"{staging} was not written by nash_jax", "no such name", "move it away")
+    staging.mkdir(parents=True, exist_ok=True)
+    lock = make_lock(staging / "lock")
+    if not acquire(lock):
+        raise LockedError(f"{target} is being written by another process", do="wait, or stop it")
+    _complete(target)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    return lock
+
+
+def _foreign_files(target: Path, new: Path) -> list[str]:
+    """Paths that the new files need and that hold something that no save wrote."""
+    ours, found = read_manifest(target), []
+    for name in [*_files(new), MANIFEST]:
+        parents = [target / parent for parent in list(Path(name).parents)[:-1]]
+        blocked = [p for p in parents if os.path.lexists(p) and (p.is_symlink() or not p.is_dir())]
+        if blocked:
+            found.append(str(blocked[0].relative_to(target)))
+        elif os.path.lexists(target / name) and name not in ours and not (name == MANIFEST and ours):
+            found.append(name)
+    return found
+
+
+def _write_manifest(new: Path) -> None:
+    from nash_jax import __version__
+
+    files = {name: _entry(new / name) for name in _files(new)}
+    content = {"manifest_version": MANIFEST_VERSION, "written_by": f"nash_jax {__version__}", "files": files}
+    (new / MANIFEST).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _files(folder: Path) -> list[str]:
+    """Relative paths of all files below a folder, in order."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+
+
+def _complete(target: Path) -> None:
+    """Moves the files of a finished `commit` to their places, the manifest last; does nothing without one."""
+    commit = target / _STAGING / "commit"
+    if not commit.is_dir():
+        return
+    new = read_manifest(commit)
+    if new:  # else the manifest has been moved, and with it all
+        _remove_stale(target, new)
+        for name in [*new, MANIFEST]:
+            if (commit / name).exists():  # else it was moved before an interruption
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                (commit / name).replace(target / name)
+    shutil.rmtree(commit)
+
+
+def _remove_stale(target: Path, new: Mapping[str, Any]) -> None:
+    """Removes files of the earlier save that the new one does not have, unless they were changed since."""
+    for name, entry in read_manifest(target).items():
+        path = target / name
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        if name in new or not inside or not path.is_file() or path.is_symlink() or _entry(path) != entry:
+            continue
+        path.unlink()
+        _remove_empty([target / parent for parent in list(Path(name).parents)[:-1]])
+
+
+def _missing_folders(target: Path) -> list[Path]:
+    """The folders that have to be created for a folder to exist, innermost first."""
+    return [path for path in (target, *target.parents) if not path.exists()]
+
+
+def _end(target: Path, lock: FileLock) -> None:
+    """Removes what a save needed while it ran, and releases its lock."""
+    staging = target / _STAGING
+    shutil.rmtree(staging / "new", ignore_errors=True)
+    if not (staging / "commit").exists():
+        (staging / "lock").unlink(missing_ok=True)
+        _remove_empty([staging])
+    lock.release()
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Removes folders in this order, except those that hold anything."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+@contextlib.contextmanager
+def _saying(target: Path) -> Iterator[None]:
+    """Turns an error of the file system into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{target} cannot be written: {error.strerror or error}", "a folder to write to and room in it"
+        ) from error
