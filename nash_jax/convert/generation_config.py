@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.convert.hf import fill_defaults, read_json
-from nash_jax.errors import UserError
-from nash_jax.generation.options import GenerationOptions, options_from_files, unsupported_fields
+from nash_jax.generation.options import GenerationOptions, options_from_files, unsupported_fields, unusable_fields
 
 GENERATION_FILE = "generation_config.json"
 
@@ -14,8 +13,8 @@ def load_generation_options(folder: Path) -> GenerationOptions:
     """Returns the generation defaults in a folder of the hub's layout, or in an export.
 
     Without `generation_config.json`, the fields are read from `config.json`, where old checkpoints have them, with the
-    defaults of its class. Fields that are not supported are ignored with a printed note, so that the model can still be
-    pruned and evaluated.
+    defaults of its class. Fields that are not supported, and values that cannot be used, are ignored one by one with a
+    printed note, so that the model can still be pruned and evaluated.
 
     Raises:
       UserError: for a file that is not JSON.
@@ -25,11 +24,11 @@ def load_generation_options(folder: Path) -> GenerationOptions:
     for name, value in refused.items():
         print(f"note: {file} sets {name} to {value!r}: not supported, ignored in generation")
     known = {name: value for name, value in fields.items() if name not in refused}
-    try:
-        return options_from_files(known, {}) if file.name == GENERATION_FILE else options_from_files(None, known)
-    except UserError as error:
-        print(f"note: {folder}: {error}; these generation defaults are ignored")
-        return GenerationOptions()
+    wrong = unusable_fields(known)
+    for name, reason in wrong.items():
+        print(f"note: {file}: {reason}; {name} is ignored in generation")
+    known = {name: value for name, value in known.items() if name not in wrong}
+    return options_from_files(known, {}) if file.name == GENERATION_FILE else options_from_files(None, known)
 
 
 def _fields(folder: Path) -> tuple[Path, dict[str, Any]]:

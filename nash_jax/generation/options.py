@@ -71,6 +71,12 @@ def _read_one_or_more(value: Any) -> tuple[int, ...]:
     return _read_nonempty(value if isinstance(value, list | tuple) else [value])
 
 
+def _read_lone(value: Any) -> int:
+    """An id, or a list of one id as in files of some tools; transformers forces it as well."""
+    (found,) = _read_one_or_more(value)
+    return int(found)
+
+
 def _read_bool(value: Any) -> bool:
     _require(isinstance(value, bool))
     return value
@@ -118,7 +124,7 @@ _FIELD_TYPES: dict[str, _FieldType] = {
     "bad_words_ids": _FieldType(
         lambda value: _read_list(value, _read_nonempty), "a list of non-empty lists of token ids"
     ),
-    "forced_bos_token_id": _ID,
+    "forced_bos_token_id": _FieldType(_read_lone, "a token id"),
     "forced_eos_token_id": _ONE_OR_MORE_IDS,
     "suppress_tokens": _IDS,
     "begin_suppress_tokens": _IDS,
@@ -270,6 +276,7 @@ class GenerationOptions:
         return {name: _to_json(name, value) for name, value in values.items() if value != _DEFAULTS[name]}
 
 
+_DEPENDENT = ("num_return_sequences", "forced_bos_token_id", "forced_eos_token_id")  # valid or not depending on others
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(GenerationOptions)}
 
 
@@ -340,6 +347,24 @@ def unsupported_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: fields[name] for name, neutral in UNSUPPORTED_FIELDS.items() if fields.get(name) not in (None, neutral)
     }
+
+
+def unusable_fields(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the options in a file whose values cannot be used → why; without them, the rest can be.
+
+    Args:
+      fields: fields of a `generation_config.json` or an old `config.json`; others than options are not looked at.
+    """
+    wrong: dict[str, str] = {}
+    usable: dict[str, Any] = {}
+    for name in sorted(_FIELD_TYPES, key=lambda name: name in _DEPENDENT):
+        given = {name: fields[name]} if fields.get(name) is not None else {}
+        try:
+            GenerationOptions(**usable, **given)
+            usable |= given
+        except UserError as error:
+            wrong[name] = str(error)
+    return wrong
 
 
 def _refuse_unsupported(fields: Mapping[str, Any], source: str) -> None:
