@@ -13,6 +13,7 @@ from nash_jax.convert import hf
 from nash_jax.convert.generation_config import GENERATION_FILE, load_generation_options
 from nash_jax.convert.orbax import load_tree, save_tree
 from nash_jax.data.hub import fetch_model
+from nash_jax.data.special_tokens import fill_special_tokens
 from nash_jax.data.tokenizers import HUB_FILES, has_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.generation.batching import generate_batches, group_by_input
@@ -176,7 +177,7 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
         spec, params = _load_export(folder)
     else:
         spec, params = hf.load_hf(folder)
-    tokenizer = load_tokenizer(str(folder)) if has_tokenizer(folder) else None
+    tokenizer = fill_special_tokens(load_tokenizer(str(folder)), spec) if has_tokenizer(folder) else None
     return Seq2Seq(spec, params, tokenizer, dtype, load_generation_options(folder))
 
 

@@ -50,7 +50,9 @@ def test_files_of_others_stay(save, tmp_path):
     for _ in range(2):
         getattr(MODEL, save)(tmp_path)
     assert before.items() <= contents(tmp_path).items() and not (tmp_path / ".nash_jax").exists()
-    np.testing.assert_array_equal(nash_jax.load(tmp_path).params["shared"]["embedding"], MODEL.params["shared"]["embedding"])
+    np.testing.assert_array_equal(
+        nash_jax.load(tmp_path).params["shared"]["embedding"], MODEL.params["shared"]["embedding"]
+    )
     for name, entry in read_manifest(tmp_path).items():
         written = (tmp_path / name).read_bytes()
         assert entry == {"size": len(written), "sha256": hashlib.sha256(written).hexdigest()}

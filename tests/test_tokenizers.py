@@ -2,13 +2,25 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from commands import LIMIT
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from nash_jax.data.tokenizers import EOS, PAD, UNKNOWN, build_pronunciation_tokenizer, load_tokenizer, save_tokenizer
+from nash_jax.config.schema import TaskConfig
+from nash_jax.data.tokenizers import (
+    EOS,
+    PAD,
+    UNKNOWN,
+    build_pronunciation_tokenizer,
+    choose_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+)
 from nash_jax.errors import UserError
 
 ROWS = [
@@ -96,10 +108,70 @@ def test_broken_tokenizer(folder, tmp_path, content):
 
 
 @pytest.mark.parametrize("lacking", ["pad_token", "eos_token"])
-def test_tokens_that_a_model_needs(tmp_path, lacking):
+def test_tokens_that_training_needs(tmp_path, lacking):
+    """A tokenizer without them loads; a run takes them from the model, and is refused without one."""
     words = Tokenizer(models.WordLevel({PAD: 0, EOS: 1, UNKNOWN: 2}, unk_token=UNKNOWN))
     tokens = {"pad_token": PAD, "eos_token": EOS, "unk_token": UNKNOWN}
     del tokens[lacking]
     PreTrainedTokenizerFast(tokenizer_object=words, **tokens).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=f"the tokenizer .* has no {lacking}; expected one made for an encoder-decoder"):
+    task = TaskConfig(source="files", tokenizer=str(tmp_path))
+    with pytest.raises(UserError, match=f"the tokenizer has no {lacking}, and neither has a model that comes with it"):
+        choose_tokenizer(task, None, ROWS)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 791656\n"
+
+
+@pytest.mark.parametrize("name", ["spiece.model", "tokenizer.json", "vocab.json"])
+def test_a_pointer_of_git_lfs(tmp_path, name):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(UserError, match=rf"{name} is a pointer of Git LFS; expected the file itself; git lfs pull in "):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def spiece(tmp_path_factory):
+    """A SentencePiece file as T5's, trained here."""
+    sentencepiece = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
+    path = tmp_path_factory.mktemp("spiece") / "spiece.model"
+    texts = ["the cat sat on the mat", "a dog barks at night", "birds sing in the morning"] * 20
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=str(path.with_suffix("")), vocab_size=60, pad_id=0, eos_id=1,
+        unk_id=2, bos_id=-1, minloglevel=2, hard_vocab_limit=False,
+    )  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize(
+    ("config", "own"),
+    [
+        ({"model_type": "t5"}, None),
+        (None, None),
+        ({"model_type": "mt5"}, {"tokenizer_class": "MT5Tokenizer"}),  # no longer a class
+        ({"model_type": "t5"}, {"tokenizer_class": "T5TokenizerFast"}),
+        (None, {"tokenizer_class": "PreTrainedTokenizerFast"}),
+        ({"model_type": "umt5"}, {"tokenizer_class": "TokenizersBackend"}),
+    ],
+)
+def test_from_a_sentencepiece_file_alone(spiece, tmp_path, config, own):
+    """Whatever class is named beside it: transformers 5 has fewer."""
+    shutil.copy(spiece, tmp_path)
+    for name, content in (("config.json", config), ("tokenizer_config.json", own)):
+        if content is not None:
+            (tmp_path / name).write_text(json.dumps(content))
+    tokenizer = load_tokenizer(str(tmp_path))
+    ids = tokenizer("the cat")["input_ids"]
+    assert ids[-1] == tokenizer.eos_token_id == 1 and tokenizer.unk_token_id == 2 not in ids
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "the cat"
+
+
+def test_transformers_says_nothing_beside_our_message(tmp_path):
+    """No advice to install PyTorch, no note on another class, no traceback."""
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "MT5Tokenizer"}))
+    (tmp_path / "spiece.model").write_bytes(b"not a model")
+    code = "import sys\nfrom nash_jax.data.tokenizers import load_tokenizer\nfrom nash_jax.errors import UserError\n"
+    code += "try: load_tokenizer(sys.argv[1])\nexcept UserError as error: print(error)"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=LIMIT)
+    assert done.stderr == "" and done.stdout.count("\n") == 1
+    assert "which has ['spiece.model', 'tokenizer_config.json']" in done.stdout

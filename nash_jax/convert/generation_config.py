@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from nash_jax.convert.hf import fill_defaults, read_json
+from nash_jax.convert.hf import fill_defaults
 from nash_jax.generation.options import GenerationOptions, options_from_files, unsupported_fields, unusable_fields
+from nash_jax.runtime.files import read_json
 
 GENERATION_FILE = "generation_config.json"
 

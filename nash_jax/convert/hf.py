@@ -22,6 +22,8 @@ from nash_jax.convert.weights import read_weights
 from nash_jax.errors import UserError
 from nash_jax.models.head import untie_head
 from nash_jax.models.positions import sinusoids
+from nash_jax.runtime.files import read_json
+from nash_jax.runtime.quiet import quiet_transformers
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import check_shapes, count_params, flatten, unflatten
 
@@ -68,28 +70,12 @@ def fill_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Fields that the class derives from others or overrides are not added.
     """
-    from transformers import CONFIG_MAPPING
+    with quiet_transformers():
+        from transformers import CONFIG_MAPPING
 
     derived = ("num_decoder_layers", "decoder_vocab_size", "tie_word_embeddings", "scale_decoder_outputs")
     defaults = CONFIG_MAPPING[config["model_type"]]().to_dict()
     return {name: value for name, value in defaults.items() if name not in derived} | dict(config)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object from a model's folder.
-
-    Raises:
-      UserError: if the file is missing or does not contain a JSON object.
-    """
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path.parent} has no {path.name}", "a folder in the hub's layout") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}", "the settings of a model")
-    return found
 
 
 def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:

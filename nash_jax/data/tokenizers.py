@@ -7,23 +7,30 @@ from typing import Any
 
 from nash_jax.config.schema import TaskConfig
 from nash_jax.data.hub import fetch_repository, first_line
+from nash_jax.data.special_tokens import check_first_rows, check_special_tokens, fill_special_tokens
 from nash_jax.errors import UserError
+from nash_jax.runtime.files import check_not_pointer, read_json
+from nash_jax.runtime.quiet import quiet_transformers
 from nash_jax.spec import ModelSpec
 
 HUB_FILES = ("*.json", "*.txt", "*.model", "*.spm")  # patterns of a tokenizer's files on the hub
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
-def choose_tokenizer(task: TaskConfig, of_checkpoint: Any | None, rows: list[dict[str, Any]]) -> Any:
+def choose_tokenizer(
+    task: TaskConfig, of_checkpoint: Any | None, rows: list[dict[str, Any]], spec: ModelSpec | None = None
+) -> Any:
     """Returns the task's tokenizer, or the checkpoint's, or one built from the rows of the pronunciation task.
 
     Args:
       task: may name a tokenizer.
       of_checkpoint: tokenizer of the checkpoint, or None.
       rows: training rows; for other tasks any rows, used to check that texts end with EOS.
+      spec: of the checkpoint, or None; a tokenizer that lacks the padding or EOS token gets it from there.
 
     Raises:
-      UserError: if there is no tokenizer, or it does not end texts with EOS.
+      UserError: if there is no tokenizer, it does not end texts with EOS, or the first rows have tokens that the
+        checkpoint does not have.
     """
     if task.tokenizer:
         tokenizer = load_tokenizer(task.tokenizer)
@@ -33,9 +40,10 @@ def choose_tokenizer(task: TaskConfig, of_checkpoint: Any | None, rows: list[dic
         tokenizer = build_pronunciation_tokenizer(rows)
     else:
         raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init with a tokenizer")
-    ids = tokenizer(rows[0]["source"])["input_ids"]
-    if tokenizer.eos_token_id not in ids[-2:]:  # mBART's tokenizer appends the language id after EOS
-        raise UserError(f"the tokenizer ends a text with id {ids[-1]}", f"EOS, {tokenizer.eos_token_id}")
+    if spec is not None:
+        fill_special_tokens(tokenizer, spec)
+        check_first_rows(tokenizer, spec, rows)
+    check_special_tokens(tokenizer, rows[0]["source"])
     return tokenizer
 
 
@@ -47,41 +55,44 @@ def tokenizer_content(tokenizer: Any) -> dict[str, Any]:
     return json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # these two depend on the last call
 
 
-def check_vocabulary(tokenizer: Any, spec: ModelSpec) -> None:
-    """Checks that the model's input and output vocabularies contain all tokens.
-
-    Raises:
-      UserError: if they do not.
-    """
-    known = min(spec.vocab_size, spec.source_vocab_size)
-    if len(tokenizer) > known:
-        raise UserError(f"the tokenizer has {len(tokenizer)} tokens, the model {known}", "a tokenizer that fits")
-
-
 def load_tokenizer(name: str) -> Any:
-    """Loads a `transformers` tokenizer from a folder or a hub name.
+    """Loads a `transformers` tokenizer from a folder or a hub name; it may have no padding or EOS token.
 
     Raises:
-      UserError: if there is none, or it has no padding or EOS token.
+      UserError: if there is none, or its files cannot be read.
     """
-    from transformers import AutoTokenizer
-
     folder = Path(name).expanduser()
     if not folder.is_dir():
         folder = fetch_repository(name, HUB_FILES, "tokenizer")
     _require_packages(folder)
+    files = [path for pattern in HUB_FILES for path in folder.glob(pattern)]
+    for path in files:
+        check_not_pointer(path)
+    with quiet_transformers():
+        try:
+            return _read_tokenizer(folder)
+        except Exception as error:  # many types, including plain Exception from the Rust library
+            found = sorted(path.name for path in files if path.name in _VOCABULARIES) or "no such file"
+            raise UserError(
+                f"no tokenizer could be loaded from {name!r}, which has {found}: {first_line(error)}",
+                "tokenizer.json, spiece.model or vocab.json and merges.txt as transformers saves them",
+                "set config.task.tokenizer",
+            ) from error
+
+
+def _read_tokenizer(folder: Path) -> Any:
+    """Reads a tokenizer of the class that its files name, or else of its model's: transformers 5 has fewer."""
+    from transformers import AutoTokenizer
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except Exception as error:  # many types, including plain Exception from the Rust library
-        raise UserError(
-            f"no tokenizer could be loaded from {name!r}: {first_line(error)}",
-            "a folder with tokenizer.json or spiece.model, or a name on the hub",
-            "set config.task.tokenizer",
-        ) from error
-    for token in ("pad_token", "eos_token"):
-        if getattr(tokenizer, token) is None:
-            raise UserError(f"the tokenizer {name!r} has no {token}", "one made for an encoder-decoder, such as T5's")
-    return tokenizer
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception:
+        if not any((folder / name).exists() for name in _SENTENCEPIECE):
+            raise
+        config = folder / "config.json"
+        kind = read_json(config).get("model_type") if config.exists() else None
+        kind = "t5" if kind in (None, "umt5") else kind  # transformers names no class for UMT5, whose files are T5's
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, tokenizer_type=kind)
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -89,8 +100,9 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).exists() for name in _VOCABULARIES)
 
 
+_SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model")
 _VOCABULARIES = (
-    "tokenizer.json", "tokenizer_config.json", "spiece.model", "sentencepiece.bpe.model", "source.spm", "vocab.json",
+    "tokenizer.json", "tokenizer_config.json", *_SENTENCEPIECE, "source.spm", "vocab.json", "vocab.txt",
 )  # fmt: skip
 
 

@@ -16,7 +16,8 @@ from nash_jax.data.checks import DataIssues
 from nash_jax.data.mixing import Mixture, make_mixture
 from nash_jax.data.pipeline import Batches, tokenize
 from nash_jax.data.sources import Records, load_rows
-from nash_jax.data.tokenizers import check_vocabulary, load_tokenizer
+from nash_jax.data.special_tokens import align_special_ids
+from nash_jax.data.tokenizers import load_tokenizer
 from nash_jax.evaluation.evaluator import Evaluator, evaluation_options
 from nash_jax.evaluation.metrics import METRICS
 from nash_jax.generation.engine import Engine
@@ -92,7 +93,7 @@ class RunContext:
 
     def batches(self, phase: TrainConfig, name: str) -> Batches:
         """Training batches of a phase, shuffled by a seed of its own."""
-        pad_id, mixture = self.tokenizer.pad_token_id, self.mixture(name)
+        pad_id, mixture = self.tokenizer.pad_token_id, self.mixture(name)  # the model's too: `initial_model`
         return Batches(*self.tokenized, phase.batch_size, self.seed(name), pad_id, mixture=mixture)
 
     def mixture(self, name: str) -> Mixture | None:
@@ -121,6 +122,9 @@ class RunContext:
             own = load_generation_options(self.workdir.stage("finetune") / "model")
         else:
             own = self.given.generation if self.given is not None else GenerationOptions()
+        tokenizer, eos_ids = self.tokenizer, own.eos_token_id or ()
+        if tokenizer.eos_token_id not in eos_ids or tokenizer.pad_token_id != own.pad_token_id:
+            own = own.replace(pad_token_id=None, eos_token_id=None)  # those of the spec, which are the tokenizer's
         return evaluation_options(self.config, own)
 
     # -- models -------------------------------------------------------------------------------------------
@@ -145,10 +149,8 @@ class RunContext:
     def initial_model(self) -> Model:
         """The checkpoint that the config names, or a fresh model."""
         if self.given is not None:
-            check_vocabulary(self.tokenizer, self.given.spec)
-            return self.given.spec, dict(self.given.params)
-        spec = fresh_spec(self.config, self.tokenizer)
-        check_vocabulary(self.tokenizer, spec)
+            return align_special_ids(self.given.spec, self.tokenizer), dict(self.given.params)
+        spec = align_special_ids(fresh_spec(self.config, self.tokenizer), self.tokenizer)
         return spec, init_params(spec, self.seed("init"))
 
     def masks(self) -> dict[str, np.ndarray]:

@@ -14,8 +14,9 @@ from nash_jax.benchmark.latency import measure_latency
 from nash_jax.config.schema import Config, chosen_stages, lasting_settings
 from nash_jax.data.checks import DataIssues
 from nash_jax.data.sources import load_rows
+from nash_jax.data.special_tokens import check_token_ids
 from nash_jax.data.summary import format_summary, summarize_data
-from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer
+from nash_jax.data.tokenizers import choose_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, evaluation_options, score_models
 from nash_jax.evaluation.row_subsets import check_subsets
@@ -80,12 +81,12 @@ def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:
     issues = DataIssues()
     rows = load_rows(task, ("test",), issues)
     check_subsets(task.metric, rows["test"])
-    tokenizer = choose_tokenizer(task, run.given.tokenizer, rows["test"])
-    check_vocabulary(tokenizer, run.given.spec)
+    tokenizer = choose_tokenizer(task, run.given.tokenizer, rows["test"], run.given.spec)
     options = evaluation_options(run.config, run.given.generation)
     data = summarize_data(rows, tokenizer, task, folder, issues)
     print(*format_summary(data), sep="\n", file=sys.stderr, flush=True)
     evaluator = Evaluator(rows["test"], tokenizer, task, options, run.config.evaluate.batch_size, folder)
+    check_token_ids(tokenizer, run.given.spec, source=evaluator.sources.ids)
     return score_models(evaluator, {"model": run.engine}) | {"data": data}
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.config.schema import PHASES, TrainConfig
+from nash_jax.data.pipeline import tokenize_sources
+from nash_jax.data.special_tokens import check_token_ids
 from nash_jax.data.summary import format_summary, summarize_data
 from nash_jax.data.tokenizers import choose_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
@@ -24,7 +26,8 @@ def prepare_data(context: RunContext, folder: Path) -> dict[str, Any]:
     for split in ("validation", "test"):
         check_subsets(task.metric, rows[split])
     given = context.given
-    tokenizer = choose_tokenizer(task, given.tokenizer if given else None, rows["train"])
+    spec = given.spec if given else None
+    tokenizer = choose_tokenizer(task, given.tokenizer if given else None, rows["train"], spec)
     with fill_folder(folder / "tokenizer") as own:
         if is_host0():
             save_tokenizer(tokenizer, own)
@@ -33,7 +36,12 @@ def prepare_data(context: RunContext, folder: Path) -> dict[str, Any]:
         summary = summarize_data(rows, tokenizer, task, folder, context.data_issues)
         print(*format_summary(summary), sep="\n", file=sys.stderr, flush=True)
     barrier("tokenized")  # the other processes read what host 0 wrote
-    check_sizes(context, fresh_spec(context.config, tokenizer) if given is None else given.spec)
+    spec = fresh_spec(context.config, tokenizer) if spec is None else spec
+    sources, targets = context.tokenized
+    check_token_ids(tokenizer, spec, source=sources.ids, target=targets.ids)
+    for split in ("validation", "test"):
+        check_token_ids(tokenizer, spec, source=tokenize_sources(rows[split], tokenizer, task, folder).ids)
+    check_sizes(context, spec)
     return summary
 
 

@@ -18,7 +18,6 @@ from nash_jax.runtime.locks import LockedError, acquire, make_lock
 from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
 from nash_jax.runtime.output_folder import resolve_folder
 
-
 WORKDIR_VERSION = 1
 _VERSION_KEY = "nash_jax_workdir"  # first key of the settings file: what tells it from another program's config.json
 _RUN_FILES = (

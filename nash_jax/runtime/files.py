@@ -1,7 +1,11 @@
-"""Files that appear whole or not at all."""
+"""Small files: written whole or not at all, read with a message for what is wrong."""
 
+import json
 import socket
 from pathlib import Path
+from typing import Any
+
+from nash_jax.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -12,3 +16,41 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{socket.gethostname()}.nash_jax")
     partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object from a model's folder.
+
+    Raises:
+      UserError: if the file is missing or does not contain a JSON object.
+    """
+    check_not_pointer(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path.parent} has no {path.name}", "a folder in the hub's layout") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds a {type(found).__name__}", "the settings of a model")
+    return found
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def check_not_pointer(path: Path) -> None:
+    """Checks that a file is not what `git clone` leaves of it without Git LFS: a pointer of three lines.
+
+    A file that cannot be opened is left to its reader.
+
+    Raises:
+      UserError: for a pointer.
+    """
+    try:
+        with path.open("rb") as file:
+            is_pointer = file.read(len(_POINTER)) == _POINTER
+    except OSError:
+        return
+    if is_pointer:
+        raise UserError(f"{path} is a pointer of Git LFS", "the file itself", f"git lfs pull in {path.parent}")

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +151,8 @@ def _foreign_files(target: Path, new: Path) -> list[str]:
 
 
 def _write_manifest(new: Path) -> None:
-    from nash_jax import __version__
-
-    files = {name: _entry(new / name) for name in _files(new)}
-    content = {"manifest_version": MANIFEST_VERSION, "written_by": f"nash_jax {__version__}", "files": files}
+    files, version = {name: _entry(new / name) for name in _files(new)}, metadata.version("nash_jax")
+    content = {"manifest_version": MANIFEST_VERSION, "written_by": f"nash_jax {version}", "files": files}
     (new / MANIFEST).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
