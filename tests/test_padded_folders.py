@@ -68,3 +68,25 @@ def test_logits_of_a_padded_folder(logits, tmp_path, capsys, family, seed):
     found = logits(spec, params, batch)
     assert found.std() > 0.1
     assert np.abs(found - expected).max() <= 1e-4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layers", [(1, 3), (2, 3), (3, 1)])
+def test_transformers_generates_whichever_side_is_deeper(tmp_path, capsys, family, layers):
+    """Its cache has as many layers as a T5's encoder; with a deeper decoder it is switched off."""
+    import torch
+    import transformers
+
+    spec = dense(family, 1)
+    spec = dataclasses.replace(spec, encoder=spec.encoder[:1] * layers[0], decoder=spec.decoder[:1] * layers[1])
+    model = Seq2Seq(spec, random_params(spec, 1, 0.4))
+    model.save_hf(tmp_path / "model")
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model").eval()
+    ids = np.array([[5, 6, 9, 4], [8, 7, 3, 10]]) % spec.vocab_size
+    mask = np.ones_like(ids)
+    options = {"max_new_tokens": 6, "num_beams": 2}
+    found = theirs.generate(torch.tensor(ids), attention_mask=torch.tensor(mask), **options).numpy()
+    np.testing.assert_array_equal(model.generate_ids(ids, mask, **options), found)
+    without_cache = family in T5_LIKE and layers[1] > layers[0]
+    assert ("without cache, slowly" in capsys.readouterr().out) == without_cache
+    assert theirs.generation_config.use_cache is (False if without_cache else None)

@@ -342,7 +342,7 @@ def name_missing_shard(folder):
         (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
         (
             lambda f: (f / "model.safetensors").unlink(),
-            r"has no model.safetensors \(it has \['config.json', 'generation_config.json'\]\)",
+            r"has no model.safetensors \(it has \['config.json', 'generation_config.json', 'nash_jax.json'\]\)",
         ),
         (
             lambda f: (f / "model.safetensors").write_bytes(b"x" * 40),

@@ -269,7 +269,8 @@ def write_hf(
 ) -> None:
     """Writes `config.json`, `generation_config.json` and `model.safetensors`, which `transformers` loads.
 
-    A ragged model is padded with zeros to uniform layers; the number of added parameters is printed.
+    A ragged model is padded with zeros to uniform layers; the number of added parameters is printed. For a T5 whose
+    decoder is deeper than its encoder, the cache of transformers is switched off, and a note says so.
 
     Args:
       folder: an empty folder.
@@ -291,6 +292,10 @@ def write_hf(
     if full.output_scale != 1.0 and not full.tied:
         print("note: a separate LM head and a scaled output: transformers before version 5 reads another model")
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    ids = {name: config[name] for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
-    (folder / "generation_config.json").write_text(json.dumps({**ids, **(generation or {})}, indent=1))
+    fields = {name: config[name] for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
+    if not spec.absolute_positions and len(spec.decoder) > len(spec.encoder):
+        # the cache of its `generate` has as many layers as a T5's encoder, and fails beyond them
+        print("note: the decoder is deeper than the encoder: transformers generates with this T5 without cache, slowly")
+        fields["use_cache"] = False
+    (folder / "generation_config.json").write_text(json.dumps({**fields, **(generation or {})}, indent=1))
     (folder / "config.json").write_text(json.dumps(config, indent=1))
