@@ -1,6 +1,11 @@
 """Logical axes of parameters, and the parameters that masks are folded into; used by pruning, sharding, conversion."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from nash_jax.errors import UserError
 from nash_jax.spec import ModelSpec
+from nash_jax.tree import check_shapes
 
 
 def param_axes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
@@ -33,6 +38,26 @@ def param_axes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
     if spec.logits_bias:
         axes["logits_bias"] = ("vocab",)
     return axes
+
+
+def check_params(spec: Any, params: Any, source: str = "params") -> None:
+    """Checks that parameters are those of a model.
+
+    Args:
+      spec: the model.
+      params: nested dict of arrays.
+      source: what to call them in a message.
+
+    Raises:
+      UserError: for another type than a spec and a nested dict, or naming parameters that are missing, left over, or of
+        another shape.
+    """
+    if not isinstance(spec, ModelSpec):
+        raise UserError(f"spec is a {type(spec).__name__}", "a nash_jax.spec.ModelSpec")
+    if not isinstance(params, Mapping):
+        raise UserError(f"params is a {type(params).__name__}", "a nested dict of arrays")
+    sizes = spec.axis_sizes()
+    check_shapes(params, {path: tuple(sizes[a] for a in axes) for path, axes in param_axes(spec).items()}, source)
 
 
 def _norm(spec: ModelSpec, path: str) -> dict[str, tuple[str, ...]]:

@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nash_jax.axes import param_axes
+from nash_jax.axes import check_params
 from nash_jax.convert import hf
 from nash_jax.convert.generation_config import GENERATION_FILE, load_generation_options
 from nash_jax.convert.orbax import load_tree, save_tree
@@ -16,14 +16,23 @@ from nash_jax.data.hub import fetch_model
 from nash_jax.data.special_tokens import fill_special_tokens
 from nash_jax.data.tokenizers import HUB_FILES, has_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
+from nash_jax.generation.arguments import (
+    check_decoder_inputs,
+    read_count,
+    read_dtype,
+    read_ids,
+    read_mask,
+    read_path,
+    read_texts,
+)
 from nash_jax.generation.batching import generate_batches, group_by_input
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import check_inputs
 from nash_jax.generation.options import GenerationOptions
+from nash_jax.runtime.files import find_folder
 from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.output_folder import complete_save, fill_folder
 from nash_jax.spec import ModelSpec
-from nash_jax.tree import check_shapes
 
 
 class Seq2Seq:
@@ -41,7 +50,8 @@ class Seq2Seq:
         self, spec: ModelSpec, params: Mapping[str, Any], tokenizer: Any | None = None, dtype: Any = "float32",
         generation: GenerationOptions | None = None,
     ) -> None:  # fmt: skip
-        self.spec, self.params, self.tokenizer, self.dtype = spec, params, tokenizer, dtype
+        check_params(spec, params)
+        self.spec, self.params, self.tokenizer, self.dtype = spec, params, tokenizer, read_dtype(dtype)
         self.generation = generation or GenerationOptions()
         self._engine: Engine | None = None
 
@@ -53,12 +63,12 @@ class Seq2Seq:
         return self._engine
 
     def generate(
-        self, texts: Sequence[str], *, batch_size: int = 16, progress: bool | None = None, **options: Any
+        self, texts: Iterable[str], *, batch_size: int = 16, progress: bool | None = None, **options: Any
     ) -> list[str]:
         """Generates texts; outputs are in the order of the inputs, and inputs are not truncated.
 
         Args:
-          texts: inputs, including a prefix if the model needs one.
+          texts: inputs, including a prefix if the model needs one; also a generator, an array or a column.
           batch_size: inputs generated together; inputs of similar length share a batch.
           progress: whether to show a progress bar; None: only after some seconds.
           **options: fields of `GenerationOptions`, named as in `transformers`; the default is `self.generation`.
@@ -67,18 +77,17 @@ class Seq2Seq:
           One text for each input; with num_return_sequences=n, n consecutive texts.
 
         Raises:
-          UserError: for a model without tokenizer, or options that are not valid.
+          UserError: for a model without tokenizer, an item that is no text, or options that are not valid.
         """
         if self.tokenizer is None:
             raise UserError("this model has no tokenizer", "tokenizer files in the same folder", "or use generate_ids")
-        if isinstance(texts, str):
-            raise UserError("texts is one string", "a list of texts", f"write generate([{texts[:20]!r}…])")
+        given, batch_size = read_texts(texts), read_count(batch_size, "batch_size")
         chosen = self.generation.replace(**options)
-        sources = self.tokenizer(list(texts))["input_ids"] if len(texts) else []
+        sources = self.tokenizer(given, verbose=False)["input_ids"] if given else []
         outputs: dict[int, list[str]] = {}
         for numbers, tokens in generate_batches(self.engine, sources, chosen, batch_size, progress):
             outputs |= group_by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
-        return [text for number in range(len(texts)) for text in outputs[number]]
+        return [text for number in range(len(given)) for text in outputs[number]]
 
     def generate_ids(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, *,
@@ -101,17 +110,24 @@ class Seq2Seq:
         """
         chosen = self.generation.replace(**options)
         inputs = self._inputs(input_ids, attention_mask)
-        return self.engine.generate(*inputs, chosen, decoder_input_ids=decoder_input_ids)
+        prompts = None if decoder_input_ids is None else read_ids(decoder_input_ids, "decoder_input_ids")
+        return self.engine.generate(*inputs, chosen, decoder_input_ids=prompts)
 
     def logits(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None, decoder_input_ids: np.ndarray
     ) -> np.ndarray:
-        """Returns teacher-forced logits, float32 [B, T, V], for ids [B, S], mask [B, S] and decoder inputs [B, T]."""
-        return self.engine.logits(*self._inputs(input_ids, attention_mask), np.asarray(decoder_input_ids))
+        """Returns teacher-forced logits, float32 [B, T, V], for ids [B, S], mask [B, S] and decoder inputs [B, T].
+
+        Raises:
+          UserError: for arrays that are not valid for the model or contradict each other.
+        """
+        inputs, targets = self._inputs(input_ids, attention_mask), read_ids(decoder_input_ids, "decoder_input_ids")
+        check_decoder_inputs(targets, len(inputs[0]), self.spec)
+        return self.engine.logits(*inputs, targets)
 
     def _inputs(self, input_ids: Any, attention_mask: Any | None) -> tuple[np.ndarray, np.ndarray]:
-        input_ids = np.asarray(input_ids)
-        mask = input_ids != self.spec.pad_id if attention_mask is None else np.asarray(attention_mask)
+        input_ids = read_ids(input_ids, "input_ids")
+        mask = input_ids != self.spec.pad_id if attention_mask is None else read_mask(attention_mask)
         check_inputs(input_ids, mask, self.spec)
         return input_ids, mask
 
@@ -169,9 +185,8 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
     Raises:
       UserError: if there is no such model, or it is not supported.
     """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        folder = fetch_model(str(name), HUB_FILES)
+    name, dtype = read_path(name, "the model"), read_dtype(dtype)
+    folder = find_folder(name) or fetch_model(name, HUB_FILES)
     complete_save(folder)
     if (folder / "spec.json").exists():
         spec, params = _load_export(folder)
@@ -186,6 +201,6 @@ def _load_export(folder: Path) -> tuple[ModelSpec, dict[str, Any]]:
         spec = ModelSpec.from_json((folder / "spec.json").read_text())
     except (OSError, UnicodeDecodeError, UserError) as error:
         raise UserError(f"{folder / 'spec.json'}: {error}") from error
-    params, sizes = load_tree(folder / "params"), spec.axis_sizes()
-    check_shapes(params, {p: tuple(sizes[a] for a in axes) for p, axes in param_axes(spec).items()}, str(folder))
+    params = load_tree(folder / "params")
+    check_params(spec, params, str(folder))
     return spec, params

@@ -18,7 +18,7 @@ ALLOWED = {  # each room of the package → the rooms that it may import, beside
     "__init__": ("config", "errors", "recipe", "runtime", "seq2seq"),
     "errors": (),
     "spec": ("errors",),
-    "axes": ("spec",),
+    "axes": ("errors", "spec", "tree"),
     "tree": ("errors",),
     "ragged": (),
     "runtime": ("errors", "tree"),

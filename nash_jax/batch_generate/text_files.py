@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from nash_jax.data.lines import parse_json_object, read_lines
 from nash_jax.errors import UserError, did_you_mean
+from nash_jax.generation.arguments import check_characters
 
 TEXT_COLUMNS = ("source", "document", "text")  # text columns to look for if no column is given
 UNSUPPORTED_SUFFIXES = (".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".zip", ".bz2", ".xz", ".zst")
@@ -138,9 +139,5 @@ def _checked(value: Any, what: str) -> str:
     """Returns a text that a tokenizer can read; it may be empty."""
     if not isinstance(value, str):
         raise UserError(f"{what} holds {value!r:.60}", "a text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        half = f"{ord(value[error.start]):04x}"
-        raise UserError(f"{what} holds \\u{half}, half of a surrogate pair", "whole characters") from error
+    check_characters(value, what)
     return value

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from nash_jax.axes import param_axes
+from nash_jax.axes import check_params, param_axes
 from nash_jax.convert import bart_layout, t5_layout
 from nash_jax.convert.layout import Layout
 from nash_jax.convert.uniform import pad_to_uniform
@@ -25,7 +25,7 @@ from nash_jax.models.positions import sinusoids
 from nash_jax.runtime.files import read_json
 from nash_jax.runtime.quiet import quiet_transformers
 from nash_jax.spec import ModelSpec
-from nash_jax.tree import check_shapes, count_params, flatten, unflatten
+from nash_jax.tree import count_params, flatten, unflatten
 
 LAYOUTS: dict[str, Layout] = {
     **dict.fromkeys(("t5", "mt5", "umt5"), t5_layout.LAYOUT),
@@ -137,7 +137,7 @@ def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) ->
             shapes = " ".join(f"{n} has shape {state[n].shape}," for n in parts)
             raise UserError(f"{source}: {shapes} which does not fit config.json") from error
     params = unflatten(flat)
-    check_shapes(params, {p: tuple(sizes[a] for a in ax) for p, ax in axes.items()}, source)
+    check_params(spec, params, source)
     return spec, params
 
 

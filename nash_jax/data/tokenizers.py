@@ -9,7 +9,7 @@ from nash_jax.config.schema import TaskConfig
 from nash_jax.data.hub import fetch_repository, first_line
 from nash_jax.data.special_tokens import check_first_rows, check_special_tokens, fill_special_tokens
 from nash_jax.errors import UserError
-from nash_jax.runtime.files import check_not_pointer, read_json
+from nash_jax.runtime.files import check_not_pointer, find_folder, read_json
 from nash_jax.runtime.quiet import quiet_transformers
 from nash_jax.spec import ModelSpec
 
@@ -61,9 +61,7 @@ def load_tokenizer(name: str) -> Any:
     Raises:
       UserError: if there is none, or its files cannot be read.
     """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        folder = fetch_repository(name, HUB_FILES, "tokenizer")
+    folder = find_folder(name) or fetch_repository(name, HUB_FILES, "tokenizer")
     _require_packages(folder)
     files = [path for pattern in HUB_FILES for path in folder.glob(pattern)]
     for path in files:

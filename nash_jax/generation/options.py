@@ -46,8 +46,8 @@ def _require(holds: bool) -> None:
         raise ValueError
 
 
-def _read_int(value: Any, least: int = 0) -> int:
-    _require(isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= least)
+def _read_int(value: Any, least: int = 0, limit: int = 2**31) -> int:
+    _require(isinstance(value, numbers.Integral) and not isinstance(value, bool) and least <= int(value) < limit)
     return int(value)
 
 
@@ -135,7 +135,7 @@ _FIELD_TYPES: dict[str, _FieldType] = {
     "bos_token_id": _ONE_OR_MORE_IDS,
     "eos_token_id": _ONE_OR_MORE_IDS,
     "pad_token_id": _ID,
-    "seed": _int_at_least(0),
+    "seed": _FieldType(lambda value: _read_int(value, limit=2**63), "a whole number, 0 or more"),
 }
 
 
@@ -287,7 +287,7 @@ def _read(field: Any, value: Any) -> Any:
     kind = _FIELD_TYPES[field.name]
     try:
         return kind.read(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         raise UserError(f"generation option {field.name} is {value!r}", kind.expected) from None
 
 

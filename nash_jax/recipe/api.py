@@ -2,17 +2,19 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from nash_jax.config.parsing import parse_config
+from nash_jax.config.parsing import expected, parse_config
 from nash_jax.config.schema import STAGES, default_config
 from nash_jax.data.sources import Records
 from nash_jax.errors import UserError
 from nash_jax.recipe.presets import task_config
 from nash_jax.recipe.run import PruningRun
+from nash_jax.runtime.output_folder import resolve_folder
 from nash_jax.seq2seq import Seq2Seq, load
 
 
@@ -67,27 +69,52 @@ def prune(
       Traceback (most recent call last):
       nash_jax.errors.UserError: no model 'my-t5'...
     """
+    folder = resolve_folder(workdir)
     given = model if isinstance(model, Seq2Seq) else load(model)
-    settings = _settings(data, config)
-    if method is not None:
-        settings.method = method
-    if sparsity is not None:
-        settings.prune.sparsity = float(sparsity)
-    if decoder_layers is not None:
-        settings.shorten.decoder_layers = decoder_layers
-    run = PruningRun(
-        parse_config(settings), Path(workdir), given=given, records=None if isinstance(data, str) else data
-    )
+    records = None if isinstance(data, str) else _read_records(data)
+    settings = _settings(data if records is None else records, config)
+    chosen = {"method": method, "prune.sparsity": sparsity, "shorten.decoder_layers": decoder_layers}
+    for name, value in chosen.items():
+        if value is not None:
+            _set(settings, name, value)
+    run = PruningRun(parse_config(settings), folder, given=given, records=records)
     report = run.run()
     if "params" not in report:
         missing = [name for name in STAGES if name not in report["stages"]]
         raise UserError(f"config.stages leaves out {', '.join(missing)}", "'all'", "use PruningRun for some stages")
-    folder = run.workdir.folder
     return PruneResult(load(folder / "export", dtype=given.dtype), report, folder)
+
+
+def _read_records(data: Any) -> Records:
+    """Records by split, as lists: they are read more than once.
+
+    Raises:
+      UserError: for something else, or naming the first record that is no dict.
+    """
+    if not isinstance(data, Mapping):
+        raise UserError(f"data is a {type(data).__name__}", "the name of a task, or records by split")
+    found: dict[str, list[Any]] = {}
+    for split, records in data.items():
+        if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
+            raise UserError(f"data[{split!r}] is a {type(records).__name__}", "a list of records")
+        found[str(split)] = list(records)
+        for number, record in enumerate(found[str(split)], 1):
+            if not isinstance(record, Mapping) or not all(isinstance(name, str) for name in record):
+                raise UserError(f"data[{split!r}] record {number} is {record!r:.60}", '{"source": …, "target": …}')
+    return found
+
+
+def _set(settings: ml_collections.ConfigDict, name: str, value: Any) -> None:
+    try:
+        settings.update_from_flattened_dict({name: value})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name.rpartition('.')[2]} is {value!r:.60}", expected(name)) from error
 
 
 def _settings(data: str | Records, config: ml_collections.ConfigDict | None) -> ml_collections.ConfigDict:
     """A copy of the config, with the task that the data make."""
+    if config is not None and not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"config is a {type(config).__name__}", "a changed nash_jax.default_config()")
     if config is not None:
         settings = ml_collections.ConfigDict(config.to_dict())
     else:

@@ -18,6 +18,24 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def find_folder(name: str) -> Path | None:
+    """Returns the folder of a name, `~` expanded, or None if there is none.
+
+    Raises:
+      UserError: for the name of a file.
+    """
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path
+        is_file = path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user, a NUL character
+        return None
+    if is_file:
+        raise UserError(f"{name} is a file", "a folder")
+    return None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object from a model's folder.
 

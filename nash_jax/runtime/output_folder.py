@@ -35,7 +35,7 @@ def resolve_folder(folder: Any) -> Path:
       UserError: for something that is no path, or a path that leads to something other than a folder.
     """
     if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
-        raise UserError(f"the folder is {folder!r}", "a path")
+        raise UserError(f"the folder is {' '.join(repr(folder).split())[:60]}", "a path")
     if "://" in os.fsdecode(folder):
         raise UserError(f"{folder} is not a local folder", "a path", "write to a local folder, or mount that storage")
     try:
@@ -43,6 +43,8 @@ def resolve_folder(folder: Any) -> Path:
         wrong = found.exists() and not found.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unknown user, a NUL character
         raise UserError(f"{folder!r} is no path: {error}", "a folder to write to") from error
+    if "\\" in str(found):  # TensorStore reads it as another separator
+        raise UserError(f"{folder} lies in a folder with a backslash in its name", "a name without")
     if wrong:
         raise UserError(f"{folder} is not a folder", "a folder to write to")
     return found
