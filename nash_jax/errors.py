@@ -18,7 +18,7 @@ EXTRAS = {  # extra of pyproject.toml → the packages that it adds, by the name
 class UserError(Exception):
     """An error that the user can correct: what was found, what was expected, what to do.
 
-    The command line prints the message as one line and exits with status 2, without a traceback.
+    The message is one line. The command line prints it and exits with status 2, without a traceback.
 
     Args:
       found: what was found.
@@ -32,7 +32,7 @@ class UserError(Exception):
             parts.append(f"expected {expected}")
         if do:
             parts.append(do)
-        super().__init__("; ".join(parts))
+        super().__init__(" ".join("; ".join(parts).splitlines()))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

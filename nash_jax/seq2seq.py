@@ -18,6 +18,7 @@ from nash_jax.data.tokenizers import HUB_FILES, has_tokenizer, load_tokenizer, s
 from nash_jax.errors import UserError
 from nash_jax.generation.arguments import (
     check_decoder_inputs,
+    check_model_parts,
     read_count,
     read_dtype,
     read_ids,
@@ -51,8 +52,9 @@ class Seq2Seq:
         generation: GenerationOptions | None = None,
     ) -> None:  # fmt: skip
         check_params(spec, params)
+        check_model_parts(tokenizer, generation)
         self.spec, self.params, self.tokenizer, self.dtype = spec, params, tokenizer, read_dtype(dtype)
-        self.generation = generation or GenerationOptions()
+        self.generation = GenerationOptions() if generation is None else generation
         self._engine: Engine | None = None
 
     @property

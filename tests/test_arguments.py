@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nash_jax
+from nash_jax import pruning
+from nash_jax.axes import check_params
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.generation.arguments import read_count, read_dtype, read_ids, read_mask, read_texts
@@ -126,7 +128,7 @@ def test_models_that_are_none(tmp_path):
 
 
 JUNK = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=5),
+    st.none(), st.booleans(), st.integers(-300, 300), st.floats(), st.text(max_size=5), st.binary(max_size=5),
     st.sampled_from([2**31, 2**63, 2**64, -(2**63), 10**400, object(), "auto", "a\ud800", "\0", "~x/y", "..", 1j]),
     st.lists(st.one_of(st.none(), st.integers(-3, 30), st.floats(), st.text(max_size=3)), max_size=3),
     st.lists(st.lists(st.integers(-2, 20), max_size=3), max_size=3),
@@ -171,3 +173,40 @@ def test_junk_gives_one_message_or_a_result(name, data):
             function(**kwargs)
         except UserError as error:
             assert str(error) and "\n" not in str(error)
+
+
+MASKS = {axis: np.ones(size) for axis, size in SPEC.sublayers().values()} | {"embed": np.ones(SPEC.d_model)}
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (
+            lambda: pruning.make_gates(SPEC, "nahs"),
+            r"no gates for the method 'nahs' \(did you mean 'nash'\?\)",
+        ),
+        (lambda: pruning.make_gates(SPEC, "drop"), r"no gates for the method 'drop'"),
+        (lambda: pruning.make_gates(SPEC, units_droprate=1.0), r"units_droprate is 1.0; expected a share between"),
+        (lambda: pruning.make_constraints(SPEC, {"encoder": 1.5}), r"the target of 'encoder' is 1.5; expected"),
+        (lambda: pruning.make_constraints(SPEC, {"encodr": 0.5}), r"the target of 'encodr' is 0.5; expected"),
+        (lambda: pruning.make_constraints(SPEC, {"": math.nan}), r"the target of '' is nan; expected"),
+        (lambda: pruning.compact(SPEC, PARAMS, {"encoder.0.ffn.unit": 1}), r"there is no mask .* \(did you mean"),
+        (lambda: pruning.compact(SPEC, PARAMS, {"embed": np.ones(3)}), r"the mask embed has shape \(3,\) and type"),
+        (lambda: pruning.compact(SPEC, PARAMS, {"encoder.0.ffn": math.nan}), r"the mask encoder.0.ffn has shape \(\)"),
+        (lambda: pruning.choose_layers(3, 4), r"cannot keep 4 of 3 layers; expected a number from 1 to 3"),
+        (lambda: pruning.choose_layers(3, 2, "best"), r"unknown layer selection 'best' by number; expected"),
+    ],
+)
+def test_mistakes_with_the_parts_of_pruning(call, says):
+    with pytest.raises(UserError, match=says):
+        call()
+
+
+@given(name=st.sampled_from([*MASKS, *SPEC.sublayers(), "embd", ""]), value=JUNK)
+def test_junk_masks(name, value):
+    try:
+        spec, params = pruning.compact(SPEC, PARAMS, MASKS | {name: value})
+    except UserError as error:
+        assert "mask" in str(error) and "\n" not in str(error)
+    else:
+        check_params(spec, params)

@@ -185,7 +185,7 @@ def test_a_max_length_without_room_is_refused():
         ("num_beams", 2.0, "a whole number, 1 or more"),
         ("num_beams", True, "a whole number, 1 or more"),
         ("num_beams", None, "a whole number, 1 or more"),
-        ("max_new_tokens", 0, "a whole number, 1 or more"),
+        ("max_new_tokens", 0, "a whole number from 1 to 1,048,576"),
         ("min_length", -1, "a whole number, 0 or more"),
         ("do_sample", 1, "True or False"),
         ("do_sample", None, "True or False"),

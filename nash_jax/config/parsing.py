@@ -74,7 +74,7 @@ def _parse_value(hint: Any, value: Any, place: str) -> Any:
         if not isinstance(value, list | tuple) or not all(_is_a(v, int) for v in value):
             raise UserError(f"{place} is {value!r}", _WHOLE_NUMBERS)
         return tuple(value)
-    if hint is float and _is_a(value, int):
+    if hint is float and _is_a(value, int) and abs(value) < 2**63:
         return float(value)
     if not _is_a(value, hint):
         raise UserError(f"{place} is {value!r}", f"{_TYPE_NAMES[hint]}")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nash_jax.errors import UserError, did_you_mean
+from nash_jax.generation.options import GenerationOptions
 from nash_jax.spec import ModelSpec
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -119,6 +120,18 @@ def read_path(value: Any, name: str) -> str:
     if "\0" in text:
         raise UserError(f"{name} is {preview(text)}", "a folder, or a name on the hub")
     return text
+
+
+def check_model_parts(tokenizer: Any, generation: Any) -> None:
+    """Checks what a model is given beside its parameters; None is allowed.
+
+    Raises:
+      UserError: for something else than a tokenizer or generation options.
+    """
+    if tokenizer is not None and not (callable(tokenizer) and hasattr(tokenizer, "batch_decode")):
+        raise UserError(f"the tokenizer is {preview(tokenizer)}", "a tokenizer of transformers")
+    if generation is not None and not isinstance(generation, GenerationOptions):
+        raise UserError(f"generation is {preview(generation)}", "nash_jax.generation.options.GenerationOptions")
 
 
 def check_decoder_inputs(ids: np.ndarray, num_rows: int, spec: ModelSpec) -> None:

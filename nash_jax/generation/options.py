@@ -103,9 +103,12 @@ _NUMBER = _FieldType(_read_float, "a number")
 _POSITIVE = _FieldType(lambda value: _read_float(value, lambda x: x > 0), "a number above 0")
 _PROBABILITY = _FieldType(lambda value: _read_float(value, lambda x: 0 <= x <= 1), "a number from 0 to 1")
 
+_MAX_LENGTH = 2**20  # tokens; the cache is allocated for the whole length
+_LENGTH = _FieldType(lambda value: _read_int(value, 1, _MAX_LENGTH + 1), f"a whole number from 1 to {_MAX_LENGTH:,}")
+
 _FIELD_TYPES: dict[str, _FieldType] = {
-    "max_new_tokens": _int_at_least(1),
-    "max_length": _int_at_least(1),
+    "max_new_tokens": _LENGTH,
+    "max_length": _LENGTH,
     "min_new_tokens": _int_at_least(0),
     "min_length": _int_at_least(0),
     "num_beams": _int_at_least(1),

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from nash_jax.axes import mask_sites, param_axes
+from nash_jax.errors import UserError, did_you_mean
 from nash_jax.pruning.lagrangian import prunable_size, size_terms
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
@@ -23,6 +24,29 @@ def kept_positions(spec: ModelSpec, masks: Mapping[str, Any]) -> dict[str, np.nd
         if sublayer in masks and float(np.asarray(masks[sublayer])) == 0:
             keep[axis] = np.zeros(0, int)
     return keep
+
+
+def check_masks(spec: ModelSpec, masks: Mapping[str, Any]) -> None:
+    """Checks that masks are those of a model.
+
+    Args:
+      spec: spec of the masked model.
+      masks: values by axis name ([size]) or sub-layer name (scalar).
+
+    Raises:
+      UserError: naming a mask that the model does not have, or one of another shape or with values that are not finite.
+    """
+    sublayers = spec.sublayers()
+    shapes: dict[str, tuple[int, ...]] = {"embed": (spec.d_model,)} | dict.fromkeys(sublayers, ())
+    shapes |= {axis: (size,) for axis, size in sublayers.values()}
+    for name, value in masks.items():
+        if name not in shapes:
+            raise UserError(f"there is no mask {name!r}{did_you_mean(str(name), shapes)}", "an axis or a sub-layer")
+        found = np.asarray(value)
+        if found.dtype.kind not in "biuf" or found.shape != shapes[name] or not np.isfinite(found).all():
+            raise UserError(
+                f"the mask {name} has shape {found.shape} and type {found.dtype}", f"finite numbers {shapes[name]}"
+            )
 
 
 def fold(
@@ -65,6 +89,9 @@ def compact(spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, Any]
     Returns:
       The narrower spec and its parameters, NumPy arrays of the same dtypes.
 
+    Raises:
+      UserError: as `check_masks`.
+
     Example:
       >>> import numpy as np
       >>> from nash_jax.testing import random_params, random_spec
@@ -75,6 +102,7 @@ def compact(spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, Any]
       >>> len(spec.encoder[0].heads) - len(narrow.encoder[0].heads)
       1
     """
+    check_masks(spec, masks)
     axes = param_axes(spec)
     keep = kept_positions(spec, masks)
     flat = fold(params, masks, axes, mask_sites(spec))

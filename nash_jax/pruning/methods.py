@@ -11,9 +11,10 @@ import dataclasses
 from collections.abc import Mapping
 
 from nash_jax.axes import param_axes
+from nash_jax.errors import UserError, did_you_mean
 from nash_jax.pruning.gates import ENCODER_GATES, HardConcreteGates, gate_groups
 from nash_jax.pruning.lagrangian import Constraint, size_terms
-from nash_jax.spec import ModelSpec
+from nash_jax.spec import SIDES, ModelSpec
 
 _DECODER_SUBLAYERS = r"decoder\.\d+\.\w+"
 _EVERYTHING = (r".*\.heads", r".*\.units", r"\w+\.\d+\.\w+", "embed")
@@ -63,7 +64,15 @@ def make_gates(spec: ModelSpec, method: str = "nash", units_droprate: float = 0.
       spec: the model.
       method: of `METHODS`, with gates.
       units_droprate: initial share of closed FFN gates.
+
+    Raises:
+      UserError: for another method, or another share than one between 0 and 1.
     """
+    if method not in METHODS or not METHODS[method].gates:
+        known = [name for name, entry in METHODS.items() if entry.gates]
+        raise UserError(f"no gates for the method {method!r}{did_you_mean(str(method), known)}", f"one of {known}")
+    if not 0 < units_droprate < 1:
+        raise UserError(f"units_droprate is {units_droprate}", "a share between 0 and 1")
     groups = gate_groups(param_axes(spec), spec.axis_sizes(), METHODS[method].gates, units_droprate)
     return HardConcreteGates(groups)
 
@@ -74,6 +83,12 @@ def make_constraints(spec: ModelSpec, targets: Mapping[str, float]) -> dict[str,
     Args:
       spec: the model.
       targets: part (`encoder`, `decoder`, or empty for both) → share of its parameters to remove.
+
+    Raises:
+      UserError: for another part, or another share than one from 0 to 1.
     """
+    for part, target in targets.items():
+        if part not in ("", *SIDES) or not 0 <= target <= 1:
+            raise UserError(f"the target of {part!r} is {target}", "encoder, decoder or '', and a share from 0 to 1")
     axes, sizes = param_axes(spec), spec.axis_sizes()
     return {part: Constraint(size_terms(axes, sizes, part), sizes, target) for part, target in targets.items()}

@@ -107,7 +107,7 @@ def _read_records(data: Any) -> Records:
 def _set(settings: ml_collections.ConfigDict, name: str, value: Any) -> None:
     try:
         settings.update_from_flattened_dict({name: value})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{name.rpartition('.')[2]} is {value!r:.60}", expected(name)) from error
 
 
