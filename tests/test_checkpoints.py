@@ -358,3 +358,13 @@ def test_pytorch_whose_reader_is_safe(version, tmp_path):
 def test_pytorch_whose_reader_is_not(version, tmp_path):
     with pytest.raises(UserError, match=r"cannot read .* safely; expected 2.6 or newer; pip install -U torch"):
         check_torch_version(version, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs(tmp_path, name):
+    """What `git clone` leaves of a large file where Git LFS is not installed."""
+    _, _, state, config = made("t5")
+    folder = write(tmp_path / "model", config, **({} if name == "pytorch_model.bin" else {"model": state}))
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 791656\n")
+    with pytest.raises(UserError, match=rf"{name} is a pointer of Git LFS; expected the file itself; git lfs pull in "):
+        nash_jax.load(folder)

@@ -1,5 +1,8 @@
 """Checkpoints of a training phase: what is saved comes back, and what does not fit is said in one line."""
 
+import json
+import shutil
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -35,3 +38,69 @@ def test_what_was_saved(checkpointer):
 def test_a_state_that_does_not_fit(other, checkpointer):
     with pytest.raises(UserError, match=r"checkpoint of step 7 in .* does not fit this phase; .*; delete that folder"):
         checkpointer.restore(abstract_state(OTHERS[other]))
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(bytes(content))
+
+
+DAMAGE = {
+    "gone": lambda path: path.unlink(),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "a bit": flip,
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\n"),
+}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A folder with the best checkpoint, of step 1, and the newest, of step 2."""
+    folder = tmp_path_factory.mktemp("two") / "checkpoints"
+    made = Checkpointer(folder)
+    made.save(1, STATE, {"position": 1}, rank=(0.5,))
+    made.save(2, STATE, {"position": 2}, rank=None)
+    made.close()
+    return folder
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_checkpoint_is_left_for_another(how, two, tmp_path, capsys):
+    """Whichever file of the newest is damaged; the phase continues from the older one, and says so."""
+    files = [path.relative_to(two) for path in sorted((two / "2").rglob("*")) if path.is_file()]
+    for file in files if how == "a bit" else files[:: len(files) // 3]:
+        folder = tmp_path / f"{file.as_posix().replace('/', ' ')}"
+        shutil.copytree(two, folder)
+        if (folder / file).stat().st_size or how != "a bit":
+            DAMAGE[how](folder / file) if (folder / file).stat().st_size else (folder / file).unlink()
+            made = Checkpointer(folder)
+            state, extra = made.restore(abstract_state(STATE))
+            assert extra == {"position": 1}, file
+            np.testing.assert_array_equal(state["params"]["w"], STATE["params"]["w"])
+            expected = f"note: {folder / '2'} is damaged ({file.relative_to('2')}); another checkpoint is used\n"
+            assert capsys.readouterr().err == expected
+            made.save(2, STATE, {"position": 3}, rank=None)  # the step is done again
+            assert made.restore(abstract_state(STATE))[1] == {"position": 3}
+            made.close()
+
+
+def test_the_only_checkpoint_is_damaged(two, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two, folder)
+    shutil.rmtree(folder / "1")
+    flip(folder / "2" / "metrics" / "metrics")
+    with pytest.raises(UserError, match=r"metrics/metrics was changed or is missing; expected .*; delete"):
+        Checkpointer(folder)
+    assert (folder / "2").is_dir()
+
+
+def test_a_process_killed_before_the_checksums(two, tmp_path):
+    """A checkpoint without them is taken: Orbax wrote it whole."""
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two, folder)
+    known = json.loads((folder / "checksums.json").read_text())
+    (folder / "checksums.json").write_text(json.dumps({"1": known["1"]}))
+    made = Checkpointer(folder)
+    assert made.restore(abstract_state(STATE))[1] == {"position": 2}
+    made.close()

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from nash_jax.errors import UserError
+from nash_jax.runtime.files import check_not_pointer
 
 Tensors = Iterator[tuple[str, np.ndarray]]
 
@@ -62,6 +63,7 @@ def _files(folder: Path, stem: str, suffix: str) -> list[Path]:
 def _checked(file: Path, read: Callable[[Path], Tensors]) -> dict[str, np.ndarray]:
     if not file.exists():
         raise UserError(f"{file} is missing", "every shard that the index names")
+    check_not_pointer(file)
     return {name: tensor for name, tensor in read(file) if np.issubdtype(tensor.dtype, np.floating)}
 
 

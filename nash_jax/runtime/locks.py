@@ -44,6 +44,6 @@ def acquire(lock: FileLock, waiting: Callable[[], str] | None = None) -> bool:
         raise UserError(
             f"{lock.lock_file} cannot be locked: {error.strerror}",
             "a file system with file locks (flock)",
-            "name another --workdir, or mount this one with them: launch/README.md",
+            "use another folder, or mount this one with them: launch/README.md",
         ) from error
     return True

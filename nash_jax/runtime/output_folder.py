@@ -8,7 +8,6 @@ folder completes the save.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from nash_jax.errors import UserError
+from nash_jax.runtime.checksums import checksum, checksums, list_files
 from nash_jax.runtime.locks import LockedError, acquire, make_lock
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 
@@ -142,7 +142,7 @@ def _begin(target: Path, new: Path) -> FileLock:
 def _foreign_files(target: Path, new: Path) -> list[str]:
     """Paths that the new files need and that hold something that no save wrote."""
     ours, found = read_manifest(target), []
-    for name in [*_files(new), MANIFEST]:
+    for name in [*list_files(new), MANIFEST]:
         parents = [target / parent for parent in list(Path(name).parents)[:-1]]
         blocked = [p for p in parents if os.path.lexists(p) and (p.is_symlink() or not p.is_dir())]
         if blocked:
@@ -153,19 +153,9 @@ def _foreign_files(target: Path, new: Path) -> list[str]:
 
 
 def _write_manifest(new: Path) -> None:
-    files, version = {name: _entry(new / name) for name in _files(new)}, metadata.version("nash_jax")
+    files, version = checksums(new), metadata.version("nash_jax")
     content = {"manifest_version": MANIFEST_VERSION, "written_by": f"nash_jax {version}", "files": files}
     (new / MANIFEST).write_text(json.dumps(content, indent=1), encoding="utf-8")
-
-
-def _entry(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _files(folder: Path) -> list[str]:
-    """Relative paths of all files below a folder, in order."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
 def _complete(target: Path) -> None:
@@ -188,7 +178,7 @@ def _remove_stale(target: Path, new: Mapping[str, Any]) -> None:
     for name, entry in read_manifest(target).items():
         path = target / name
         inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-        if name in new or not inside or not path.is_file() or path.is_symlink() or _entry(path) != entry:
+        if name in new or not inside or not path.is_file() or path.is_symlink() or checksum(path) != entry:
             continue
         path.unlink()
         _remove_empty([target / parent for parent in list(Path(name).parents)[:-1]])

@@ -1,11 +1,19 @@
 """Orbax v1, wrapped in one place: step checkpoints of a phase, and single trees."""
 
+import json
 import os
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 from nash_jax.errors import UserError
+from nash_jax.runtime.checksums import Checksum, changed_file, checksums
+from nash_jax.runtime.files import read_json, write_text
+from nash_jax.runtime.multihost import barrier, is_host0
 
 _RANK = "rank"
+_CHECKSUMS = "checksums.json"
 
 Rank = tuple[float, ...]
 """What the best checkpoint has the greatest of, compared item by item."""
@@ -15,7 +23,14 @@ class Checkpointer:
     """Checkpoints of one training phase: the newest, and the best by rank.
 
     A checkpoint holds the state and a JSON dict (data position, seconds spent). Orbax writes beside and
-    renames, so a killed write leaves no checkpoint; its temporary files are deleted here.
+    renames, so a killed write leaves no checkpoint; its temporary files are deleted here. FOLDER/checksums.json has the
+    checksums of each checkpoint's files. One that was damaged since is deleted if there is another, with a note.
+
+    Args:
+      folder: of the checkpoints.
+
+    Raises:
+      UserError: if the only checkpoint is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -23,7 +38,10 @@ class Checkpointer:
 
         training, policies = ocp.training, ocp.training.preservation_policies
         newest, best = policies.LatestN(1), policies.BestN(get_metric_fn=_read_rank, n=1)
-        self._folder = folder
+        self._folder = Path(folder)
+        if is_host0():
+            self._drop_damaged()
+        barrier("checkpoints read")
         self._orbax = training.Checkpointer(
             os.path.abspath(folder),
             save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
@@ -44,6 +62,31 @@ class Checkpointer:
             return
         metrics = {_RANK: list(rank or ())}
         self._orbax.save_checkpointables(step, {"state": state, "extra": extra}, metrics=metrics)
+        if is_host0():
+            there = {name: entry for name, entry in self._checksums().items() if (self._folder / name).is_dir()}
+            there[str(step)] = checksums(self._folder / str(step))
+            write_text(self._folder / _CHECKSUMS, json.dumps(there))
+
+    def _checksums(self) -> dict[str, dict[str, Checksum]]:
+        """Step → checksums of its checkpoint; a checkpoint whose process was killed just then has none."""
+        path = self._folder / _CHECKSUMS
+        return read_json(path) if path.exists() else {}
+
+    def _drop_damaged(self) -> None:
+        steps = sorted((path.name for path in self._folder.glob("*") if path.name.isdigit()), key=int)
+        known = self._checksums()
+        damaged = {step: changed_file(self._folder / step, known[step]) for step in steps if step in known}
+        damaged = {step: name for step, name in damaged.items() if name is not None}
+        if damaged and len(damaged) == len(steps):
+            step, name = list(damaged.items())[-1]
+            raise UserError(
+                f"{self._folder / step / name} was changed or is missing",
+                "the checkpoint as it was written",
+                f"delete {self._folder} to begin the phase again",
+            )
+        for step, name in damaged.items():
+            print(f"note: {self._folder / step} is damaged ({name}); another checkpoint is used", file=sys.stderr)
+            shutil.rmtree(self._folder / step)
 
     def restore(self, abstract: Any, *, best: bool = False) -> tuple[Any, dict[str, Any]] | None:
         """The newest (or the best) checkpoint's state and JSON dict, or None if there is none.

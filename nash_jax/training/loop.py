@@ -93,13 +93,13 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
             ran.add("evaluate")
             found, rank = broadcast_from_host0(phase.evaluate(state))
             values |= {f"validation/{name}": value for name, value in found.items()}
-        if rank is not None or step % (5 * log_steps) == 0:
-            position = {"position": batches.get_state(), "seconds": time.monotonic() - begun}
-            checkpointer.save(step, state, position, rank)
-        if values:
+        if values:  # before the checkpoint: a resumed phase drops rows after it, and has all up to it
             values["seconds"] = time.monotonic() - begun
             for writer in phase.writers:
                 writer.write(phase.name, step, {k: round(v, 6) for k, v in values.items() if math.isfinite(v)})
+        if rank is not None or step % (5 * log_steps) == 0:
+            position = {"position": batches.get_state(), "seconds": time.monotonic() - begun}
+            checkpointer.save(step, state, position, rank)
         progress.update(step, window.describe, typical=ran <= compiled)
         compiled |= ran
     progress.close()
