@@ -71,6 +71,14 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "leaked row": ("training rows are also test rows", "split the data so that no source is in two files"),
         "column missing": ("a column is missing", "set these two settings to the names of your columns"),
+        "match:the references score 0.0 ": (
+            "the metric finds nothing in the references, so an output equal to its reference would have no full marks",
+            "the setting that the message names; [which tokenizer](evaluation.md#scripts)",
+        ),
+        "match:, which sacrebleu cannot load: ": (
+            "BLEU's tokenizer needs a package, or files from the network",
+            "install what the message names, or another `config.task.bleu_tokenizer`",
+        ),
         "rows without labels": (
             "the rows do not have what the metric needs",
             "use another `config.task.metric`; [metrics](evaluation.md#metrics) says what each needs",

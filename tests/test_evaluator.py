@@ -102,6 +102,7 @@ def test_baselines_have_intervals_too(tmp_path):
     tokenizer = build_pronunciation_tokenizer(ROWS)
     evaluator = Evaluator(rows, tokenizer, config().task, GenerationOptions(), batch_size=8, cache=tmp_path)
     found = score_models(evaluator, {})
+    assert found["tokenizers"] == {"rouge_tokenizer": "english"}
     assert found["intervals"]["baselines"].keys() == {"first_sentence", "first_3_words"}
     low, high = found["intervals"]["baselines"]["first_sentence"]["rouge1"]
     assert low <= found["metrics"]["baselines"]["first_sentence"]["rouge1"] <= high

@@ -11,7 +11,7 @@ from nash_jax.data.pipeline import tokenize_sources
 from nash_jax.data.postprocess import postprocess_output
 from nash_jax.errors import UserError
 from nash_jax.evaluation.bootstrap import bootstrap_values, compare_paired, confidence_intervals
-from nash_jax.evaluation.row_subsets import merge_values, split_by_task
+from nash_jax.evaluation.row_subsets import chosen_tokenizers, merge_values, split_by_task
 from nash_jax.evaluation.text_metrics import baseline_outputs
 from nash_jax.generation.batching import generate_batches
 from nash_jax.generation.engine import Engine
@@ -70,7 +70,7 @@ class Evaluator:
         batch_size: int, cache: Path,
     ) -> None:  # fmt: skip
         self.rows, self.tokenizer, self.task, self.options, self.batch_size = rows, tokenizer, task, options, batch_size
-        self.subsets = split_by_task(task.metric, rows)
+        self.subsets = split_by_task(task.metric, rows, task)
         self.sources = tokenize_sources(rows, tokenizer, task, cache)
 
     def generate(self, engine: Engine) -> tuple[list[str], np.ndarray]:
@@ -130,7 +130,8 @@ def score_outputs(
     Returns:
       "metrics": {model: values, "baselines": {name: values}}; "intervals": {model: {value: [low, high]}}, with the
       same structure; "paired": the result of `compare_paired` for `dense` and `pruned`, empty unless both are given;
-      "num_examples": number of rows scored; "examples": some rows with their outputs.
+      "tokenizers": those of ROUGE and BLEU, by the field of `TaskConfig` that sets them; "num_examples": number of rows
+      scored; "examples": some rows with their outputs.
     """
     rows, task, subsets = evaluator.rows, evaluator.task, evaluator.subsets
     outputs = {name: texts for name, (texts, _) in found.items()}
@@ -161,6 +162,7 @@ def score_outputs(
         "metrics": by_model(values),
         "intervals": by_model(lambda name: merge_values(subsets, [confidence_intervals(d) for d in draws[name]])),
         "paired": paired("dense", "pruned") if {"dense", "pruned"} <= outputs.keys() else {},
+        "tokenizers": chosen_tokenizers(subsets),
         "num_examples": len(rows),
         "examples": _examples(rows, outputs, num_examples),
     }

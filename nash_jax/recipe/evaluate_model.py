@@ -79,12 +79,12 @@ def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:
         )
     issues = DataIssues()
     rows = load_rows(task, ("test",), issues)
-    check_subsets(task.metric, rows["test"])
+    notes = check_subsets(task.metric, rows["test"], task)
     tokenizer = choose_tokenizer(task, run.given.tokenizer, rows["test"])
     check_vocabulary(tokenizer, run.given.spec)
     options = evaluation_options(run.config, run.given.generation)
     data = summarize_data(rows, tokenizer, task, folder, issues)
-    print(*format_summary(data), sep="\n", file=sys.stderr, flush=True)
+    print(*format_summary(data), *notes, sep="\n", file=sys.stderr, flush=True)
     evaluator = Evaluator(rows["test"], tokenizer, task, options, run.config.evaluate.batch_size, folder)
     return score_models(evaluator, {"model": run.engine}) | {"data": data}
 

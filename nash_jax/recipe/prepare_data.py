@@ -17,19 +17,20 @@ from nash_jax.runtime.files import clear_folder
 from nash_jax.runtime.multihost import barrier, is_host0
 from nash_jax.spec import ModelSpec
 
+EVALUATED = ("validation", "test")
+
 
 def prepare_data(context: RunContext, folder: Path) -> dict[str, Any]:
     """Reads and checks the rows, fixes the tokenizer, tokenises them."""
     rows, task = context.rows, context.config.task  # rows before models: the likelier mistake is reported sooner
-    for split in ("validation", "test"):
-        check_subsets(task.metric, rows[split])
+    notes = [f"{split}: {note}" for split in EVALUATED for note in check_subsets(task.metric, rows[split], task)]
     given = context.given
     tokenizer = choose_tokenizer(task, given.tokenizer if given else None, rows["train"])
     own, summary = clear_folder(folder / "tokenizer"), dict[str, Any]()
     if is_host0():
         save_tokenizer(tokenizer, own)
         summary = summarize_data(rows, tokenizer, task, folder, context.data_issues)
-        print(*format_summary(summary), sep="\n", file=sys.stderr, flush=True)
+        print(*format_summary(summary), *notes, sep="\n", file=sys.stderr, flush=True)
     barrier("tokenized")  # the other processes read what host 0 wrote
     check_sizes(context, fresh_spec(context.config, tokenizer) if given is None else given.spec)
     return summary
