@@ -167,6 +167,8 @@ class TrainConfig:
       weight_decay: of AdamW and Muon.
       beta2: of AdamW's second moment.
       clip_norm: largest global norm of the model's gradient.
+      label_smoothing: share of each target's weight that is spread evenly over the vocabulary, as in transformers; the
+        logged loss contains it.
       eval_every: epochs between evaluations on the validation rows; the best of the checkpoints written then is taken.
         The last step is always evaluated.
       distill: loss weights.
@@ -182,6 +184,7 @@ class TrainConfig:
     weight_decay: float = not_negative(0.0)
     beta2: float = share(0.999)
     clip_norm: float = positive(1.0)
+    label_smoothing: float = share(0.0)
     eval_every: float = positive(1.0)
     distill: DistillConfig = DistillConfig()
 
@@ -242,6 +245,7 @@ class EvaluateConfig:
         Validation during training is greedy.
       length_penalty: power of the length that beams' scores are divided by.
       no_repeat_ngram_size: n-grams of this size come once in an output; 0: no such rule.
+      labels_only: for tasks of labels: outputs are always one of the labels, also those of validation.
     """
 
     batch_size: int = positive(64)
@@ -249,6 +253,7 @@ class EvaluateConfig:
     num_beams: int = positive(1)
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = not_negative(0)
+    labels_only: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,3 +99,19 @@ def merge_values(subsets: Sequence[RowSubset], found: Sequence[Mapping[str, Any]
 def chosen_tokenizers(subsets: Sequence[RowSubset]) -> dict[str, str]:
     """Returns the tokenizers of all subsets by field of `TaskConfig`, with the prefix of the subset."""
     return merge_values(subsets, [subset.tokenizers for subset in subsets])
+
+
+def shared_labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the labels of the rows, which are then the only possible outputs.
+
+    Raises:
+      UserError: if rows have no labels, different ones, or outputs that are not labels (WSC).
+    """
+    labels = list(rows[0].get("labels") or [])
+    if not labels or any(list(row.get("labels") or []) != labels or "targets" in row for row in rows):
+        raise UserError(
+            "config.evaluate.labels_only is True, and the rows have no labels, different ones, or other outputs",
+            "rows of one classification task",
+            "config.evaluate.labels_only=False",
+        )
+    return labels

@@ -60,7 +60,7 @@ def allow_sequences(
     """
     places, vocab_size = jnp.arange(table.shape[1]), scores.shape[1]
     generated = jnp.take(tokens, begin + places, axis=1, mode="clip")  # [R, D]
-    same = (generated[:, None] == table[None]) | (places >= length - begin)
+    same = (generated[:, None] == table[None]) | (places >= length - begin)[None, None]
     column = jnp.take(table, length - begin, axis=1, mode="fill", fill_value=vocab_size)  # [M]
     following = jnp.where(jnp.all(same, axis=-1), column[None], vocab_size)  # [R, M]
     ended = jnp.all(following == vocab_size, axis=1, keepdims=True)

@@ -85,7 +85,8 @@ def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:
     options = evaluation_options(run.config, run.given.generation)
     data = summarize_data(rows, tokenizer, task, folder, issues)
     print(*format_summary(data), *notes, sep="\n", file=sys.stderr, flush=True)
-    evaluator = Evaluator(rows["test"], tokenizer, task, options, run.config.evaluate.batch_size, folder)
+    e = run.config.evaluate
+    evaluator = Evaluator(rows["test"], tokenizer, task, options, e.batch_size, folder, e.labels_only)
     return score_models(evaluator, {"model": run.engine}) | {"data": data}
 
 

@@ -9,7 +9,7 @@ from nash_jax.data.summary import format_summary, summarize_data
 from nash_jax.data.tokenizers import choose_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions
-from nash_jax.evaluation.row_subsets import check_subsets
+from nash_jax.evaluation.row_subsets import check_subsets, shared_labels
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.initial_model import fresh_spec
 from nash_jax.recipe.layer_importance import find_candidates
@@ -24,6 +24,9 @@ def prepare_data(context: RunContext, folder: Path) -> dict[str, Any]:
     """Reads and checks the rows, fixes the tokenizer, tokenises them."""
     rows, task = context.rows, context.config.task  # rows before models: the likelier mistake is reported sooner
     notes = [f"{split}: {note}" for split in EVALUATED for note in check_subsets(task.metric, rows[split], task)]
+    if context.config.evaluate.labels_only:
+        for split in EVALUATED:
+            shared_labels(rows[split])  # raises
     given = context.given
     tokenizer = choose_tokenizer(task, given.tokenizer if given else None, rows["train"])
     own, summary = clear_folder(folder / "tokenizer"), dict[str, Any]()
