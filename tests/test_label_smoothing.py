@@ -37,9 +37,7 @@ def test_the_loss_is_that_of_transformers(torch, logits, seed, epsilon):
         batch["labels"][row, length:] = spec.pad_id
     shifted = np.pad(batch["labels"], ((0, 0), (1, 0)), constant_values=spec.decoder_start_id)[:, :-1]
     outputs = torch.tensor(logits(spec, params, {"input_ids": batch["input_ids"], "labels": shifted}))
-    labels = (
-        torch.from_numpy(batch["labels"]).long().masked_fill(torch.from_numpy(batch["labels"] == spec.pad_id), -100)
-    )
+    labels = torch.tensor(np.where(batch["labels"] == spec.pad_id, -100, batch["labels"])).long()
     expected = float(LabelSmoother(epsilon=epsilon)({"logits": outputs}, labels))
     value, gradient = loss_of(spec, params, batch, epsilon)
     assert value == pytest.approx(expected, rel=1e-5)

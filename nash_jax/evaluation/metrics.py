@@ -131,13 +131,12 @@ def check_metric_rows(metric: str, rows: Sequence[Row], settings: TaskConfig | N
     if not value >= FULL_MARKS:  # nan is refused too
         raise UserError(found, "100, as for all outputs that are right", chosen.remedy)
     notes = [f"note: {found}, not 100: it finds no word in some"] if value < 100 - _ROUNDING else []
-    return notes + _lossy(tokenizers, rows)
+    forced = settings is not None and settings.rouge_tokenizer == ENGLISH and "rouge_tokenizer" in tokenizers
+    return notes + (_lossy(rows) if forced else [])
 
 
-def _lossy(tokenizers: Mapping[str, str], rows: Sequence[Row]) -> list[str]:
-    """A note if ROUGE's tokenizer `english`, which is not the choice of `auto` then, drops much of the references."""
-    if tokenizers.get("rouge_tokenizer") != ENGLISH:
-        return []
+def _lossy(rows: Sequence[Row]) -> list[str]:
+    """A note if ROUGE's tokenizer `english` drops much of the references."""
     share = lost_share([reference for row in rows for reference in row["references"]])
     said = f"note: config.task.rouge_tokenizer={ENGLISH} drops {share:.0%} of the references' letters"
     return [said] if share > ENGLISH_LOST else []

@@ -33,7 +33,8 @@ class LabelSet:
         for text, ids in zip(texts, tokenizer(text_target=texts)["input_ids"], strict=True):
             other = self._labels.setdefault(self._until_eos(ids) or self._eos_ids[:1], text)
             if other != text:
-                raise UserError(f"the labels {other!r} and {text!r} have the same tokens", "labels that differ in them")
+                found = f"the labels {other!r} and {text!r} have the same tokens"
+                raise UserError(found, "labels that differ in them", "words that the tokenizer does not know do not")
         self.options = options.replace(allowed_sequences=list(self._labels))
 
     def _until_eos(self, ids: Iterable[int]) -> tuple[int, ...]:
