@@ -180,10 +180,25 @@ def test_labels_of_a_tokenizer_without_eos_and_of_a_model_with_positions():
     assert set(model.generate(["a", "b", "c"], labels=WORDS)) <= set(WORDS)
 
 
+def test_what_follows_eos_is_no_part_of_a_label(model):
+    """As the language of mBART's targets."""
+    from tokenizers import processors
+
+    tokenizer = byte_tokenizer()
+    both = [("</s>", 1), ("<unk>", 2)]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s> <unk>", special_tokens=both
+    )
+    assert tokenizer("a")["input_ids"][1:] == [1, 2]
+    found = Seq2Seq(model.spec, model.params, tokenizer).generate(TEXTS, labels=WORDS, return_scores=True)
+    assert set(found.texts) <= set(WORDS) and all(ids[-1] == 1 for ids in found.token_ids)
+
+
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
         ([], "labels hold"), ("yes", "labels hold"), (["yes", "yes"], "labels hold"), ([3], "labels hold 3"),
+        (5, "labels hold 5"),
         (["yes", None], "labels hold None"), (["yes", " "], "labels hold ' '"),
     ],
 )  # fmt: skip

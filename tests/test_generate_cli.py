@@ -162,6 +162,17 @@ def test_scores_are_a_column(tmp_path, command, flags, count):
         assert (scores if count > 1 else [scores]) == [score_record(expected, i * count + n) for n in range(count)]
 
 
+@pytest.mark.parametrize("labels", [["yes", "no"], ["naïve", "not  at all", "0"]])
+def test_outputs_are_labels(tmp_path, command, labels):
+    """Those of Python, as they are written on the command line; other labels are another file."""
+    write_lines(tmp_path / "rows.txt", TEXTS)
+    assert command(f"--labels={json.dumps(labels)}", "--num_beams=2")[0] == 0
+    lines = (tmp_path / "out.txt").read_text().splitlines()
+    assert lines == generated(TEXTS, labels=labels, num_beams=2) and set(lines) <= set(labels)
+    status, _, err = command('--labels=["a","b"]', "--num_beams=2")
+    assert status == 2 and "labels=" in err
+
+
 def test_a_run_with_scores_continues_with_scores(tmp_path, command):
     """Stopped after the first batch and started again: the same bytes; without scores it is another file."""
     write_lines(tmp_path / "rows.jsonl", [json.dumps({"text": text}) for text in TEXTS])
@@ -352,6 +363,7 @@ FLAGS = {
     ("--batch_size=x",): "--batch_size is 'x'; expected a whole number, 1 or more",
     ("--dtype=float16",): "--dtype is 'float16'; expected float32 or bfloat16",
     ("--return_scores",): "--return_scores with --output={}/out.txt; expected --output=NAME.jsonl, which holds scores",
+    ("--labels=yes",): "labels hold 'yes'; expected a list of different texts, such as ['yes', 'no']",
     ("--do_sample=maybe",): "--do_sample is 'maybe'; expected true or false",
     ("--num_beams=0",): "generation option num_beams is 0; expected a whole number, 1 or more",
     ("--temperature=abc",): "generation option temperature is 'abc'; expected a number above 0",

@@ -19,6 +19,7 @@ from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.errors import UserError
 from nash_jax.generation.batching import generate_batches, generate_scored_batches, group_by_input, plan_batch_rows
 from nash_jax.generation.inputs import check_ids, pad_inputs
+from nash_jax.generation.labels import LabelSet
 from nash_jax.generation.outputs import RowScore, ScoredIds, row_scores
 from nash_jax.generation.program_args import make_program_args
 from nash_jax.tree import params_digest
@@ -46,6 +47,7 @@ class GenerationJob:
       batch_size: texts generated together.
       dtype: compute dtype.
       return_scores: also write log-probabilities, in JSONL.
+      labels: the only outputs that are possible; None: all.
       options: fields of `GenerationOptions` that override the model's.
     """
 
@@ -58,6 +60,7 @@ class GenerationJob:
     batch_size: int = 16
     dtype: str = "float32"
     return_scores: bool = False
+    labels: Any = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -104,7 +107,9 @@ class FileGenerator:
             raise UserError(f"the model {job.model} has no tokenizer", "tokenizer files in the same folder")
         self.model, self.job, self.stats = model, job, GenerationStats()
         self.tokenizer: Any = model.tokenizer
-        self.options = model.generation.replace(**job.options)
+        options = model.generation.replace(**job.options)
+        labels = None if job.labels is None else LabelSet(job.labels, self.tokenizer, model.spec, options)
+        self.options, self._decode = (labels.options, labels.read) if labels else (options, self._decode_text)
         dummy = pad_inputs(np.zeros((1, 1), int), np.ones((1, 1)), np.zeros(1, int), 0)
         make_program_args(model.spec, self.options, dummy, None, stop_at_eos=True)  # checks the options
         self._rows: dict[int, int] = {}
@@ -113,7 +118,8 @@ class FileGenerator:
     def settings(self, file: TextFile, scan: FileScan) -> dict[str, Any]:
         """Returns all settings that the outputs depend on; not the batch size, so that it can be changed on restart."""
         chosen = {name: getattr(self.job, name) for name in ("prefix", "truncate", "dtype")}
-        chosen |= {"return_scores": True} if self.job.return_scores else {}  # not in files of older versions
+        own = {"return_scores": self.job.return_scores or None, "labels": self.job.labels}
+        chosen |= {name: value for name, value in own.items() if value is not None}  # files of older versions lack them
         content = {"model": _digest(self.model, self.tokenizer), "input": scan.digest[:16], "column": file.column}
         return chosen | content | self.options.to_dict()
 
@@ -167,9 +173,12 @@ class FileGenerator:
         ):  # fmt: skip
             tokens = found.ids if isinstance(found, ScoredIds) else found
             self._count(tokens)
-            texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            texts = self._decode(tokens)
             scores = row_scores(found, self._eos_ids) if isinstance(found, ScoredIds) else [None] * len(texts)
             yield group_by_input(numbers, list(zip(texts, scores, strict=True)))
+
+    def _decode_text(self, ids: np.ndarray) -> list[str]:
+        return list(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
 
     @property
     def _eos_ids(self) -> tuple[int, ...]:

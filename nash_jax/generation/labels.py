@@ -14,7 +14,7 @@ class LabelSet:
     """The only outputs that are possible.
 
     Args:
-      labels: different texts.
+      labels: a list of different texts.
       tokenizer: a `transformers` tokenizer; labels are tokenized as targets are in training.
       spec: of the model.
       options: generation options of the model.
@@ -26,7 +26,7 @@ class LabelSet:
       UserError: for labels that are not texts, or of which two have the same tokens.
     """
 
-    def __init__(self, labels: Iterable[str], tokenizer: Any, spec: ModelSpec, options: GenerationOptions) -> None:
+    def __init__(self, labels: Any, tokenizer: Any, spec: ModelSpec, options: GenerationOptions) -> None:
         texts = _check_labels(labels)
         self._eos_ids = (spec.eos_id,) if options.eos_token_id is None else options.eos_token_id
         self._labels: dict[tuple[int, ...], str] = {}
@@ -51,8 +51,8 @@ class LabelSet:
         return [self._labels.get(self._until_eos(row), "") for row in ids[:, 1:].tolist()]
 
 
-def _check_labels(labels: Iterable[str]) -> list[str]:
-    texts = [] if isinstance(labels, str) else list(labels)
+def _check_labels(labels: Any) -> list[str]:
+    texts = list(labels) if isinstance(labels, Iterable) and not isinstance(labels, str) else []
     wrong = [label for label in texts if not isinstance(label, str) or not label.strip()]
     if not texts or wrong or len(set(texts)) < len(texts):
         said = repr(wrong[0] if wrong else labels)
