@@ -71,6 +71,18 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "leaked row": ("training rows are also test rows", "split the data so that no source is in two files"),
         "column missing": ("a column is missing", "set these two settings to the names of your columns"),
+        "match:config.evaluate.labels_only is True": (
+            "outputs can only be labels where all rows have the same ones",
+            "turn the setting off for mixtures and tasks without labels",
+        ),
+        "match:the references score 0.0 ": (
+            "the metric finds nothing in the references, so an output equal to its reference would have no full marks",
+            "the setting that the message names; [which tokenizer](evaluation.md#scripts)",
+        ),
+        "match:, which sacrebleu cannot load: ": (
+            "BLEU's tokenizer needs a package, or files from the network",
+            "install what the message names, or another `config.task.bleu_tokenizer`",
+        ),
         "rows without labels": (
             "the rows do not have what the metric needs",
             "use another `config.task.metric`; [metrics](evaluation.md#metrics) says what each needs",
@@ -144,6 +156,8 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
         "--batch_size=0": ("a batch of no rows", ""),
         "--batch_size=x": ("a batch size that is not a number", ""),
         "--dtype=float16": ("an unsupported type", ""),
+        "--labels=yes": ("labels that are not a list of texts", "write JSON, in quotes for the shell"),
+        "--return_scores": ("scores with an output that has no place for them", "name a `.jsonl` file"),
         "--do_sample=maybe": ("a flag that is neither true nor false", ""),
         "--temperature=abc": ("a number that is not a number", ""),
         "--early_stopping=maybe": ("a wrong choice", ""),

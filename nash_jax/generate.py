@@ -7,6 +7,8 @@
   --truncate    cuts texts that are longer than the positions of the model, instead of refusing them
   --batch_size  texts generated together (16)
   --dtype       float32 (default) or bfloat16
+  --labels      a list in JSON: each output is one of these texts, such as --labels='["yes","no"]'
+  --return_scores  writes log-probabilities too, in the column "output_scores" of .jsonl
 
 and the options of transformers that docs/generation.md lists, such as --max_new_tokens=64 --num_beams=4 --do_sample
 --top_p=0.9 --early_stopping=never --suppress_tokens=[5,7] --seed=1; those left out are the model's own.
@@ -48,16 +50,21 @@ def parse(argv: Sequence[str]) -> GenerationJob:
         if not given.get(name):
             raise UserError(f"no --{name}", "--model=FOLDER_OR_HUB_NAME --input=FILE --output=FILE")
     given |= {name: Path(given[name]).expanduser() for name in ("input", "output")}
+    if given["return_scores"] and given["output"].suffix != ".jsonl":
+        raise UserError(f"--return_scores with --output={given['output']}", "--output=NAME.jsonl, which holds scores")
+    if "labels" in given:
+        given["labels"] = _value(given["labels"])
     names = [field.name for field in dataclasses.fields(GenerationOptions) if field.name in given]
     return GenerationJob(options={name: _value(given.pop(name)) for name in names}, **given)
 
 
 def _define_flags() -> flags.FlagValues:
     own = flags.FlagValues()
-    for name in ("model", "input", "output", "column"):
+    for name in ("model", "input", "output", "column", "labels"):
         flags.DEFINE_string(name, None, "", flag_values=own)
     flags.DEFINE_string("prefix", "", "", flag_values=own)
     flags.DEFINE_bool("truncate", False, "", flag_values=own)
+    flags.DEFINE_bool("return_scores", False, "", flag_values=own)
     flags.DEFINE_integer("batch_size", 16, "", lower_bound=1, flag_values=own)
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "", flag_values=own)
     for field in dataclasses.fields(GenerationOptions):

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -26,10 +26,11 @@ from nash_jax.generation.arguments import (
     read_path,
     read_texts,
 )
-from nash_jax.generation.batching import generate_batches, group_by_input
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import check_inputs
 from nash_jax.generation.options import GenerationOptions
+from nash_jax.generation.outputs import ScoredIds, ScoredTexts
+from nash_jax.generation.texts import TextGenerator
 from nash_jax.runtime.files import find_folder
 from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.output_folder import complete_save, fill_folder
@@ -64,48 +65,78 @@ class Seq2Seq:
             self._engine = Engine(self.spec, self.params, self.dtype)
         return self._engine
 
+    @overload
     def generate(
-        self, texts: Iterable[str], *, batch_size: int = 16, progress: bool | None = None, **options: Any
-    ) -> list[str]:
+        self, texts: Iterable[str], *, batch_size: int = ..., progress: bool | None = ...,
+        labels: Iterable[str] | None = ..., return_scores: Literal[False] = ..., **options: Any,
+    ) -> list[str]: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, texts: Iterable[str], *, batch_size: int = ..., progress: bool | None = ...,
+        labels: Iterable[str] | None = ..., return_scores: Literal[True], **options: Any,
+    ) -> ScoredTexts: ...  # fmt: skip
+
+    def generate(
+        self, texts: Iterable[str], *, batch_size: int = 16, progress: bool | None = None,
+        labels: Iterable[str] | None = None, return_scores: bool = False, **options: Any,
+    ) -> list[str] | ScoredTexts:  # fmt: skip
         """Generates texts; outputs are in the order of the inputs, and inputs are not truncated.
 
         Args:
           texts: inputs, including a prefix if the model needs one; also a generator, an array or a column.
           batch_size: inputs generated together; inputs of similar length share a batch.
           progress: whether to show a progress bar; None: only after some seconds.
+          labels: every output is one of these texts; None: any text. A greedy search may miss the most probable label;
+            with num_beams, as many labels are compared to their end.
+          return_scores: also return log-probabilities.
           **options: fields of `GenerationOptions`, named as in `transformers`; the default is `self.generation`.
 
         Returns:
-          One text for each input; with num_return_sequences=n, n consecutive texts.
+          One text for each input; with num_return_sequences=n, n consecutive texts. With return_scores=True these texts
+          and their scores, `nash_jax.generation.outputs.ScoredTexts`.
 
         Raises:
-          UserError: for a model without tokenizer, an item that is no text, or options that are not valid.
+          UserError: for a model without tokenizer, an item that is no text, or options or labels that are not valid.
         """
         if self.tokenizer is None:
             raise UserError("this model has no tokenizer", "tokenizer files in the same folder", "or use generate_ids")
         given, batch_size = read_texts(texts), read_count(batch_size, "batch_size")
         chosen = self.generation.replace(**options)
+        allowed = None if labels is None else read_texts(labels, "labels")
+        generator = TextGenerator(self.engine, self.tokenizer, chosen, allowed)
         sources = self.tokenizer(given, verbose=False)["input_ids"] if given else []
-        outputs: dict[int, list[str]] = {}
-        for numbers, tokens in generate_batches(self.engine, sources, chosen, batch_size, progress):
-            outputs |= group_by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
-        return [text for number in range(len(given)) for text in outputs[number]]
+        return (generator.scored if return_scores else generator.texts)(sources, batch_size, progress)
+
+    @overload
+    def generate_ids(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray | None = ..., *,
+        decoder_input_ids: np.ndarray | None = ..., return_scores: Literal[False] = ..., **options: Any,
+    ) -> np.ndarray: ...  # fmt: skip
+
+    @overload
+    def generate_ids(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray | None = ..., *,
+        decoder_input_ids: np.ndarray | None = ..., return_scores: Literal[True], **options: Any,
+    ) -> ScoredIds: ...  # fmt: skip
 
     def generate_ids(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, *,
-        decoder_input_ids: np.ndarray | None = None, **options: Any,
-    ) -> np.ndarray:  # fmt: skip
+        decoder_input_ids: np.ndarray | None = None, return_scores: bool = False, **options: Any,
+    ) -> np.ndarray | ScoredIds:  # fmt: skip
         """Generates token ids; the result is equal to that of `generate` of `transformers`.
 
         Args:
           input_ids: int [B, S].
           attention_mask: [B, S] of 0/1; None: 0 at padding tokens.
           decoder_input_ids: int [B, P], prompts; the start token is prepended if no row starts with it.
+          return_scores: also return log-probabilities.
           **options: as for `generate`.
 
         Returns:
           int32 [B·n, L], n = num_return_sequences rows for each input: decoder start token or prompt, generated tokens,
-          padding after EOS (EOS instead of padding in beam search if the padding id is 0, as in transformers).
+          padding after EOS (EOS instead of padding in beam search if the padding id is 0, as in transformers). With
+          return_scores=True these ids and their scores, `nash_jax.generation.outputs.ScoredIds`.
 
         Raises:
           UserError: for arrays or options that are not valid for the model or contradict each other.
@@ -113,7 +144,8 @@ class Seq2Seq:
         chosen = self.generation.replace(**options)
         inputs = self._inputs(input_ids, attention_mask)
         prompts = None if decoder_input_ids is None else read_ids(decoder_input_ids, "decoder_input_ids")
-        return self.engine.generate(*inputs, chosen, decoder_input_ids=prompts)
+        generate = self.engine.generate_scored if return_scores else self.engine.generate
+        return generate(*inputs, chosen, decoder_input_ids=prompts)
 
     def logits(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None, decoder_input_ids: np.ndarray

@@ -49,6 +49,31 @@ def test_outputs_are_those_of_the_options(quick_engine, tmp_path):
             assert length == (~np.isin(tokens, [spec.pad_id, spec.eos_id])).sum()
 
 
+LABELS = ["K AE T", "T AE K", "AE"]
+
+
+def test_labels_only(quick_engine, tmp_path):
+    """With the setting all outputs of a random model are labels, without it none is."""
+    rows = [row | {"references": [LABELS[i % 2]], "labels": LABELS} for i, row in enumerate(ROWS)]
+    tokenizer = build_pronunciation_tokenizer(rows)
+    spec = dense_spec(vocab_size=len(tokenizer), d_model=8, d_ff=8, num_heads=2, encoder_layers=1, decoder_layers=1)
+    engine, task = quick_engine(spec, random_params(spec)), dataclasses.replace(config().task, metric="accuracy")
+    for beams in (1, 3):
+        options = evaluation_options(config(num_beams=beams), GenerationOptions())
+        free, bound = (Evaluator(rows, tokenizer, task, options, 2, tmp_path, only) for only in (False, True))
+        assert set(bound.generate(engine)[0]) <= set(LABELS) and bound.evaluate(engine)["invalid"] == 0
+        assert free.evaluate(engine)["invalid"] == 100
+
+
+@pytest.mark.parametrize(
+    "odd", [{}, {"labels": ["a", "b"]}, {"labels": LABELS, "targets": ["the cat"]}], ids=["none", "others", "nouns"]
+)
+def test_labels_only_without_labels(tmp_path, odd):
+    rows = [ROWS[0] | {"labels": LABELS}, ROWS[1] | odd]
+    with pytest.raises(UserError, match=r"config\.evaluate\.labels_only is True, and the rows have no labels"):
+        Evaluator(rows, None, config().task, GenerationOptions(), 2, tmp_path, labels_only=True)
+
+
 def test_scores_with_intervals_and_the_comparison(quick_engine, tmp_path):
     """Dense and pruned, their intervals, and what `compare` says of them; one model alone has no comparison."""
     tokenizer = build_pronunciation_tokenizer(ROWS)
@@ -102,6 +127,7 @@ def test_baselines_have_intervals_too(tmp_path):
     tokenizer = build_pronunciation_tokenizer(ROWS)
     evaluator = Evaluator(rows, tokenizer, config().task, GenerationOptions(), batch_size=8, cache=tmp_path)
     found = score_models(evaluator, {})
+    assert found["tokenizers"] == {"rouge_tokenizer": "english"}
     assert found["intervals"]["baselines"].keys() == {"first_sentence", "first_3_words"}
     low, high = found["intervals"]["baselines"]["first_sentence"]["rouge1"]
     assert low <= found["metrics"]["baselines"]["first_sentence"]["rouge1"] <= high

@@ -136,6 +136,69 @@ def test_objects_to_objects(tmp_path, command):
     assert status == 0 and "line ends" not in out
 
 
+def score_record(found, row: int) -> dict:
+    """The scores of one output of `generate(…, return_scores=True)`, as they are written."""
+    beams = found.sequences_scores
+    return {
+        "log_prob": pytest.approx(found.log_probs[row], abs=2e-4),
+        **({} if beams is None else {"sequence_score": pytest.approx(beams[row], abs=2e-4)}),
+        "token_log_probs": pytest.approx(found.token_log_probs[row].tolist(), abs=2e-4),
+    }
+
+
+@pytest.mark.parametrize(("flags", "count"), [((), 1), (("--num_beams=3", "--num_return_sequences=2"), 2)])
+def test_scores_are_a_column(tmp_path, command, flags, count):
+    """One object for an output, a list of them for several; the texts are those without scores."""
+    write_lines(tmp_path / "rows.txt", TEXTS[:6])
+    assert command("--return_scores", *flags, output="out.jsonl")[0] == 0
+    assert command(*flags, output="plain.jsonl")[0] == 0
+    options = {flag.split("=")[0][2:]: int(flag.split("=")[1]) for flag in flags}
+    expected = generated(TEXTS[:6], return_scores=True, **options)
+    lines, plain = ((tmp_path / name).read_text().splitlines() for name in ("out.jsonl", "plain.jsonl"))
+    for i, line in enumerate(lines):
+        row = json.loads(line)
+        scores = row.pop("output_scores")
+        assert row == json.loads(plain[i])
+        assert (scores if count > 1 else [scores]) == [score_record(expected, i * count + n) for n in range(count)]
+
+
+@pytest.mark.parametrize("labels", [["yes", "no"], ["naïve", "not  at all", "0"]])
+def test_outputs_are_labels(tmp_path, command, labels):
+    """Those of Python, as they are written on the command line; other labels are another file."""
+    write_lines(tmp_path / "rows.txt", TEXTS)
+    assert command(f"--labels={json.dumps(labels)}", "--num_beams=2")[0] == 0
+    lines = (tmp_path / "out.txt").read_text().splitlines()
+    assert lines == generated(TEXTS, labels=labels, num_beams=2) and set(lines) <= set(labels)
+    status, _, err = command('--labels=["a","b"]', "--num_beams=2")
+    assert status == 2 and "labels=" in err
+
+
+def test_a_run_with_scores_continues_with_scores(tmp_path, command):
+    """Stopped after the first batch and started again: the same bytes; without scores it is another file."""
+    write_lines(tmp_path / "rows.jsonl", [json.dumps({"text": text}) for text in TEXTS])
+    assert command("--return_scores", input="rows.jsonl", output="whole.jsonl")[0] == 0
+    add, calls = nash_jax.batch_generate.resumable.PartialResults.add, []
+
+    def add_one(self, results):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(add(self, results))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nash_jax.batch_generate.resumable.PartialResults.add", add_one)
+        assert command("--return_scores", input="rows.jsonl", output="out.jsonl")[0] == 130
+    assert "return_scores=None, not" not in command("--return_scores", input="rows.jsonl", output="out.jsonl")[2]
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    status, _, err = command(input="rows.jsonl", output="out.jsonl")
+    assert status == 2 and "out.jsonl.partial holds" not in err and " return_scores=" in err
+
+
+def test_a_column_of_scores_is_not_overwritten(tmp_path, command):
+    write_lines(tmp_path / "rows.jsonl", [json.dumps({"text": "a", "output_scores": 1})])
+    status, _, err = command("--return_scores", input="rows.jsonl", output="out.jsonl")
+    assert status == 2 and "rows.jsonl:1 has a column 'output_scores' already; expected none: it would be lost" in err
+
+
 def test_several_outputs_are_lines_of_text(tmp_path, command):
     rows = [{"document": text} for text in TEXTS[:5]]
     write_lines(tmp_path / "rows.jsonl", map(json.dumps, rows))
@@ -299,6 +362,8 @@ FLAGS = {
     ("--batch_size=0",): "--batch_size is '0'; expected a whole number, 1 or more",
     ("--batch_size=x",): "--batch_size is 'x'; expected a whole number, 1 or more",
     ("--dtype=float16",): "--dtype is 'float16'; expected float32 or bfloat16",
+    ("--return_scores",): "--return_scores with --output={}/out.txt; expected --output=NAME.jsonl, which holds scores",
+    ("--labels=yes",): "labels hold 'yes'; expected a list of different texts, such as ['yes', 'no']",
     ("--do_sample=maybe",): "--do_sample is 'maybe'; expected true or false",
     ("--num_beams=0",): "generation option num_beams is 0; expected a whole number, 1 or more",
     ("--temperature=abc",): "generation option temperature is 'abc'; expected a number above 0",

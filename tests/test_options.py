@@ -34,7 +34,8 @@ FILES = [  # generation_config.json
     {"bos_token_id": 3, "encoder_no_repeat_ngram_size": 2, "min_new_tokens": 4, "num_return_sequences": 1},
 ]
 
-NAMES = [field.name for field in dataclasses.fields(GenerationOptions) if field.name != "seed"]
+OWN = ("seed", "allowed_sequences")  # options that transformers does not have
+NAMES = [field.name for field in dataclasses.fields(GenerationOptions) if field.name not in OWN]
 
 
 def plain(value):
@@ -100,11 +101,12 @@ CHANGES = {
     "forced_bos_token_id": 0, "forced_eos_token_id": [1, 2], "suppress_tokens": [8], "begin_suppress_tokens": [9, 4],
     "exponential_decay_length_penalty": [3, 1.5], "remove_invalid_values": True, "renormalize_logits": True,
     "decoder_start_token_id": 0, "bos_token_id": 3, "eos_token_id": [1, 7], "pad_token_id": 0, "seed": 4,
+    "allowed_sequences": [[4, 1], [5, 5, 1]],
 }  # fmt: skip
 
 
 def test_every_field_goes_through_files_and_transformers(tmp_path):
-    assert set(CHANGES) == {*NAMES, "seed"} == set(module._FIELD_TYPES)
+    assert set(CHANGES) == {*NAMES, *OWN} == set(module._FIELD_TYPES)
     options = GenerationOptions().replace(**CHANGES)
     assert options.to_dict() == CHANGES
     assert options_from_files(json.loads(json.dumps(options.to_dict())), T5) == options

@@ -124,7 +124,7 @@ def test_metrics_agree_on_perfection_and_on_rows(name):
     metric = METRICS[name]
     texts = {"correlation": ["1", "2.5"], "answers": ["a b c d e", "f g h i"]}.get(name, ["one two x y z", "three"])
     rows = own_rows(name, texts)
-    best, worst = metric.score(texts, rows), metric.score(["zero"] * 2, rows)
+    best, worst = metric.score(texts, rows), metric.score(["§"] * 2, rows)
     assert best[metric.selection] == pytest.approx(100) and worst[metric.selection] <= 0
     assert best.keys() == worst.keys()
     with pytest.raises(ValueError, match="zip"):
@@ -167,14 +167,14 @@ def test_baselines():
 
 
 @pytest.mark.parametrize(
-    ("name", "row", "odd"),
+    ("name", "rows", "odd"),
     [
-        ("correlation", {"references": ["3.5"]}, {"references": ["three"]}),
-        ("accuracy", {"references": ["a"], "labels": ["a", "b"]}, {"references": ["a"], "labels": ["a", "c"]}),
+        ("correlation", [{"references": [number]} for number in ("3.5", "1")], {"references": ["three"]}),
+        ("accuracy", [{"references": ["a"], "labels": ["a", "b"]}], {"references": ["a"], "labels": ["a", "c"]}),
     ],
 )
-def test_a_late_row_is_refused_before_training(name, row, odd):
+def test_a_late_row_is_refused_before_training(name, rows, odd):
     """As one of a mixture's smaller task, or of own numbers."""
-    check_metric_rows(name, [row] * 20)
+    check_metric_rows(name, rows * 20)
     with pytest.raises(UserError, match="for this metric"):
-        check_metric_rows(name, [row] * 20 + [odd])
+        check_metric_rows(name, [*rows * 20, odd])

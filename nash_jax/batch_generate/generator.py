@@ -17,15 +17,19 @@ import numpy as np
 from nash_jax.batch_generate.text_files import FileScan, TextFile, TextRow
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.errors import UserError
-from nash_jax.generation.batching import generate_batches, group_by_input, plan_batch_rows
+from nash_jax.generation.batching import generate_batches, generate_scored_batches, group_by_input, plan_batch_rows
 from nash_jax.generation.inputs import check_ids, pad_inputs
+from nash_jax.generation.labels import LabelSet
+from nash_jax.generation.outputs import RowScore, ScoredIds, row_scores
 from nash_jax.generation.program_args import make_program_args
 from nash_jax.tree import params_digest
 
 if TYPE_CHECKING:
     from nash_jax.seq2seq import Seq2Seq
 
-OUTPUT_COLUMN = "output"
+OUTPUT_COLUMN, SCORES_COLUMN = "output", "output_scores"
+_DECIMALS = 4  # of scores: the digits after these may depend on the batch
+Output = tuple[str, RowScore | None]  # text, and its score if scores are asked for
 BATCHES_PER_CHUNK = 64  # rows of a chunk with similar lengths share a batch; larger chunks only need more memory
 
 
@@ -42,6 +46,8 @@ class GenerationJob:
       truncate: truncate texts that are longer than the model's position table.
       batch_size: texts generated together.
       dtype: compute dtype.
+      return_scores: also write log-probabilities, in JSONL.
+      labels: the only outputs that are possible; None: all.
       options: fields of `GenerationOptions` that override the model's.
     """
 
@@ -53,6 +59,8 @@ class GenerationJob:
     truncate: bool = False
     batch_size: int = 16
     dtype: str = "float32"
+    return_scores: bool = False
+    labels: Any = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -99,7 +107,9 @@ class FileGenerator:
             raise UserError(f"the model {job.model} has no tokenizer", "tokenizer files in the same folder")
         self.model, self.job, self.stats = model, job, GenerationStats()
         self.tokenizer: Any = model.tokenizer
-        self.options = model.generation.replace(**job.options)
+        options = model.generation.replace(**job.options)
+        labels = None if job.labels is None else LabelSet(job.labels, self.tokenizer, model.spec, options)
+        self.options, self._decode = (labels.options, labels.read) if labels else (options, self._decode_text)
         dummy = pad_inputs(np.zeros((1, 1), int), np.ones((1, 1)), np.zeros(1, int), 0)
         make_program_args(model.spec, self.options, dummy, None, stop_at_eos=True)  # checks the options
         self._rows: dict[int, int] = {}
@@ -108,6 +118,8 @@ class FileGenerator:
     def settings(self, file: TextFile, scan: FileScan) -> dict[str, Any]:
         """Returns all settings that the outputs depend on; not the batch size, so that it can be changed on restart."""
         chosen = {name: getattr(self.job, name) for name in ("prefix", "truncate", "dtype")}
+        own = {"return_scores": self.job.return_scores or None, "labels": self.job.labels}
+        chosen |= {name: value for name, value in own.items() if value is not None}  # files of older versions lack them
         content = {"model": _digest(self.model, self.tokenizer), "input": scan.digest[:16], "column": file.column}
         return chosen | content | self.options.to_dict()
 
@@ -123,6 +135,9 @@ class FileGenerator:
             num_cut += num_cut_in_chunk
             lengths.extend(map(len, ids))
             for row, row_ids in zip(chunk, ids, strict=True):
+                if self.job.return_scores and SCORES_COLUMN in row.record:
+                    found = f"{row.place} has a column {SCORES_COLUMN!r} already"
+                    raise UserError(found, "none: it would be lost", "rename that one")
                 check_ids(f"{row.place}: the tokens of this text", np.array(row_ids, int), vocab_size)
         self._rows = plan_batch_rows(np.array(lengths), self.job.batch_size)
         return num_cut
@@ -148,15 +163,26 @@ class FileGenerator:
         while chunk := list(itertools.islice(iterator, BATCHES_PER_CHUNK * self.job.batch_size)):
             yield chunk
 
-    def _outputs(self, chunk: Sequence[TextRow], first: int, skipped: list[int]) -> Iterator[dict[int, list[str]]]:
-        """Yields index within the chunk → n texts, one batch at a time."""
+    def _outputs(self, chunk: Sequence[TextRow], first: int, skipped: list[int]) -> Iterator[dict[int, list[Output]]]:
+        """Yields index within the chunk → n outputs, one batch at a time."""
         ids, _ = self._encode(chunk)
-        for numbers, tokens in generate_batches(
+        generate = generate_scored_batches if self.job.return_scores else generate_batches
+        for numbers, found in generate(
             self.model.engine, ids, self.options, self.job.batch_size,
             progress=False, first_row=first, done=skipped, rows=self._rows,
         ):  # fmt: skip
+            tokens = found.ids if isinstance(found, ScoredIds) else found
             self._count(tokens)
-            yield group_by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
+            texts = self._decode(tokens)
+            scores = row_scores(found, self._eos_ids) if isinstance(found, ScoredIds) else [None] * len(texts)
+            yield group_by_input(numbers, list(zip(texts, scores, strict=True)))
+
+    def _decode_text(self, ids: np.ndarray) -> list[str]:
+        return list(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
+
+    @property
+    def _eos_ids(self) -> tuple[int, ...]:
+        return self.options.eos_token_id or (self.model.spec.eos_id,)
 
     def _encode(self, rows: Sequence[TextRow]) -> tuple[list[list[int]], int]:
         """Returns the token ids of each row, truncated if configured, and the number of truncated rows."""
@@ -178,19 +204,31 @@ class FileGenerator:
     def _count(self, tokens: np.ndarray) -> None:
         """Adds outputs, int [R, L], to the counts: start token, tokens including EOS, padding."""
         new = tokens[:, 1:]
-        is_eos = np.isin(new, self.options.eos_token_id or (self.model.spec.eos_id,))
+        is_eos = np.isin(new, self._eos_ids)
         ended = is_eos.any(axis=1)
         self.stats.tokens += int(np.where(ended, is_eos.argmax(axis=1) + 1, new.shape[1]).sum())
         self.stats.num_without_eos += int((~ended).sum())
 
-    def _format(self, row: TextRow, texts: list[str]) -> list[str]:
+    def _format(self, row: TextRow, outputs: list[Output]) -> list[str]:
         """Returns the output lines of a row: one JSON object, or one line for each output."""
+        texts = [text for text, _ in outputs]
         if self.job.writes_jsonl:
-            output = texts if self.options.num_return_sequences > 1 else texts[0]
-            return [json.dumps({**row.record, OUTPUT_COLUMN: output}, ensure_ascii=False)]
+            columns: dict[str, list[Any]] = {OUTPUT_COLUMN: texts}
+            if self.job.return_scores:
+                columns[SCORES_COLUMN] = [_score_record(score) for _, score in outputs if score is not None]
+            single = self.options.num_return_sequences == 1
+            own = {name: values[0] if single else values for name, values in columns.items()}
+            return [json.dumps({**row.record, **own}, ensure_ascii=False)]
         lines = [" ".join(text.splitlines()) for text in texts]
         self.stats.num_joined += sum(line != text for line, text in zip(lines, texts, strict=True))
         return lines
+
+
+def _score_record(score: RowScore) -> dict[str, Any]:
+    """The scores of an output as JSON."""
+    tokens = [round(float(value), _DECIMALS) for value in score.token_log_probs]
+    beams = {} if score.sequence_score is None else {"sequence_score": round(score.sequence_score, _DECIMALS)}
+    return {"log_prob": round(score.log_prob, _DECIMALS), **beams, "token_log_probs": tokens}
 
 
 def _digest(model: "Seq2Seq", tokenizer: Any) -> str:

@@ -17,8 +17,12 @@ STAGES = ("data", "finetune", "shorten", "prune", "compact", "retrain", "evaluat
 TEACHER_STAGES = ("data", "finetune")  # what all methods start from
 METHOD_NAMES = ("nash", "nash_auto", "cofi", "drop", "none")
 METRIC_NAMES = (
-    "rouge", "transcription", "exact_match", "translation", "answers", "squad", "multirc", "record", "accuracy",
-    "accuracy_f1", "accuracy_macro_f1", "matthews", "correlation",
+    "rouge", "transcription", "exact_match", "translation", "chrf", "answers", "squad", "multirc", "record",
+    "accuracy", "accuracy_f1", "accuracy_macro_f1", "matthews", "correlation",
+)  # fmt: skip
+ROUGE_TOKENIZERS = ("auto", "english", "unicode")
+BLEU_TOKENIZERS = (  # all but the first are sacrebleu's
+    "auto", "13a", "zh", "char", "intl", "none", "ja-mecab", "ko-mecab", "spm", "flores101", "flores200",
 )  # fmt: skip
 FAMILY_NAMES = ("t5", "mt5", "umt5", "bart", "mbart", "marian", "pegasus")
 PHASES = ("finetune", "prune", "retrain")  # stages that train
@@ -50,6 +54,9 @@ class TaskConfig:
       max_target_length: references are cut to this many tokens in training.
       max_new_tokens: generated tokens at most.
       metric: how outputs are scored, a name of `METRICS` in `evaluation/metrics.py`; docs/evaluation.md.
+      rouge_tokenizer: `english` (rouge-score's: words of a to z, stems), `unicode` (words of all scripts, characters
+        where there are no spaces between words), or `auto`: by the references, docs/evaluation.md.
+      bleu_tokenizer: one of sacrebleu's, or `auto`: by the references.
       tokenizer: folder or hub name of the tokenizer; empty: the model's own, or the one the task builds.
       max_train_examples: use only so many training rows; 0: all.
       max_eval_examples: use only so many validation and test rows; 0: all.
@@ -74,6 +81,8 @@ class TaskConfig:
     max_target_length: int = positive(128)
     max_new_tokens: int = positive(150)
     metric: str = choice("rouge", *METRIC_NAMES)
+    rouge_tokenizer: str = choice("auto", *ROUGE_TOKENIZERS)
+    bleu_tokenizer: str = choice("auto", *BLEU_TOKENIZERS)
     tokenizer: str = ""
     max_train_examples: int = not_negative(0)
     max_eval_examples: int = not_negative(0)
@@ -158,6 +167,8 @@ class TrainConfig:
       weight_decay: of AdamW and Muon.
       beta2: of AdamW's second moment.
       clip_norm: largest global norm of the model's gradient.
+      label_smoothing: share of each target's weight that is spread evenly over the vocabulary, as in transformers; the
+        logged loss contains it.
       eval_every: epochs between evaluations on the validation rows; the best of the checkpoints written then is taken.
         The last step is always evaluated.
       distill: loss weights.
@@ -173,6 +184,7 @@ class TrainConfig:
     weight_decay: float = not_negative(0.0)
     beta2: float = share(0.999)
     clip_norm: float = positive(1.0)
+    label_smoothing: float = share(0.0)
     eval_every: float = positive(1.0)
     distill: DistillConfig = DistillConfig()
 
@@ -233,6 +245,7 @@ class EvaluateConfig:
         Validation during training is greedy.
       length_penalty: power of the length that beams' scores are divided by.
       no_repeat_ngram_size: n-grams of this size come once in an output; 0: no such rule.
+      labels_only: for tasks of labels: outputs are always one of the labels, also those of validation.
     """
 
     batch_size: int = positive(64)
@@ -240,6 +253,7 @@ class EvaluateConfig:
     num_beams: int = positive(1)
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = not_negative(0)
+    labels_only: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

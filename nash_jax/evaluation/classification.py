@@ -85,10 +85,14 @@ def binary_f1(statistics: np.ndarray) -> np.ndarray:
 
 
 def reduce_accuracy_macro_f1(statistics: np.ndarray) -> Values:
-    """Accuracy, and F1 averaged over labels, in per cent; an invalid output is a false negative of its true label."""
+    """Accuracy, and F1 averaged over labels, in per cent; an invalid output is a false negative of its true label.
+
+    As in scikit-learn, the average is over the labels that some reference or output has.
+    """
     (right, true, given), found = _margins(statistics), reduce_accuracy(statistics)
-    each = percent(2 * right, given[..., :-1] + true)
-    return {"accuracy": found["accuracy"], "macro_f1": each.mean(-1), "invalid": found["invalid"]}
+    counts = given[..., :-1] + true
+    macro = percent(2 * right, counts).sum(-1) / (counts > 0).sum(-1)
+    return {"accuracy": found["accuracy"], "macro_f1": macro, "invalid": found["invalid"]}
 
 
 def reduce_matthews(statistics: np.ndarray) -> Values:

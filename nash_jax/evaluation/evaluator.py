@@ -11,11 +11,12 @@ from nash_jax.data.pipeline import tokenize_sources
 from nash_jax.data.postprocess import postprocess_output
 from nash_jax.errors import UserError
 from nash_jax.evaluation.bootstrap import bootstrap_values, compare_paired, confidence_intervals
-from nash_jax.evaluation.row_subsets import merge_values, split_by_task
+from nash_jax.evaluation.row_subsets import chosen_tokenizers, merge_values, shared_labels, split_by_task
 from nash_jax.evaluation.text_metrics import baseline_outputs
 from nash_jax.generation.batching import generate_batches
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
+from nash_jax.generation.texts import TextGenerator
 from nash_jax.spec import ModelSpec
 
 
@@ -63,23 +64,28 @@ class Evaluator:
       options: generation options, with one output per row.
       batch_size: rows generated together.
       cache: folder for tokenized splits.
+      labels_only: outputs are always one of the rows' labels.
+
+    Raises:
+      UserError: for `labels_only` with rows that do not have the same labels.
     """
 
     def __init__(
         self, rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, options: GenerationOptions,
-        batch_size: int, cache: Path,
+        batch_size: int, cache: Path, labels_only: bool = False,
     ) -> None:  # fmt: skip
         self.rows, self.tokenizer, self.task, self.options, self.batch_size = rows, tokenizer, task, options, batch_size
-        self.subsets = split_by_task(task.metric, rows)
+        self._labels = shared_labels(rows) if labels_only else None
+        self.subsets = split_by_task(task.metric, rows, task)
         self.sources = tokenize_sources(rows, tokenizer, task, cache)
 
     def generate(self, engine: Engine) -> tuple[list[str], np.ndarray]:
         """Returns the generated text and the number of new tokens (int [n]) of each row, in order."""
         texts, lengths = [""] * len(self.rows), np.zeros(len(self.rows), int)
         pad_id, eos_id = engine.spec.pad_id, engine.spec.eos_id
-        for rows, tokens in generate_batches(engine, self.sources, self.options, self.batch_size):
-            decoded = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            for row, text, row_tokens in zip(rows, decoded, tokens[:, 1:], strict=True):
+        generator = TextGenerator(engine, self.tokenizer, self.options, self._labels)
+        for rows, tokens in generate_batches(engine, self.sources, generator.options, self.batch_size):
+            for row, text, row_tokens in zip(rows, generator.decode(tokens), tokens[:, 1:], strict=True):
                 texts[row] = text
                 lengths[row] = int(((row_tokens != pad_id) & (row_tokens != eos_id)).sum())
         return texts, lengths
@@ -130,7 +136,8 @@ def score_outputs(
     Returns:
       "metrics": {model: values, "baselines": {name: values}}; "intervals": {model: {value: [low, high]}}, with the
       same structure; "paired": the result of `compare_paired` for `dense` and `pruned`, empty unless both are given;
-      "num_examples": number of rows scored; "examples": some rows with their outputs.
+      "tokenizers": those of ROUGE and BLEU, by the field of `TaskConfig` that sets them; "num_examples": number of rows
+      scored; "examples": some rows with their outputs.
     """
     rows, task, subsets = evaluator.rows, evaluator.task, evaluator.subsets
     outputs = {name: texts for name, (texts, _) in found.items()}
@@ -161,6 +168,7 @@ def score_outputs(
         "metrics": by_model(values),
         "intervals": by_model(lambda name: merge_values(subsets, [confidence_intervals(d) for d in draws[name]])),
         "paired": paired("dense", "pruned") if {"dense", "pruned"} <= outputs.keys() else {},
+        "tokenizers": chosen_tokenizers(subsets),
         "num_examples": len(rows),
         "examples": _examples(rows, outputs, num_examples),
     }

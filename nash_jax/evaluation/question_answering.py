@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nash_jax.evaluation.classification import binary_f1, measure_binary, reduce_accuracy
+from nash_jax.evaluation.metric_tokenizers import AUTO, bleu_scorer, choose_bleu_tokenizer
 from nash_jax.evaluation.statistics import (
     Row,
     Values,
@@ -20,7 +21,7 @@ from nash_jax.evaluation.statistics import (
     percent,
 )
 from nash_jax.evaluation.text_metrics import measure_rouge
-from nash_jax.evaluation.translation import BLEU_COLUMNS, bleu_scorer, corpus_score, segment_statistics
+from nash_jax.evaluation.translation import BLEU_COLUMNS, corpus_score, segment_statistics
 
 
 def normalize_answer(answer: str) -> str:
@@ -43,8 +44,10 @@ def measure_squad(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
 
 
 def _match(output: str, references: Sequence[str]) -> tuple[float, float]:
+    """Exact match and F1; an output equal to a reference has both, also if no word is left ("the", "!")."""
     given, wanted = normalize_answer(output), [normalize_answer(reference) for reference in references]
-    return float(given in wanted), max(word_f1(given, reference) for reference in wanted)
+    same = output.strip() in {reference.strip() for reference in references}
+    return float(given in wanted), max(float(same), *(word_f1(given, reference) for reference in wanted))
 
 
 reduce_squad = mean_reducer("exact_match", "f1")
@@ -82,18 +85,21 @@ def reduce_multirc(statistics: np.ndarray) -> Values:
     return {"f1a": binary_f1(answers), "exact_match": percent(exact, questions), "invalid": invalid}
 
 
-def measure_answers(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
+def measure_answers(
+    outputs: Sequence[str], rows: Sequence[Row], rouge_tokenizer: str = AUTO, bleu_tokenizer: str = AUTO
+) -> np.ndarray:
     """Counts for BLEU, ROUGE-L, a column of ones, and METEOR if WordNet is installed."""
+    bleu = bleu_scorer(choose_bleu_tokenizer(bleu_tokenizer, rows), lowercase=True)
     parts = [
-        segment_statistics(bleu_scorer(lowercase=True), outputs, rows),
-        measure_rouge(outputs, rows, ("rougeL",)),
+        segment_statistics(bleu, outputs, rows),
+        measure_rouge(outputs, rows, ("rougeL",), rouge_tokenizer),
         *measure_meteor(outputs, rows),
     ]
     return np.concatenate(parts, axis=1)
 
 
 def reduce_answers(statistics: np.ndarray) -> Values:
-    """Corpus BLEU-1 and BLEU-4 (sacrebleu: lower case, 13a tokenization, no smoothing), mean ROUGE-L and METEOR."""
+    """Corpus BLEU-1 and BLEU-4 (sacrebleu: lower case, no smoothing), mean ROUGE-L and METEOR."""
     totals = statistics.sum(-2)
     found = {}
     for order in (1, 4):

@@ -1,20 +1,21 @@
 """Row-level metrics of generated texts, and baselines that need no model."""
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from nash_jax.evaluation.metric_tokenizers import AUTO, choose_rouge_tokenizer, rouge_scorer
+from nash_jax.evaluation.scripts import count_words, first_sentence, first_words, split_sentences
 from nash_jax.evaluation.statistics import Row, Values, append_count, mean_reducer, percent
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
-def measure_rouge(outputs: Sequence[str], rows: Sequence[Row], names: Sequence[str] = ROUGE_TYPES) -> np.ndarray:
-    """ROUGE F1 with stemming (rouge-score), each with the best reference of a row; Lsum on sentences."""
-    from rouge_score import rouge_scorer  # imported here: with nltk and scipy it takes over a second
-
-    scorer = rouge_scorer.RougeScorer(names, use_stemmer=True)
+def measure_rouge(
+    outputs: Sequence[str], rows: Sequence[Row], names: Sequence[str] = ROUGE_TYPES, rouge_tokenizer: str = AUTO
+) -> np.ndarray:
+    """ROUGE F1 (rouge-score), each with the best reference of a row; Lsum on sentences."""
+    scorer = rouge_scorer(names, choose_rouge_tokenizer(rouge_tokenizer, rows))
     found = []
     for output, row in zip(outputs, rows, strict=True):
         scores = scorer.score_multi([split_sentences(r) for r in row["references"]], split_sentences(output))
@@ -27,7 +28,7 @@ reduce_rouge = mean_reducer(*ROUGE_TYPES)
 
 def measure_transcription(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
     """Edit distance to and length of the closest reference in phonemes, and whether there is any edit."""
-    from nltk.metrics.distance import edit_distance  # imported here, see above
+    from nltk.metrics.distance import edit_distance  # imported here: it takes a second
 
     found = []
     for output, row in zip(outputs, rows, strict=True):
@@ -58,30 +59,15 @@ def measure_exact_match(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarr
 reduce_exact_match = mean_reducer("exact_match")
 
 
-def split_sentences(text: str) -> str:
-    """Puts each sentence on its own line, as ROUGE-Lsum requires."""
-    return re.sub(r"(?<=[.!?])\s+", "\n", text.strip())
-
-
-def first_sentence(text: str) -> str:
-    """Returns a text up to the end of its first sentence."""
-    return split_sentences(text).partition("\n")[0]
-
-
-def first_words(text: str, words: int) -> str:
-    """Returns the first words of a text."""
-    return " ".join(text.split()[:words])
-
-
 def baseline_outputs(metric: str, rows: Sequence[Row], prefix: str) -> dict[str, list[str]]:
     """Returns baseline summaries: the first sentence, and as many first words as references have on average.
 
-    Empty for tasks other than summarization.
+    In scripts without spaces the words are characters. Empty for tasks other than summarization.
     """
     if metric != "rouge":
         return {}
     texts = [row["source"].removeprefix(prefix) for row in rows]
-    mean_words = round(sum(len(row["references"][0].split()) for row in rows) / len(rows))
+    mean_words = round(sum(count_words(row["references"][0]) for row in rows) / len(rows))
     return {
         "first_sentence": [first_sentence(text) for text in texts],
         f"first_{mean_words}_words": [first_words(text, mean_words) for text in texts],

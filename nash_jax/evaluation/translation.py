@@ -5,33 +5,22 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.errors import require_packages
+from nash_jax.evaluation.metric_tokenizers import AUTO, bleu_scorer, choose_bleu_tokenizer
 from nash_jax.evaluation.statistics import Row, Values
 
 BLEU_COLUMNS = 10  # length of output and closest reference; matching and total n-grams for n = 1 … 4
 
 
-def measure_translation(outputs: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
+def measure_translation(outputs: Sequence[str], rows: Sequence[Row], bleu_tokenizer: str = AUTO) -> np.ndarray:
     """Statistics of BLEU, followed by those of chrF, float64 [n, k]."""
-    return np.concatenate([segment_statistics(s, outputs, rows) for s in (bleu_scorer(), _chrf_scorer())], axis=1)
+    scorers = (bleu_scorer(choose_bleu_tokenizer(bleu_tokenizer, rows)), _chrf_scorer())
+    return np.concatenate([segment_statistics(scorer, outputs, rows) for scorer in scorers], axis=1)
 
 
 def reduce_translation(statistics: np.ndarray) -> Values:
-    """BLEU (13a tokenization, exponential smoothing) and chrF (β = 2), as in WMT; 0 to 100."""
+    """BLEU (exponential smoothing) and chrF (β = 2), as in WMT; 0 to 100."""
     bleu, chrf = np.split(statistics.sum(-2), [BLEU_COLUMNS], axis=-1)
     return {"bleu": corpus_score(bleu_scorer(), bleu), "chrf": corpus_score(_chrf_scorer(), chrf)}
-
-
-def bleu_scorer(**options: Any) -> Any:
-    """Returns a `sacrebleu.BLEU`.
-
-    Raises:
-      UserError: if sacrebleu is not installed.
-    """
-    require_packages("metrics")
-    from sacrebleu.metrics.bleu import BLEU
-
-    return BLEU(force=True, **options)  # `force`: no warning for tokenized texts such as "a b ."
 
 
 def _chrf_scorer() -> Any:

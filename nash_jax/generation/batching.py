@@ -7,14 +7,18 @@ import math
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import PaddedInputs, batch_bucket, check_ids, check_length, length_bucket
 from nash_jax.generation.options import GenerationOptions
+from nash_jax.generation.outputs import ScoredIds
 from nash_jax.ragged import Ragged
 from nash_jax.runtime.progress import Progress
+
+Item = TypeVar("Item")
 
 PROGRESS_DELAY_S = 5.0  # seconds before a progress bar appears
 
@@ -51,6 +55,36 @@ def generate_batches(
     Raises:
       UserError: for ids outside the vocabulary, and as `Engine.generate`.
     """
+    for numbers, inputs in _batches(engine, sources, batch_size, progress, first_row, done, rows):
+        yield numbers, engine.generate_padded(inputs, options)
+
+
+def generate_scored_batches(
+    engine: Engine, sources: Ragged | Sequence[Sequence[int]], options: GenerationOptions, batch_size: int,
+    progress: bool | None = None, first_row: int = 0, done: Collection[int] = (),
+    rows: Mapping[int, int] | None = None,
+) -> Iterator[tuple[np.ndarray, ScoredIds]]:  # fmt: skip
+    """Like `generate_batches`, with the scores of the outputs.
+
+    Args:
+      engine: as in `generate_batches`.
+      sources: as in `generate_batches`.
+      options: as in `generate_batches`.
+      batch_size: as in `generate_batches`.
+      progress: as in `generate_batches`.
+      first_row: as in `generate_batches`.
+      done: as in `generate_batches`.
+      rows: as in `generate_batches`.
+    """
+    for numbers, inputs in _batches(engine, sources, batch_size, progress, first_row, done, rows):
+        yield numbers, engine.score_padded(inputs, options)
+
+
+def _batches(
+    engine: Engine, sources: Ragged | Sequence[Sequence[int]], batch_size: int, progress: bool | None, first_row: int,
+    done: Collection[int], rows: Mapping[int, int] | None,
+) -> Iterator[tuple[np.ndarray, PaddedInputs]]:  # fmt: skip
+    """Yields the indices and the padded inputs of each batch; shows progress as they are taken."""
     data = sources if isinstance(sources, Ragged) else Ragged.from_lists(sources)
     check_ids("inputs", data.ids, engine.spec.source_vocab_size)
     check_length("the longest input is", int(data.lengths.max(initial=0)), engine.spec)
@@ -60,7 +94,7 @@ def generate_batches(
     count, bar, compiled = 0, _DelayedProgress(sum(map(len, batches)), progress), set[int]()
     for numbers in batches:
         inputs = _pad(data, numbers, batch_rows, engine.spec.pad_id, first_row)
-        yield numbers, engine.generate_padded(inputs, options)
+        yield numbers, inputs
         count, width = count + len(numbers), inputs.input_ids.shape[1]
         bar.update(count, width in compiled)
         compiled.add(width)
@@ -85,8 +119,8 @@ class _DelayedProgress:
             self._bar.close()
 
 
-def group_by_input(numbers: np.ndarray, texts: Sequence[str]) -> dict[int, list[str]]:
-    """Groups the texts [B·n] of a batch by input: index of the input [B] → its n texts."""
+def group_by_input(numbers: np.ndarray, texts: Sequence[Item]) -> dict[int, list[Item]]:
+    """Groups what there is for each output [B·n] of a batch by input: index of the input [B] → its n texts."""
     count = len(texts) // len(numbers)
     return {number: list(texts[i * count : (i + 1) * count]) for i, number in enumerate(numbers.tolist())}
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from nash_jax.generation import sampling
 from nash_jax.generation.cache import Cache, CachedDecoder, get_column, set_column, take_rows
+from nash_jax.generation.outputs import Decoded
 from nash_jax.generation.processors import apply_processors
 from nash_jax.generation.program_args import StaticArgs, TracedArgs
 
@@ -27,11 +28,13 @@ class Beams(NamedTuple):
       tokens: int32 [B, K, L].
       scores: sums of log-probabilities, float32 [B, K].
       parents: index of the beam that each continues, int32 [B, K].
+      log_probs: the model's log-probabilities of the tokens, float32 [B, K, L]; None if scores are off.
     """
 
     tokens: jax.Array
     scores: jax.Array
     parents: jax.Array
+    log_probs: jax.Array | None
 
 
 class Finished(NamedTuple):
@@ -42,12 +45,14 @@ class Finished(NamedTuple):
       scores: sums of log-probabilities, divided by length ** length_penalty, float32 [B, K].
       lengths: number of generated tokens, int32 [B, K].
       ended: bool [B, K]; False for a placeholder.
+      log_probs: as in `Beams`.
     """
 
     tokens: jax.Array
     scores: jax.Array
     lengths: jax.Array
     ended: jax.Array
+    log_probs: jax.Array | None
 
 
 class BeamState(NamedTuple):
@@ -57,6 +62,7 @@ class BeamState(NamedTuple):
       length: tokens in each running beam, including the prompt, int32 scalar.
       tokens: of running beams, int32 [B, K, L].
       scores: of running beams, float32 [B, K].
+      log_probs: of running beams, as in `Beams`.
       finished: the best finished sequences.
       open: bool [B]; whether a running beam may still become better than a finished one.
       cache: self-attention keys and values for each layer, [B·K, …].
@@ -65,12 +71,13 @@ class BeamState(NamedTuple):
     length: jax.Array
     tokens: jax.Array
     scores: jax.Array
+    log_probs: jax.Array | None
     finished: Finished
     open: jax.Array
     cache: Cache
 
 
-def beam_search(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> tuple[jax.Array, jax.Array]:
+def beam_search(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> Decoded:
     """Runs beam search until no input can improve, or all have K finished beams (if configured), or `max_length`.
 
     Args:
@@ -79,7 +86,7 @@ def beam_search(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) 
       traced: prompts, limits and beam settings.
 
     Returns:
-      The n best sequences of each input, int32 [B·n, L], and the number of used columns, int32 scalar.
+      The n best sequences of each input, R = B·n rows.
     """
     real = jnp.arange(traced.prompt.shape[0]) < traced.num_rows  # [B]; the other rows are batch padding
 
@@ -88,45 +95,53 @@ def beam_search(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) 
         return (state.length < traced.max_length) & jnp.any(state.open) & ~full
 
     def step(state: BeamState) -> BeamState:
-        log_probs, cache = _log_probs(decoder, static, traced, state)
-        candidates = _candidates(log_probs, state, static, traced)
+        log_probs, own, cache = _log_probs(decoder, static, traced, state)
+        candidates = _candidates(log_probs, own, state, static, traced)
         ended = _ended(candidates.tokens, state.length, traced)
         running = _running(candidates, ended, static.num_beams)
         finished = _finish(candidates, ended, state, traced)
         generated = state.length + 1 - traced.prompt_length
         still_open = state.open & _may_improve(running.scores, finished, generated, traced)
         cache = _reorder(cache, running.parents)
-        return BeamState(state.length + 1, running.tokens, running.scores, finished, still_open, cache)
+        beams = (running.tokens, running.scores, running.log_probs)
+        return BeamState(state.length + 1, *beams, finished, still_open, cache)
 
     state = jax.lax.while_loop(cond, step, _start(decoder, static, traced, real))
     best = jax.tree.map(lambda x: x[:, : static.num_return_sequences], state.finished)
     width = traced.prompt_length + jnp.max(jnp.where(real[:, None], best.lengths, 0))
-    return best.tokens.reshape(-1, best.tokens.shape[-1]), width
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), best)  # [R, …]
+    return Decoded(rows.tokens, width, rows.log_probs, rows.scores if static.return_scores else None)
 
 
 def _start(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs, real: jax.Array) -> BeamState:
     """K equal beams, all but the first rejected, so that the first step selects K different tokens."""
     shape = (traced.prompt.shape[0], static.num_beams)
     tokens = jnp.broadcast_to(traced.prompt[:, None], (*shape, traced.prompt.shape[1]))
-    finished = Finished(tokens, jnp.full(shape, REJECTED), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
+    log_probs = jnp.zeros(tokens.shape) if static.return_scores else None
+    nothing = jnp.full(shape, REJECTED)
+    finished = Finished(tokens, nothing, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool), log_probs)
     cache = decoder.start_cache(traced.prompt, traced.prompt_length, static.num_beams, static.long_prompt)
-    return BeamState(traced.prompt_length, tokens, jnp.full(shape, REJECTED).at[:, 0].set(0), finished, real, cache)
+    return BeamState(traced.prompt_length, tokens, nothing.at[:, 0].set(0), log_probs, finished, real, cache)
 
 
 def _log_probs(
     decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs, state: BeamState
-) -> tuple[jax.Array, Cache]:
-    """Log-probabilities of the next token [B, K, V] after all processors, and the updated cache."""
+) -> tuple[jax.Array, jax.Array, Cache]:
+    """Log-probabilities of the next token [B, K, V] after all processors, those before, and the updated cache."""
     tokens = state.tokens.reshape(-1, state.tokens.shape[-1])  # [B·K, L]
     logits, cache = decoder.step(get_column(tokens, state.length - 1), state.length - 1, state.cache)
     source = jnp.repeat(traced.source, static.num_beams, axis=0)
-    scores = apply_processors(static.rules, traced.values, jax.nn.log_softmax(logits), tokens, state.length, source)
+    own = jax.nn.log_softmax(logits)
+    scores = apply_processors(static.rules, traced.values, own, tokens, state.length, source)
     if static.do_sample:
         scores = sampling.apply_warpers(static.rules, traced.values, scores)
-    return scores.reshape(*state.scores.shape, -1), cache
+    shape = (*state.scores.shape, -1)
+    return scores.reshape(shape), own.reshape(shape), cache
 
 
-def _candidates(log_probs: jax.Array, state: BeamState, static: StaticArgs, traced: TracedArgs) -> Beams:
+def _candidates(
+    log_probs: jax.Array, own: jax.Array, state: BeamState, static: StaticArgs, traced: TracedArgs
+) -> Beams:
     """The C best continuations of all beams, or C continuations sampled without replacement."""
     scores = log_probs + state.scores[..., None]
     flat = scores.reshape(scores.shape[0], -1)  # [B, K·V]
@@ -134,7 +149,10 @@ def _candidates(log_probs: jax.Array, state: BeamState, static: StaticArgs, trac
     index = jax.lax.top_k(rank, max(2, 1 + static.num_eos) * static.num_beams)[1]  # [B, C]
     parents, token = jnp.divmod(index, scores.shape[-1])
     tokens = set_column(_pick(state.tokens, parents), token, state.length)
-    return Beams(tokens, _pick(flat, index), parents)
+    if state.log_probs is None:
+        return Beams(tokens, _pick(flat, index), parents, None)
+    chosen = _pick(own.reshape(flat.shape), index)
+    return Beams(tokens, _pick(flat, index), parents, set_column(_pick(state.log_probs, parents), chosen, state.length))
 
 
 def _ended(tokens: jax.Array, length: jax.Array, traced: TracedArgs) -> jax.Array:
@@ -158,7 +176,7 @@ def _finish(candidates: Beams, ended: jax.Array, state: BeamState, traced: Trace
     full = jnp.all(old.ended, axis=1, keepdims=True) & traced.beams.stop_when_full
     scores = candidates.scores / traced.beams.norms[generated]
     scores = scores + full * REJECTED + ~state.open[:, None] * REJECTED + ~ended * REJECTED
-    new = Finished(candidates.tokens, scores, jnp.full_like(candidates.parents, generated), ended)
+    new = Finished(candidates.tokens, scores, jnp.full_like(candidates.parents, generated), ended, candidates.log_probs)
     merged = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), old, new)
     return _pick(merged, jax.lax.top_k(merged.scores, num_beams)[1])
 

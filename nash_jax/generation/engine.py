@@ -12,6 +12,7 @@ from nash_jax.generation.cache import CachedDecoder, encode
 from nash_jax.generation.greedy import greedy
 from nash_jax.generation.inputs import PaddedInputs, check_inputs, check_length, length_bucket, pad_inputs
 from nash_jax.generation.options import GenerationOptions
+from nash_jax.generation.outputs import Decoded, ScoredIds, to_host
 from nash_jax.generation.program_args import StaticArgs, TracedArgs, make_program_args
 from nash_jax.models import build
 from nash_jax.models.head import tied_lm_head, untie_head
@@ -47,7 +48,7 @@ class Engine:
 
     def _generate_fn(
         self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, traced: TracedArgs, static: StaticArgs
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> Decoded:
         encoded = encode(self.model, params, input_ids, attention_mask, traced.prompt.shape[1] - 1)
         decode = greedy if static.num_beams == 1 else beam_search
         return decode(CachedDecoder(self.model, params, encoded), static, traced)
@@ -75,10 +76,21 @@ class Engine:
         Raises:
           UserError: for arrays or options that are not valid for the model or contradict each other.
         """
+        inputs = self._pad(input_ids, attention_mask, row_ids)
+        return self.generate_padded(inputs, options, decoder_input_ids=decoder_input_ids, stop_at_eos=stop_at_eos)
+
+    def generate_scored(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray, options: GenerationOptions, *,
+        decoder_input_ids: np.ndarray | None = None,
+    ) -> ScoredIds:  # fmt: skip
+        """Like `generate`, with the scores of the outputs."""
+        inputs = self._pad(input_ids, attention_mask, None)
+        return self.score_padded(inputs, options, decoder_input_ids=decoder_input_ids)
+
+    def _pad(self, input_ids: np.ndarray, attention_mask: np.ndarray, row_ids: np.ndarray | None) -> PaddedInputs:
         check_inputs(input_ids, attention_mask, self.spec)
         rows = np.arange(len(input_ids)) if row_ids is None else row_ids
-        inputs = pad_inputs(input_ids, attention_mask, rows, self.spec.pad_id)
-        return self.generate_padded(inputs, options, decoder_input_ids=decoder_input_ids, stop_at_eos=stop_at_eos)
+        return pad_inputs(input_ids, attention_mask, rows, self.spec.pad_id)
 
     def generate_padded(
         self, inputs: PaddedInputs, options: GenerationOptions, *,
@@ -86,8 +98,16 @@ class Engine:
     ) -> np.ndarray:  # fmt: skip
         """Like `generate`, for a padded batch; outputs of padding rows are removed."""
         static, traced = make_program_args(self.spec, options, inputs, decoder_input_ids, stop_at_eos)
-        tokens, width = self._generate(self.params, inputs.input_ids, inputs.attention_mask, traced, static)
-        return np.asarray(tokens)[: inputs.num_rows * static.num_return_sequences, : int(width)]
+        found = self._generate(self.params, inputs.input_ids, inputs.attention_mask, traced, static)
+        return np.asarray(found.tokens)[: inputs.num_rows * static.num_return_sequences, : int(found.width)]
+
+    def score_padded(
+        self, inputs: PaddedInputs, options: GenerationOptions, *, decoder_input_ids: np.ndarray | None = None
+    ) -> ScoredIds:
+        """Like `generate_padded`, with the scores of the outputs; another program is compiled for it."""
+        static, traced = make_program_args(self.spec, options, inputs, decoder_input_ids, True, return_scores=True)
+        found = self._generate(self.params, inputs.input_ids, inputs.attention_mask, traced, static)
+        return to_host(found, inputs.num_rows * static.num_return_sequences, int(traced.prompt_length))
 
     def encode_only(self, input_ids: np.ndarray, attention_mask: np.ndarray, max_new_tokens: int) -> Any:
         """Runs the part of `generate` before the first token and waits for it; used for timing."""

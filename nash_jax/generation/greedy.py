@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from nash_jax.generation import sampling
 from nash_jax.generation.cache import Cache, CachedDecoder, get_column, set_column
+from nash_jax.generation.outputs import Decoded, log_prob_of
 from nash_jax.generation.processors import apply_processors
 from nash_jax.generation.program_args import StaticArgs, TracedArgs
 
@@ -22,15 +23,17 @@ class GreedyState(NamedTuple):
       tokens: int32 [R, L]; padding after EOS and from `length` on.
       done: whether rows have ended, bool [R].
       cache: self-attention keys and values for each layer, of positions before `length - 1`.
+      log_probs: the model's log-probabilities of the tokens, float32 [R, L]; None if scores are off.
     """
 
     length: jax.Array
     tokens: jax.Array
     done: jax.Array
     cache: Cache
+    log_probs: jax.Array | None
 
 
-def greedy(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> tuple[jax.Array, jax.Array]:
+def greedy(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> Decoded:
     """Generates until all rows have ended, or to the maximum length.
 
     Args:
@@ -39,7 +42,7 @@ def greedy(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> tu
       traced: prompts and limits.
 
     Returns:
-      int32 [R, L]: prompt, tokens including EOS, padding; and the number of used columns, int32 scalar.
+      The tokens: prompt, tokens including EOS, padding.
     """
     times = static.num_return_sequences
     source = jnp.repeat(traced.source, times, axis=0)
@@ -48,24 +51,29 @@ def greedy(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> tu
         return (state.length < traced.max_length) & ~jnp.all(state.done)
 
     def step(state: GreedyState) -> GreedyState:
-        length, tokens, done, cache = state
+        length, tokens, done, cache, log_probs = state
         logits, cache = decoder.step(get_column(tokens, length - 1), length - 1, cache)
         scores = apply_processors(static.rules, traced.values, logits, tokens, length, source)  # [R, V]
         token = jnp.where(done, traced.pad_id, _choose(scores, length, static, traced))
-        return GreedyState(length + 1, set_column(tokens, token, length), done | _ends(token, traced), cache)
+        if log_probs is not None:
+            log_probs = set_column(log_probs, jnp.where(done, 0.0, log_prob_of(logits, token)), length)
+        done |= _ends(token, traced)
+        return GreedyState(length + 1, set_column(tokens, token, length), done, cache, log_probs)
 
     state = jax.lax.while_loop(cond, step, _start(decoder, static, traced))
-    return state.tokens, state.length
+    return Decoded(state.tokens, state.length, state.log_probs)
 
 
 def _start(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> GreedyState:
     """Initial state with the prompts; padding rows of the batch are marked as done."""
     times, rows = static.num_return_sequences, traced.prompt.shape[0]
+    tokens = jnp.repeat(traced.prompt, times, axis=0)
     return GreedyState(
         traced.prompt_length,
-        jnp.repeat(traced.prompt, times, axis=0),
+        tokens,
         jnp.repeat(jnp.arange(rows) >= traced.num_rows, times),
         decoder.start_cache(traced.prompt, traced.prompt_length, times, static.long_prompt),
+        jnp.zeros(tokens.shape) if static.return_scores else None,
     )
 
 

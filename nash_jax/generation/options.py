@@ -98,6 +98,7 @@ def _int_at_least(least: int) -> _FieldType:
 _ID = _FieldType(_read_int, "a token id")
 _IDS = _FieldType(_read_list, "a list of token ids")
 _ONE_OR_MORE_IDS = _FieldType(_read_one_or_more, "a token id or a list of them")
+_SEQUENCES = _FieldType(lambda value: _read_list(value, _read_nonempty), "a list of non-empty lists of token ids")
 _BOOL = _FieldType(_read_bool, "True or False")
 _NUMBER = _FieldType(_read_float, "a number")
 _POSITIVE = _FieldType(lambda value: _read_float(value, lambda x: x > 0), "a number above 0")
@@ -124,9 +125,8 @@ _FIELD_TYPES: dict[str, _FieldType] = {
     "encoder_repetition_penalty": _POSITIVE,
     "no_repeat_ngram_size": _int_at_least(0),
     "encoder_no_repeat_ngram_size": _int_at_least(0),
-    "bad_words_ids": _FieldType(
-        lambda value: _read_list(value, _read_nonempty), "a list of non-empty lists of token ids"
-    ),
+    "bad_words_ids": _SEQUENCES,
+    "allowed_sequences": _SEQUENCES,
     "forced_bos_token_id": _FieldType(_read_lone, "a token id"),
     "forced_eos_token_id": _ONE_OR_MORE_IDS,
     "suppress_tokens": _IDS,
@@ -167,6 +167,8 @@ class GenerationOptions:
       no_repeat_ngram_size: n-grams of this size occur only once; 0: off.
       encoder_no_repeat_ngram_size: n-grams of this size of the input do not occur; 0: off.
       bad_words_ids: token sequences that are never generated.
+      allowed_sequences: outputs are always one of these token sequences, each with its EOS, whatever the maximum and
+        minimum lengths are; options that forbid or force tokens have no effect then. Not an option of transformers.
       forced_bos_token_id: first token after the decoder's start token.
       forced_eos_token_id: last token when `max_length` is reached; an int or a list.
       suppress_tokens: ids that are never generated.
@@ -202,6 +204,7 @@ class GenerationOptions:
     no_repeat_ngram_size: int = 0
     encoder_no_repeat_ngram_size: int = 0
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    allowed_sequences: tuple[tuple[int, ...], ...] = ()
     forced_bos_token_id: int | None = None
     forced_eos_token_id: tuple[int, ...] | None = None
     suppress_tokens: tuple[int, ...] = ()
@@ -228,6 +231,9 @@ class GenerationOptions:
             raise UserError(f"num_return_sequences is {count}", "1 in greedy search", "set num_beams or do_sample")
         if 1 < self.num_beams < count:
             raise UserError(f"num_return_sequences is {count}", f"no more than num_beams={self.num_beams}")
+        outputs = len(set(self.allowed_sequences))
+        if self.num_beams > 1 and 0 < outputs < count:
+            raise UserError(f"num_return_sequences is {count}", f"no more than the {outputs} outputs that are allowed")
 
     def _check_forced(self) -> None:
         """A step that forces only suppressed tokens would have no token to choose."""
@@ -248,6 +254,13 @@ class GenerationOptions:
             if name not in _FIELD_TYPES:
                 raise UserError(f"there is no generation option {name!r}{did_you_mean(name, _FIELD_TYPES)}")
         return dataclasses.replace(self, **changes)
+
+    def for_allowed_sequences(self) -> "GenerationOptions":
+        """Returns the options with which every allowed sequence can be generated; the same if none are named."""
+        if not self.allowed_sequences:
+            return self
+        longest = max(map(len, self.allowed_sequences))
+        return self.replace(**_TOKEN_RULES, max_new_tokens=longest)
 
     def length_limits(self, prompt_length: int) -> tuple[int, int]:
         """Returns the minimum and maximum total length, including the prompt.
@@ -280,6 +293,18 @@ class GenerationOptions:
 
 
 _DEPENDENT = ("num_return_sequences", "forced_bos_token_id", "forced_eos_token_id")  # valid or not depending on others
+_TOKEN_RULES: dict[str, Any] = {  # options that can forbid a token → their inactive value
+    "max_length": None,
+    "min_new_tokens": None,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "bad_words_ids": (),
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "suppress_tokens": (),
+    "begin_suppress_tokens": (),
+}
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(GenerationOptions)}
 
 

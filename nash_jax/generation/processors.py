@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nash_jax.errors import UserError
+from nash_jax.generation.allowed_sequences import allow_sequences, pack_sequences
 from nash_jax.generation.options import GenerationOptions
 
 Values = dict[str, jax.Array]
@@ -193,6 +194,11 @@ def _begin_suppress(step: StepContext, scores: jax.Array) -> jax.Array:
     return jnp.where(step.values["begin_suppress"][None] & now, -jnp.inf, scores)
 
 
+def _allow_sequences(step: StepContext, scores: jax.Array) -> jax.Array:
+    table, begin, last = (step.values[name] for name in ("allowed", "allowed_begin", "allowed_last"))
+    return allow_sequences(scores, step.tokens, step.length, table, begin, last)
+
+
 def _renormalize(step: StepContext, scores: jax.Array) -> jax.Array:
     return jax.nn.log_softmax(scores, axis=-1)
 
@@ -211,6 +217,7 @@ _PROCESSORS: dict[str, Callable[[StepContext, jax.Array], jax.Array]] = {  # in 
     "exponential_decay_length_penalty": _decay,
     "suppress_tokens": _suppress,
     "begin_suppress_tokens": _begin_suppress,
+    "allowed_sequences": _allow_sequences,
     "renormalize_logits": _renormalize,
 }
 
@@ -223,7 +230,7 @@ def make_rules(
     """Prepares `apply_processors` and `sampling.apply_warpers`, on the host.
 
     A new value of an active option keeps the same `ProcessorRules` and shapes, so nothing is recompiled. A new n-gram
-    size, a new `top_k`, or bad sequences whose number or length exceeds the next power of two do recompile.
+    size, a new `top_k`, or bad or allowed sequences whose number or length exceeds the next power of two do recompile.
 
     Args:
       options: generation options.
@@ -233,11 +240,13 @@ def make_rules(
       max_length: total length at which generation ends, including the prompt.
 
     Raises:
-      UserError: for a token id outside the vocabulary.
+      UserError: for a token id outside the vocabulary, or an allowed sequence without EOS at its end.
     """
     _check_ids(options, eos_ids, vocab_size)
     parts = _penalties(options) | _bans(options, eos_ids, vocab_size)
     parts |= _lengths(options, eos_ids, vocab_size, prompt_length, max_length)
+    allowed = pack_sequences(options.allowed_sequences, eos_ids, prompt_length, vocab_size)
+    parts["allowed_sequences"] = (bool(options.allowed_sequences), allowed)
     warpers = _warpers(options)
     rules = ProcessorRules(
         processors=tuple(name for name in _PROCESSORS if parts[name][0]),
@@ -344,6 +353,7 @@ def _check_ids(options: GenerationOptions, eos_ids: tuple[int, ...], vocab_size:
         "forced_bos_token_id": [] if options.forced_bos_token_id is None else [options.forced_bos_token_id],
         "forced_eos_token_id": options.forced_eos_token_id or (),
         "suppress_tokens": options.suppress_tokens,
+        "allowed_sequences": [token for sequence in options.allowed_sequences for token in sequence],
         "begin_suppress_tokens": options.begin_suppress_tokens,
     }
     for name, tokens in ids.items():

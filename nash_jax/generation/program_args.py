@@ -25,6 +25,7 @@ class StaticArgs(NamedTuple):
       do_sample: sample tokens instead of choosing the best.
       long_prompt: the decoder starts from more than one token.
       rules: active logits processors and their sizes.
+      return_scores: also return log-probabilities.
     """
 
     num_beams: int
@@ -33,6 +34,7 @@ class StaticArgs(NamedTuple):
     do_sample: bool
     long_prompt: bool
     rules: ProcessorRules
+    return_scores: bool
 
 
 class BeamSettings(NamedTuple):
@@ -82,7 +84,12 @@ class TracedArgs(NamedTuple):
 
 
 def make_program_args(
-    spec: ModelSpec, options: GenerationOptions, inputs: PaddedInputs, decoder_input_ids: Any | None, stop_at_eos: bool
+    spec: ModelSpec,
+    options: GenerationOptions,
+    inputs: PaddedInputs,
+    decoder_input_ids: Any | None,
+    stop_at_eos: bool,
+    return_scores: bool = False,
 ) -> tuple[StaticArgs, TracedArgs]:
     """Returns the static and traced arguments of a call; the arguments are those of `Engine.generate`.
 
@@ -90,6 +97,7 @@ def make_program_args(
       UserError: for prompts with a wrong shape, ids outside the vocabulary, more beams than possible first tokens, or
         no room for a new token.
     """
+    options = options.for_allowed_sequences()
     start_id, eos_ids, pad_id = _special_ids(options, spec)
     prompt = _prompt(decoder_input_ids, start_id, inputs.num_rows, spec.vocab_size)
     ends = eos_ids if stop_at_eos else ()
@@ -100,7 +108,9 @@ def make_program_args(
     beams, drawn = options.num_beams, options.do_sample
     if beams + len(ends) > spec.vocab_size:
         raise UserError(f"num_beams is {beams}", f"no more than the {spec.vocab_size - len(ends)} tokens to begin with")
-    static = StaticArgs(beams, options.num_return_sequences, len(eos_ids), drawn, prompt.shape[1] > 1, rules)
+    static = StaticArgs(
+        beams, options.num_return_sequences, len(eos_ids), drawn, prompt.shape[1] > 1, rules, return_scores
+    )
     length = length_bucket(max_length - 1) + 1  # the last token is written, but not read
     # transformers fills with EOS in beam search if the padding id is 0, which it treats as not set
     fill_id = eos_ids[0] if beams > 1 and pad_id == 0 else pad_id

@@ -112,8 +112,9 @@ class RunContext:
 
     def evaluator(self, split: str, options: GenerationOptions) -> Evaluator:
         """Scores models on a split."""
-        batch_size, cache = self.config.evaluate.batch_size, self.workdir.stage("data")
-        return Evaluator(self.rows[split], self.tokenizer, self.config.task, options, batch_size, cache)
+        e, cache = self.config.evaluate, self.workdir.stage("data")
+        rows = self.rows[split]
+        return Evaluator(rows, self.tokenizer, self.config.task, options, e.batch_size, cache, e.labels_only)
 
     @functools.cached_property
     def generation(self) -> GenerationOptions:

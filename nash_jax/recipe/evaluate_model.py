@@ -80,12 +80,13 @@ def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:
         )
     issues = DataIssues()
     rows = load_rows(task, ("test",), issues)
-    check_subsets(task.metric, rows["test"])
+    notes = check_subsets(task.metric, rows["test"], task)
     tokenizer = choose_tokenizer(task, run.given.tokenizer, rows["test"], run.given.spec)
     options = evaluation_options(run.config, run.given.generation)
     data = summarize_data(rows, tokenizer, task, folder, issues)
-    print(*format_summary(data), sep="\n", file=sys.stderr, flush=True)
-    evaluator = Evaluator(rows["test"], tokenizer, task, options, run.config.evaluate.batch_size, folder)
+    print(*format_summary(data), *notes, sep="\n", file=sys.stderr, flush=True)
+    e = run.config.evaluate
+    evaluator = Evaluator(rows["test"], tokenizer, task, options, e.batch_size, folder, e.labels_only)
     check_token_ids(tokenizer, run.given.spec, source=evaluator.sources.ids)
     return score_models(evaluator, {"model": run.engine}) | {"data": data}
 

@@ -11,7 +11,7 @@ from nash_jax.data.summary import format_summary, summarize_data
 from nash_jax.data.tokenizers import choose_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions
-from nash_jax.evaluation.row_subsets import check_subsets
+from nash_jax.evaluation.row_subsets import check_subsets, shared_labels
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.initial_model import fresh_spec
 from nash_jax.recipe.layer_importance import find_candidates
@@ -19,12 +19,16 @@ from nash_jax.runtime.multihost import barrier, is_host0
 from nash_jax.runtime.output_folder import fill_folder
 from nash_jax.spec import ModelSpec
 
+EVALUATED = ("validation", "test")
+
 
 def prepare_data(context: RunContext, folder: Path) -> dict[str, Any]:
     """Reads and checks the rows, fixes the tokenizer, tokenises them."""
     rows, task = context.rows, context.config.task  # rows before models: the likelier mistake is reported sooner
-    for split in ("validation", "test"):
-        check_subsets(task.metric, rows[split])
+    notes = [f"{split}: {note}" for split in EVALUATED for note in check_subsets(task.metric, rows[split], task)]
+    if context.config.evaluate.labels_only:
+        for split in EVALUATED:
+            shared_labels(rows[split])  # raises
     given = context.given
     spec = given.spec if given else None
     tokenizer = choose_tokenizer(task, given.tokenizer if given else None, rows["train"], spec)
@@ -34,7 +38,7 @@ def prepare_data(context: RunContext, folder: Path) -> dict[str, Any]:
     summary = dict[str, Any]()
     if is_host0():
         summary = summarize_data(rows, tokenizer, task, folder, context.data_issues)
-        print(*format_summary(summary), sep="\n", file=sys.stderr, flush=True)
+        print(*format_summary(summary), *notes, sep="\n", file=sys.stderr, flush=True)
     barrier("tokenized")  # the other processes read what host 0 wrote
     spec = fresh_spec(context.config, tokenizer) if spec is None else spec
     sources, targets = context.tokenized

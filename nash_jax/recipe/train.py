@@ -98,7 +98,8 @@ def _train(
     shardings = param_shardings(context.mesh, param_axes(spec), spec.axis_sizes())
     state = place_state(make_state(params, tx, context.seed(f"{name} rng")), context.mesh, shardings)
     teacher, teacher_params = _teacher(context) if name != "finetune" and config.distill.has_teacher else (None, {})
-    loss = StudentLoss(build_student(spec, context.config.model), config.distill, teacher, objective)
+    student = build_student(spec, context.config.model)
+    loss = StudentLoss(student, config.distill, teacher, objective, config.label_smoothing)
     eval_steps = max(1, round(config.eval_every * batches.steps_per_epoch))
     phase = Phase(
         name, state, make_step(loss, tx, config.accumulation), teacher_params, batches, num_steps, eval_steps,

@@ -95,6 +95,7 @@ def _contents(result: RunResult, masks: Mapping[str, np.ndarray]) -> dict[str, A
         "dtype": config.model.dtype,
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
         **{part: evaluated.get(part, {}) for part in ("metrics", "intervals", "paired")},
+        "tokenizers": evaluated.get("tokenizers", {}),
         "num_test_examples": evaluated.get("num_examples"),
         "benchmark": timed.get("benchmark", []),
         "stages": {n: {k: v for k, v in s.items() if k in _STAGE_FACTS} for n, s in stages.items()},

@@ -31,6 +31,20 @@ def shift_right(labels: jax.Array, start_id: int) -> jax.Array:
     return jnp.pad(labels, ((0, 0), (1, 0)), constant_values=start_id)[:, :-1]
 
 
+def smoothed(losses: jax.Array, logits: jax.Array, epsilon: float) -> jax.Array:
+    """Label smoothing (Szegedy et al. 2016): (1 - ε) · loss + ε · mean over the vocabulary of -log p.
+
+    Args:
+      losses: cross-entropies, float32 [B, T].
+      logits: float32 [B, T, V].
+      epsilon: ε, static; 0 returns `losses`.
+    """
+    if epsilon == 0:
+        return losses
+    uniform = jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits, axis=-1)
+    return (1 - epsilon) * losses + epsilon * uniform
+
+
 class StudentLoss:
     """Cross-entropy, plus distillation where weighted, plus the Lagrangian where gates are trained.
 
@@ -39,12 +53,15 @@ class StudentLoss:
       weights: loss weights.
       teacher: the dense module, needed if a distillation weight is not 0.
       objective: gates and constraints, or None.
+      label_smoothing: ε of the cross-entropy, 0 to 1.
     """
 
     def __init__(
-        self, model: Any, weights: DistillConfig, teacher: Any | None = None, objective: PruningObjective | None = None
-    ) -> None:
+        self, model: Any, weights: DistillConfig, teacher: Any | None = None, objective: PruningObjective | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:  # fmt: skip
         self.model, self.weights, self.teacher, self.objective = model, weights, teacher, objective
+        self.label_smoothing = label_smoothing
 
     def __call__(
         self, params: Any, teacher_params: Any, batch: Batch, rngs: Mapping[str, jax.Array], totals: Metrics,
@@ -71,7 +88,7 @@ class StudentLoss:
         counted = (batch["labels"] != spec.pad_id).astype(jnp.float32)
         outputs = self._forward(self.model, params["model"], batch, masks, rngs["dropout"])
         logits = outputs["logits"]
-        losses = cross_entropy(logits, batch["labels"])
+        losses = smoothed(cross_entropy(logits, batch["labels"]), logits, self.label_smoothing)
         task = jnp.sum(losses * counted) / totals["target"]
         right = jnp.sum((logits.argmax(-1) == batch["labels"]) * counted) / totals["target"]
         loss, metrics = self.weights.task * task, {"task_loss": task, "token_accuracy": right}
