@@ -1,6 +1,6 @@
 """Logical axes of parameters, and the parameters that masks are folded into; used by pruning, sharding, conversion."""
 
-from nash_jax.spec import ModelSpec
+from nash_jax.spec import SINUSOIDS, ModelSpec
 
 
 def param_axes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
@@ -119,5 +119,5 @@ def frozen_params(spec: ModelSpec, *, embeddings: bool) -> set[str]:
       embeddings: whether embeddings and LM head are among them.
     """
     tables = {path for path, axes in param_axes(spec).items() if {"vocab", "encoder_vocab", "positions"} & set(axes)}
-    sinusoids = {"encoder/positions", "decoder/positions"} if spec.positions == "sinusoidal" else set()
+    sinusoids = {"encoder/positions", "decoder/positions"} if spec.positions in SINUSOIDS else set()
     return (tables if embeddings else set()) | sinusoids

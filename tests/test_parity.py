@@ -44,3 +44,18 @@ def test_logits_and_bits(family, seed, tmp_path):
     assert respec == spec
     for (path, leaf), other in zip(flatten(params).items(), flatten(reparams).values(), strict=True):
         np.testing.assert_array_equal(leaf, other, err_msg=path)
+
+
+@pytest.mark.parametrize("family", ["m2m_100", "marian"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_padding_within_a_row(family, masked, tmp_path):
+    """M2M100 numbers tokens without counting padding, whatever the attention mask says."""
+    model = random_model(family, 3)
+    model.save_pretrained(tmp_path)
+    inputs = random_inputs(model.config, 3, target=12)
+    pad_id = model.config.pad_token_id
+    inputs["input_ids"][:, [0, 5, 6, 20]] = inputs["decoder_input_ids"][:, [3, 7]] = pad_id
+    if masked:
+        inputs["attention_mask"][:, 5:] *= inputs["input_ids"][:, 5:] != pad_id
+    found = nash_jax.load(tmp_path).logits(*inputs.values())
+    assert np.abs(found - torch_logits(model, inputs)).max() <= 1e-4

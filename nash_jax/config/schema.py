@@ -20,7 +20,7 @@ METRIC_NAMES = (
     "rouge", "transcription", "exact_match", "translation", "answers", "squad", "multirc", "record", "accuracy",
     "accuracy_f1", "accuracy_macro_f1", "matthews", "correlation",
 )  # fmt: skip
-FAMILY_NAMES = ("t5", "mt5", "umt5", "bart", "mbart", "marian", "pegasus")
+FAMILY_NAMES = ("t5", "mt5", "umt5", "bart", "mbart", "marian", "pegasus", "m2m_100")
 PHASES = ("finetune", "prune", "retrain")  # stages that train
 
 
@@ -89,7 +89,8 @@ class ModelConfig:
         sizes below.
       preset: a fresh model has the shape of this public checkpoint (`t5-small` … `flan-t5-large`, `bart-base`,
         `bart-large`) instead of the sizes below.
-      family: of a fresh model: `t5`, `mt5`, `umt5`, `bart`, `mbart`, `marian` or `pegasus`.
+      family: of a fresh model: `t5`, `mt5`, `umt5`, `bart`, `mbart`, `marian`, `pegasus` or
+        `m2m_100`.
       d_model: residual width of a fresh model.
       d_ff: FFN units of its encoder layers.
       decoder_d_ff: FFN units of its decoder layers; 0: as the encoder's.
