@@ -14,6 +14,7 @@ from nash_jax.convert import hf
 from nash_jax.convert.generation_config import GENERATION_FILE, load_generation_options
 from nash_jax.convert.orbax import load_tree, save_tree
 from nash_jax.data.hub import fetch_model
+from nash_jax.data.languages import Languages, generation_languages, restored_languages
 from nash_jax.data.tokenizers import HUB_FILES, has_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.generation.batching import generate_batches, group_by_input
@@ -53,32 +54,56 @@ class Seq2Seq:
         return self._engine
 
     def generate(
-        self, texts: Sequence[str], *, batch_size: int = 16, progress: bool | None = None, **options: Any
-    ) -> list[str]:
+        self, texts: Sequence[str], *, batch_size: int = 16, progress: bool | None = None,
+        source_lang: str | None = None, target_lang: str | None = None, **options: Any,
+    ) -> list[str]:  # fmt: skip
         """Generates texts; outputs are in the order of the inputs, and inputs are not truncated.
 
         Args:
           texts: inputs, including a prefix if the model needs one.
           batch_size: inputs generated together; inputs of similar length share a batch.
           progress: whether to show a progress bar; None: only after some seconds.
+          source_lang: language of the texts in a multilingual tokenizer, such as `de_DE` (mBART), `deu_Latn` (NLLB) or
+            `de` (M2M100); None: the one that the tokenizer was saved with.
+          target_lang: the same for the outputs; not needed if `forced_bos_token_id` is a language.
           **options: fields of `GenerationOptions`, named as in `transformers`; the default is `self.generation`.
 
         Returns:
           One text for each input; with num_return_sequences=n, n consecutive texts.
 
         Raises:
-          UserError: for a model without tokenizer, or options that are not valid.
+          UserError: for a model without tokenizer, options that are not valid, or languages that are not known.
         """
         if self.tokenizer is None:
             raise UserError("this model has no tokenizer", "tokenizer files in the same folder", "or use generate_ids")
         if isinstance(texts, str):
             raise UserError("texts is one string", "a list of texts", f"write generate([{texts[:20]!r}…])")
         chosen = self.generation.replace(**options)
-        sources = self.tokenizer(list(texts))["input_ids"] if len(texts) else []
+        with restored_languages(self.tokenizer):
+            chosen = self.use_languages(Languages(source_lang, target_lang), chosen)
+            sources = self.tokenizer(list(texts))["input_ids"] if len(texts) else []
         outputs: dict[int, list[str]] = {}
         for numbers, tokens in generate_batches(self.engine, sources, chosen, batch_size, progress):
             outputs |= group_by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
         return [text for number in range(len(texts)) for text in outputs[number]]
+
+    def use_languages(
+        self, given: Languages, options: GenerationOptions, settings: tuple[str, str] = ("source_lang", "target_lang")
+    ) -> GenerationOptions:
+        """Marks texts that are tokenized from now on with their language; returns the options for the target language.
+
+        Args:
+          given: languages asked for; without languages in the tokenizer, none.
+          options: of generation.
+          settings: what the user sets for each, for messages.
+
+        Raises:
+          UserError: for languages that the tokenizer does not know, or that are missing.
+        """
+        start_id = options.decoder_start_token_id
+        first_ids = (options.forced_bos_token_id, self.spec.decoder_start_id if start_id is None else start_id)
+        own = generation_languages(self.tokenizer, given, settings, first_ids, self.spec.wraps_labels)
+        return options.replace(**own)
 
     def generate_ids(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, *,

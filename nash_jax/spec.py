@@ -181,6 +181,11 @@ class ModelSpec:
         return self.positions in ("learned", *SINUSOIDS)
 
     @property
+    def wraps_labels(self) -> bool:
+        """Whether, in training, the decoder begins with a target's last token (a language or EOS), as in mBART."""
+        return self.family == "mbart"
+
+    @property
     def source_vocab_size(self) -> int:
         """Rows of the encoder's embedding table."""
         return self.vocab_size if self.encoder_vocab_size is None else self.encoder_vocab_size

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nash_jax.batch_generate.text_files import FileScan, TextFile, TextRow
+from nash_jax.data.languages import Languages
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.errors import UserError
 from nash_jax.generation.batching import generate_batches, group_by_input, plan_batch_rows
@@ -42,6 +43,8 @@ class GenerationJob:
       truncate: truncate texts that are longer than the model's position table.
       batch_size: texts generated together.
       dtype: compute dtype.
+      source_lang: language of the texts, for a multilingual tokenizer; None: the one that it was saved with.
+      target_lang: the same for the outputs.
       options: fields of `GenerationOptions` that override the model's.
     """
 
@@ -53,6 +56,8 @@ class GenerationJob:
     truncate: bool = False
     batch_size: int = 16
     dtype: str = "float32"
+    source_lang: str | None = None
+    target_lang: str | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -99,7 +104,9 @@ class FileGenerator:
             raise UserError(f"the model {job.model} has no tokenizer", "tokenizer files in the same folder")
         self.model, self.job, self.stats = model, job, GenerationStats()
         self.tokenizer: Any = model.tokenizer
-        self.options = model.generation.replace(**job.options)
+        given = Languages(job.source_lang, job.target_lang)
+        options = model.generation.replace(**job.options)
+        self.options = model.use_languages(given, options, ("--source_lang", "--target_lang"))
         dummy = pad_inputs(np.zeros((1, 1), int), np.ones((1, 1)), np.zeros(1, int), 0)
         make_program_args(model.spec, self.options, dummy, None, stop_at_eos=True)  # checks the options
         self._rows: dict[int, int] = {}

@@ -44,6 +44,9 @@ class TaskConfig:
       mixture_temperature: 1: rates are in proportion to the examples; higher: nearer to equal.
       source_column: column of the input text, for your own data; several are separated by commas.
       target_column: column of the reference text, label or answers, for your own data.
+      source_language: code of the inputs' language in a multilingual tokenizer (mBART `de_DE`, NLLB `deu_Latn`, M2M100
+        `de`); empty: the column's name in `translation`, or the language that the tokenizer was saved with.
+      target_language: the same for references and outputs.
       prompt: `t5` (inputs name tasks and fields, as T5 was trained) or `plain` (the texts alone, as BART was).
       prefix: put before every input.
       max_source_length: inputs are cut to this many tokens.
@@ -68,6 +71,8 @@ class TaskConfig:
     mixture_temperature: float = positive(1.0)
     source_column: str = "document"
     target_column: str = "summary"
+    source_language: str = ""
+    target_language: str = ""
     prompt: str = choice("t5", "t5", "plain")
     prefix: str = "summarize: "
     max_source_length: int = positive(256)

@@ -7,6 +7,7 @@ from typing import Any
 
 from nash_jax.config.schema import TaskConfig
 from nash_jax.data.hub import fetch_repository, first_line
+from nash_jax.data.languages import choose_languages, has_languages
 from nash_jax.errors import UserError
 from nash_jax.spec import ModelSpec
 
@@ -23,7 +24,7 @@ def choose_tokenizer(task: TaskConfig, of_checkpoint: Any | None, rows: list[dic
       rows: training rows; for other tasks any rows, used to check that texts end with EOS.
 
     Raises:
-      UserError: if there is no tokenizer, or it does not end texts with EOS.
+      UserError: if there is no tokenizer, it does not end texts with EOS, or its languages are not known.
     """
     if task.tokenizer:
         tokenizer = load_tokenizer(task.tokenizer)
@@ -33,6 +34,7 @@ def choose_tokenizer(task: TaskConfig, of_checkpoint: Any | None, rows: list[dic
         tokenizer = build_pronunciation_tokenizer(rows)
     else:
         raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init with a tokenizer")
+    choose_languages(tokenizer, task)
     ids = tokenizer(rows[0]["source"])["input_ids"]
     if tokenizer.eos_token_id not in ids[-2:]:  # mBART's tokenizer appends the language id after EOS
         raise UserError(f"the tokenizer ends a text with id {ids[-1]}", f"EOS, {tokenizer.eos_token_id}")
@@ -41,10 +43,12 @@ def choose_tokenizer(task: TaskConfig, of_checkpoint: Any | None, rows: list[dic
 
 def tokenizer_content(tokenizer: Any) -> dict[str, Any]:
     """Returns JSON that determines a tokenizer's ids: the whole tokenizer, or class and vocabulary of a slow one."""
+    languages = {"languages": [tokenizer.src_lang, tokenizer.tgt_lang]} if has_languages(tokenizer) else {}
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # slow tokenizers such as ByT5's and Marian's
-        return {"class": type(tokenizer).__name__, "vocabulary": sorted(tokenizer.get_vocab().items())}
-    return json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # these two depend on the last call
+        return {"class": type(tokenizer).__name__, "vocabulary": sorted(tokenizer.get_vocab().items())} | languages
+    # these two depend on the last call
+    return json.loads(backend.to_str()) | {"truncation": None, "padding": None} | languages
 
 
 def check_vocabulary(tokenizer: Any, spec: ModelSpec) -> None:

@@ -1,5 +1,6 @@
 """What the stages of a run share: its settings, folder, devices, data and models, each read when first asked for."""
 
+import dataclasses
 import functools
 import zlib
 from collections.abc import Collection, Mapping
@@ -23,7 +24,7 @@ from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.models.initialize import init_params
 from nash_jax.ragged import Ragged
-from nash_jax.recipe.initial_model import fresh_spec
+from nash_jax.recipe.initial_model import fresh_spec, output_start
 from nash_jax.recipe.workdir import Workdir
 from nash_jax.seq2seq import Seq2Seq, load
 from nash_jax.spec import ModelSpec
@@ -121,6 +122,7 @@ class RunContext:
             own = load_generation_options(self.workdir.stage("finetune") / "model")
         else:
             own = self.given.generation if self.given is not None else GenerationOptions()
+            own = own.replace(**output_start(self._initial_spec, self.tokenizer))
         return evaluation_options(self.config, own)
 
     # -- models -------------------------------------------------------------------------------------------
@@ -142,14 +144,18 @@ class RunContext:
         if self.workdir.result("finetune") is not None and "given" in self.__dict__:
             del self.given
 
+    @property
+    def _initial_spec(self) -> ModelSpec:
+        """The shape of the checkpoint that the config names, or of a fresh model; it begins outputs as in training."""
+        spec = fresh_spec(self.config, self.tokenizer) if self.given is None else self.given.spec
+        start_id = output_start(spec, self.tokenizer).get("decoder_start_token_id", spec.decoder_start_id)
+        return dataclasses.replace(spec, decoder_start_id=start_id)
+
     def initial_model(self) -> Model:
         """The checkpoint that the config names, or a fresh model."""
-        if self.given is not None:
-            check_vocabulary(self.tokenizer, self.given.spec)
-            return self.given.spec, dict(self.given.params)
-        spec = fresh_spec(self.config, self.tokenizer)
+        spec = self._initial_spec
         check_vocabulary(self.tokenizer, spec)
-        return spec, init_params(spec, self.seed("init"))
+        return spec, init_params(spec, self.seed("init")) if self.given is None else dict(self.given.params)
 
     def masks(self) -> dict[str, np.ndarray]:
         """Final masks by axis name; none when gates were skipped."""

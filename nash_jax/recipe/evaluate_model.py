@@ -13,6 +13,7 @@ from nash_jax.benchmark.components import component_times
 from nash_jax.benchmark.latency import measure_latency
 from nash_jax.config.schema import Config, chosen_stages, lasting_settings
 from nash_jax.data.checks import DataIssues
+from nash_jax.data.languages import has_languages, target_options
 from nash_jax.data.sources import load_rows
 from nash_jax.data.summary import format_summary, summarize_data
 from nash_jax.data.tokenizers import check_vocabulary, choose_tokenizer
@@ -83,6 +84,8 @@ def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:
     tokenizer = choose_tokenizer(task, run.given.tokenizer, rows["test"])
     check_vocabulary(tokenizer, run.given.spec)
     options = evaluation_options(run.config, run.given.generation)
+    if has_languages(tokenizer):
+        options = options.replace(**target_options(tokenizer, run.given.spec.wraps_labels))
     data = summarize_data(rows, tokenizer, task, folder, issues)
     print(*format_summary(data), sep="\n", file=sys.stderr, flush=True)
     evaluator = Evaluator(rows["test"], tokenizer, task, options, run.config.evaluate.batch_size, folder)
