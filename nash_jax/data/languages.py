@@ -1,6 +1,6 @@
 """Languages of multilingual tokenizers (mBART, mBART-50, NLLB, M2M100).
 
-Such a tokenizer marks a text with the token of its language. In mBART the token follows EOS, in the others it comes first.
+Such a tokenizer marks a text with the token of its language, which follows EOS in mBART, and comes first in the others.
 A code is a language's name for the tokenizer: `de_DE`, `deu_Latn` or `de`.
 """
 
@@ -114,8 +114,8 @@ def generation_languages(
 ) -> dict[str, Any]:
     """Marks texts with the languages of a call, and returns the generation options for the target language.
 
-    If the options of generation already make outputs begin with a language, as transformers does it, no target is needed,
-    and the source is what the tokenizer says.
+    If the options of generation already make outputs begin with a language, as transformers does it, no target is
+    needed, and the source is what the tokenizer says.
 
     Args:
       tokenizer: of a model that generates; changed if it is multilingual.
@@ -131,7 +131,9 @@ def generation_languages(
         _refuse_languages(tokenizer, given, settings)
         return {}
     if given.target is None and set(first_ids) & set(language_ids(tokenizer).values()):
-        set_languages(tokenizer, _resolve(tokenizer, given, Languages(tokenizer.src_lang, tokenizer.src_lang), settings))
+        set_languages(
+            tokenizer, _resolve(tokenizer, given, Languages(tokenizer.src_lang, tokenizer.src_lang), settings)
+        )
         return {}
     set_languages(tokenizer, _resolve(tokenizer, given, stored_languages(tokenizer), settings))
     return target_options(tokenizer, wraps_labels)
@@ -170,7 +172,8 @@ def _resolve(tokenizer: Any, given: Languages, default: Languages, settings: tup
         code = find_language(tokenizer, name) if name else other
         if code is None:
             codes = language_ids(tokenizer)
-            what = f"{setting} is {name!r}{did_you_mean(name, codes)}" if name else f"no {side} language"
+            near = [x for x in codes if name and x.partition("_")[0] == name.partition("_")[0]] or codes
+            what = f"{setting} is {name!r}{did_you_mean(name, near)}" if name else f"no {side} language"
             raise UserError(what, f"a language of the tokenizer: {_some(codes)}", "" if name else f"set {setting}")
         found.append(code)
     return Languages(*found)
