@@ -113,7 +113,7 @@ class Seq2Seq:
 
         Args:
           input_ids: int [B, S].
-          attention_mask: [B, S] of 0/1; None: 0 at padding tokens.
+          attention_mask: [B, S] of 0/1; None: 0 at padding tokens, unless padding has the id of EOS.
           decoder_input_ids: int [B, P], prompts; the start token is prepended if no row starts with it.
           **options: as for `generate`.
 
@@ -125,18 +125,27 @@ class Seq2Seq:
           UserError: for arrays or options that are not valid for the model or contradict each other.
         """
         chosen = self.generation.replace(**options)
-        inputs = self._inputs(input_ids, attention_mask)
+        inputs = self._inputs(input_ids, attention_mask, chosen)
         return self.engine.generate(*inputs, chosen, decoder_input_ids=decoder_input_ids)
 
     def logits(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None, decoder_input_ids: np.ndarray
     ) -> np.ndarray:
         """Returns teacher-forced logits, float32 [B, T, V], for ids [B, S], mask [B, S] and decoder inputs [B, T]."""
-        return self.engine.logits(*self._inputs(input_ids, attention_mask), np.asarray(decoder_input_ids))
+        return self.engine.logits(
+            *self._inputs(input_ids, attention_mask, self.generation), np.asarray(decoder_input_ids)
+        )
 
-    def _inputs(self, input_ids: Any, attention_mask: Any | None) -> tuple[np.ndarray, np.ndarray]:
+    def _inputs(
+        self, input_ids: Any, attention_mask: Any | None, options: GenerationOptions
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns arrays; without a mask, padding is masked, unless its id is an EOS id, which a text may hold."""
         input_ids = np.asarray(input_ids)
-        mask = input_ids != self.spec.pad_id if attention_mask is None else np.asarray(attention_mask)
+        if attention_mask is None:
+            pad_id = self.spec.pad_id if options.pad_token_id is None else options.pad_token_id
+            is_eos = pad_id in (options.eos_token_id or (self.spec.eos_id,))
+            attention_mask = np.ones(input_ids.shape, bool) if is_eos else input_ids != pad_id
+        mask = np.asarray(attention_mask)
         check_inputs(input_ids, mask, self.spec)
         return input_ids, mask
 

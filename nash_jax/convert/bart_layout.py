@@ -1,8 +1,8 @@
 """BART, mBART, Marian, Pegasus and M2M100 (NLLB too) in the layout of `transformers`.
 
 They differ only in flags: position of the norms, position embeddings, scaling and normalization of embeddings.
-`final_logits_bias` is a buffer in transformers and may be missing (M2M100 has none); sinusoids may be stored or not (never
-in M2M100).
+`final_logits_bias` is a buffer in transformers and may be missing (M2M100 has none); sinusoids may be stored or
+not (never in M2M100).
 """
 
 from collections.abc import Mapping
