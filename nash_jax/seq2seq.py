@@ -190,7 +190,8 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
     """Loads a model from a nash_jax export, a folder in the hub's layout, or the hub.
 
     Weights are read from safetensors, or, if there are none, from `pytorch_model.bin`, which needs PyTorch and is read
-    with its weights-only reader. Generation defaults are read from the folder; a note lists unsupported ones.
+    with its weights-only reader, or from `flax_model.msgpack`. Generation defaults are read from the folder; a note
+    lists unsupported ones.
 
     Args:
       name: folder, or hub name such as "google/flan-t5-small".

@@ -19,7 +19,7 @@ from nash_jax.convert import bart_layout, t5_layout
 from nash_jax.convert.layout import Layout
 from nash_jax.convert.refused import check_model_type
 from nash_jax.convert.uniform import pad_to_uniform
-from nash_jax.convert.weights import read_weights
+from nash_jax.convert.weights import read_weights, refuse_adapter
 from nash_jax.errors import UserError
 from nash_jax.models.head import untie_head
 from nash_jax.models.positions import position_table
@@ -97,7 +97,7 @@ def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
 
     Args:
       folder: contains `config.json`, and `model.safetensors`, or shards with `model.safetensors.index.json`, or the
-        same as `pytorch_model.bin`.
+        same as `pytorch_model.bin` or `flax_model.msgpack`.
 
     Returns:
       The spec, and parameters as float32 NumPy arrays.
@@ -106,6 +106,7 @@ def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
       UserError: for missing or broken files, or weights that do not fit the config.
     """
     folder = Path(folder)
+    refuse_adapter(folder)
     spec = spec_from_config(read_json(folder / "config.json"))
     return from_hf_state(spec, read_weights(folder), str(folder))
 
