@@ -35,8 +35,8 @@ def sinusoids(length: int, width: int) -> np.ndarray:
 def token_sinusoids(length: int, width: int, first: int) -> np.ndarray:
     """Returns M2M100's fixed position embeddings, float32 [length, width]: sines in the first half, then cosines.
 
-    Feature i of each half has the frequency 10000^(-i / (width // 2 - 1)); an odd width ends with zeros. Everything is
-    computed in float32, as in transformers: at position 1000 the rounding of the angle is visible in the logits.
+    Feature i of each half has the frequency 10000^(-i / (width // 2 - 1)); an odd width ends with zeros. Exponents,
+    frequencies and angles are rounded to float32, as in transformers: at position 1000 this changes the sine by 1e-4.
 
     Args:
       length: number of positions.
@@ -44,7 +44,8 @@ def token_sinusoids(length: int, width: int, first: int) -> np.ndarray:
       first: number of the first position: padding id + 1.
     """
     half = width // 2
-    rates = np.exp(np.arange(half, dtype=np.float32) * np.float32(-np.log(10000.0) / max(half - 1, 1)))
+    exponents = np.arange(half, dtype=np.float32) * np.float32(-np.log(10000.0) / max(half - 1, 1))
+    rates = np.exp(exponents.astype(np.float64)).astype(np.float32)  # NumPy's exp of float32 is less exact
     angles = np.arange(first, first + length, dtype=np.float32)[:, None] * rates
     return np.concatenate([np.sin(angles), np.cos(angles), np.zeros((length, width % 2), np.float32)], axis=1)
 
