@@ -139,6 +139,26 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
             "lengths beyond a model's positions",
             "use shorter ones, or a model with relative positions (T5's families)",
         ),
+        "match:model_type 'led': sparse attention is not implemented; expected one of": (
+            "an encoder-decoder of `transformers` that nash_jax does not have; the reason is said",
+            "a model of [these families](checkpoints.md#families)",
+        ),
+        "match:no source language; expected a language of the tokenizer: …; set config.task.source_language": (
+            "a multilingual model, and no language of the inputs; the same for the targets",
+            "[the languages of a task](own_data.md)",
+        ),
+        "match:config.task.… is 'de_DE', and the tokenizer … has no languages": (
+            "a language for a model that is not multilingual",
+            "",
+        ),
+        "match:not a model; … merge_and_unload(), then": (
+            "a folder with a LoRA or another adapter of PEFT, without the model that it belongs to",
+            "load both with PEFT, `merge_and_unload()`, `save_pretrained`",
+        ),
+        "match:values that are inf or NaN; expected finite weights": (
+            "weights that are no numbers, as after an overflow in float16",
+            "save the model in float32 or bfloat16; it may have to be trained again",
+        ),
         "match:no class of transformers for family 'custom'; expected one of": (
             "`save_hf` of a model that `transformers` cannot express",
             "the export has it; [what is refused](checkpoints.md#what-is-refused)",

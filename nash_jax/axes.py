@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nash_jax.errors import UserError
-from nash_jax.spec import ModelSpec
+from nash_jax.spec import SINUSOIDS, ModelSpec
 from nash_jax.tree import check_shapes
 
 
@@ -144,5 +144,5 @@ def frozen_params(spec: ModelSpec, *, embeddings: bool) -> set[str]:
       embeddings: whether embeddings and LM head are among them.
     """
     tables = {path for path, axes in param_axes(spec).items() if {"vocab", "encoder_vocab", "positions"} & set(axes)}
-    sinusoids = {"encoder/positions", "decoder/positions"} if spec.positions == "sinusoidal" else set()
+    sinusoids = {"encoder/positions", "decoder/positions"} if spec.positions in SINUSOIDS else set()
     return (tables if embeddings else set()) | sinusoids

@@ -5,6 +5,7 @@
   --output      .jsonl: each row with its "output" (a list with --num_return_sequences); otherwise a line each
   --prefix      goes before every text, such as --prefix="summarize: "
   --truncate    cuts texts that are longer than the positions of the model, instead of refusing them
+  --source_lang and --target_lang  languages of the texts and of the outputs, for mBART, NLLB and M2M100
   --batch_size  texts generated together (16)
   --dtype       float32 (default) or bfloat16
   --labels      a list in JSON: each output is one of these texts, such as --labels='["yes","no"]'
@@ -60,7 +61,7 @@ def parse(argv: Sequence[str]) -> GenerationJob:
 
 def _define_flags() -> flags.FlagValues:
     own = flags.FlagValues()
-    for name in ("model", "input", "output", "column", "labels"):
+    for name in ("model", "input", "output", "column", "source_lang", "target_lang", "labels"):
         flags.DEFINE_string(name, None, "", flag_values=own)
     flags.DEFINE_string("prefix", "", "", flag_values=own)
     flags.DEFINE_bool("truncate", False, "", flag_values=own)

@@ -13,6 +13,7 @@ from nash_jax.convert import hf
 from nash_jax.convert.generation_config import GENERATION_FILE, load_generation_options
 from nash_jax.convert.orbax import load_tree, save_tree
 from nash_jax.data.hub import fetch_model
+from nash_jax.data.languages import Languages, generation_languages, restored_languages
 from nash_jax.data.special_tokens import fill_special_tokens
 from nash_jax.data.tokenizers import HUB_FILES, has_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
@@ -68,18 +69,21 @@ class Seq2Seq:
     @overload
     def generate(
         self, texts: Iterable[str], *, batch_size: int = ..., progress: bool | None = ...,
-        labels: Iterable[str] | None = ..., return_scores: Literal[False] = ..., **options: Any,
+        labels: Iterable[str] | None = ..., source_lang: str | None = ..., target_lang: str | None = ...,
+        return_scores: Literal[False] = ..., **options: Any,
     ) -> list[str]: ...  # fmt: skip
 
     @overload
     def generate(
         self, texts: Iterable[str], *, batch_size: int = ..., progress: bool | None = ...,
-        labels: Iterable[str] | None = ..., return_scores: Literal[True], **options: Any,
+        labels: Iterable[str] | None = ..., source_lang: str | None = ..., target_lang: str | None = ...,
+        return_scores: Literal[True], **options: Any,
     ) -> ScoredTexts: ...  # fmt: skip
 
     def generate(
         self, texts: Iterable[str], *, batch_size: int = 16, progress: bool | None = None,
-        labels: Iterable[str] | None = None, return_scores: bool = False, **options: Any,
+        labels: Iterable[str] | None = None, source_lang: str | None = None, target_lang: str | None = None,
+        return_scores: bool = False, **options: Any,
     ) -> list[str] | ScoredTexts:  # fmt: skip
         """Generates texts; outputs are in the order of the inputs, and inputs are not truncated.
 
@@ -89,6 +93,9 @@ class Seq2Seq:
           progress: whether to show a progress bar; None: only after some seconds.
           labels: every output is one of these texts; None: any text. A greedy search may miss the most probable label;
             with num_beams, as many labels are compared to their end.
+          source_lang: language of the texts in a multilingual tokenizer, such as `de_DE` (mBART), `deu_Latn` (NLLB) or
+            `de` (M2M100); None: the one that the tokenizer was saved with.
+          target_lang: the same for the outputs; not needed if `forced_bos_token_id` is a language.
           return_scores: also return log-probabilities.
           **options: fields of `GenerationOptions`, named as in `transformers`; the default is `self.generation`.
 
@@ -97,15 +104,18 @@ class Seq2Seq:
           and their scores, `nash_jax.generation.outputs.ScoredTexts`.
 
         Raises:
-          UserError: for a model without tokenizer, an item that is no text, or options or labels that are not valid.
+          UserError: for a model without tokenizer, an item that is no text, options or labels that are not valid, or
+            languages that are not known.
         """
         if self.tokenizer is None:
             raise UserError("this model has no tokenizer", "tokenizer files in the same folder", "or use generate_ids")
         given, batch_size = read_texts(texts), read_count(batch_size, "batch_size")
         chosen = self.generation.replace(**options)
         allowed = None if labels is None else read_texts(labels, "labels")
-        generator = TextGenerator(self.engine, self.tokenizer, chosen, allowed)
-        sources = self.tokenizer(given, verbose=False)["input_ids"] if given else []
+        with restored_languages(self.tokenizer):
+            chosen = self.use_languages(Languages(source_lang, target_lang), chosen)
+            generator = TextGenerator(self.engine, self.tokenizer, chosen, allowed)
+            sources = self.tokenizer(given, verbose=False)["input_ids"] if given else []
         return (generator.scored if return_scores else generator.texts)(sources, batch_size, progress)
 
     @overload
@@ -120,6 +130,24 @@ class Seq2Seq:
         decoder_input_ids: np.ndarray | None = ..., return_scores: Literal[True], **options: Any,
     ) -> ScoredIds: ...  # fmt: skip
 
+    def use_languages(
+        self, given: Languages, options: GenerationOptions, settings: tuple[str, str] = ("source_lang", "target_lang")
+    ) -> GenerationOptions:
+        """Marks texts that are tokenized from now on with their language; returns the options for the target language.
+
+        Args:
+          given: languages asked for; without languages in the tokenizer, none.
+          options: of generation.
+          settings: what the user sets for each, for messages.
+
+        Raises:
+          UserError: for languages that the tokenizer does not know, or that are missing.
+        """
+        start_id = options.decoder_start_token_id
+        first_ids = (options.forced_bos_token_id, self.spec.decoder_start_id if start_id is None else start_id)
+        own = generation_languages(self.tokenizer, given, settings, first_ids, self.spec.wraps_labels)
+        return options.replace(**own)
+
     def generate_ids(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, *,
         decoder_input_ids: np.ndarray | None = None, return_scores: bool = False, **options: Any,
@@ -128,7 +156,7 @@ class Seq2Seq:
 
         Args:
           input_ids: int [B, S].
-          attention_mask: [B, S] of 0/1; None: 0 at padding tokens.
+          attention_mask: [B, S] of 0/1; None: 0 at padding tokens, unless padding has the id of EOS.
           decoder_input_ids: int [B, P], prompts; the start token is prepended if no row starts with it.
           return_scores: also return log-probabilities.
           **options: as for `generate`.
@@ -142,7 +170,7 @@ class Seq2Seq:
           UserError: for arrays or options that are not valid for the model or contradict each other.
         """
         chosen = self.generation.replace(**options)
-        inputs = self._inputs(input_ids, attention_mask)
+        inputs = self._inputs(input_ids, attention_mask, chosen)
         prompts = None if decoder_input_ids is None else read_ids(decoder_input_ids, "decoder_input_ids")
         generate = self.engine.generate_scored if return_scores else self.engine.generate
         return generate(*inputs, chosen, decoder_input_ids=prompts)
@@ -155,13 +183,21 @@ class Seq2Seq:
         Raises:
           UserError: for arrays that are not valid for the model or contradict each other.
         """
-        inputs, targets = self._inputs(input_ids, attention_mask), read_ids(decoder_input_ids, "decoder_input_ids")
+        inputs = self._inputs(input_ids, attention_mask, self.generation)
+        targets = read_ids(decoder_input_ids, "decoder_input_ids")
         check_decoder_inputs(targets, len(inputs[0]), self.spec)
         return self.engine.logits(*inputs, targets)
 
-    def _inputs(self, input_ids: Any, attention_mask: Any | None) -> tuple[np.ndarray, np.ndarray]:
+    def _inputs(
+        self, input_ids: Any, attention_mask: Any | None, options: GenerationOptions
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns arrays; without a mask, padding is masked, unless its id is an EOS id, which a text may hold."""
         input_ids = read_ids(input_ids, "input_ids")
-        mask = input_ids != self.spec.pad_id if attention_mask is None else read_mask(attention_mask)
+        if attention_mask is None:
+            pad_id = self.spec.pad_id if options.pad_token_id is None else options.pad_token_id
+            is_eos = pad_id in (options.eos_token_id or (self.spec.eos_id,))
+            attention_mask = np.ones(input_ids.shape, bool) if is_eos else input_ids != pad_id
+        mask = read_mask(attention_mask)
         check_inputs(input_ids, mask, self.spec)
         return input_ids, mask
 
@@ -210,7 +246,8 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
     """Loads a model from a nash_jax export, a folder in the hub's layout, or the hub.
 
     Weights are read from safetensors, or, if there are none, from `pytorch_model.bin`, which needs PyTorch and is read
-    with its weights-only reader. Generation defaults are read from the folder; a note lists unsupported ones.
+    with its weights-only reader, or from `flax_model.msgpack`. Generation defaults are read from the folder; a note
+    lists unsupported ones.
 
     Args:
       name: folder, or hub name such as "google/flan-t5-small".

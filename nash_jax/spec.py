@@ -17,7 +17,8 @@ SPEC_VERSION = 1
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 SIDES = ("encoder", "decoder")
 NORMS = ("rms", "layer")
-POSITIONS = ("relative", "relative_per_layer", "learned", "sinusoidal")
+SINUSOIDS = ("sinusoidal", "sinusoidal_tokens")
+POSITIONS = ("relative", "relative_per_layer", "learned", *SINUSOIDS)
 
 _BART: dict[str, Any] = {
     "norm": "layer", "norm_eps": 1e-5, "pre_norm": False, "bias": True, "scaled_attention": True, "activation": "gelu",
@@ -36,6 +37,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "marian": {**_BART, **_SINUSOIDAL, "activation": "silu", "max_positions": 512},
     "pegasus": {
         **_BART, **_SINUSOIDAL, "pre_norm": True, "activation": "relu", "pad_id": 0, "eos_id": 1, "decoder_start_id": 0,
+    },
+    "m2m_100": {
+        **_BART, "pre_norm": True, "activation": "relu", "embedding_norm": False, "logits_bias": False,
+        "positions": "sinusoidal_tokens", "position_offset": 0,
     },
     "custom": {},
 }  # fmt: skip
@@ -99,7 +104,8 @@ class ModelSpec:
       embedding_scale: factor on token embeddings (1, or the square root of the original d_model).
       embedding_norm: a norm after the sum of token and position embeddings.
       positions: `relative` (one bias table each for encoder and decoder), `relative_per_layer` (one for each
-        self-attention), `learned` or `sinusoidal` (added to the embeddings).
+        self-attention), or added to the embeddings: `learned`, `sinusoidal`, or `sinusoidal_tokens` (M2M100: of another
+        formula, numbered over the tokens other than padding, which gets none).
       position_offset: row of position 0 in a learned table.
       max_positions: number of positions in a learned or sinusoidal table, for sources and for targets.
       position_buckets: number of relative-position buckets.
@@ -172,7 +178,12 @@ class ModelSpec:
     @property
     def absolute_positions(self) -> bool:
         """Whether position embeddings are added to the token embeddings."""
-        return self.positions in ("learned", "sinusoidal")
+        return self.positions in ("learned", *SINUSOIDS)
+
+    @property
+    def wraps_labels(self) -> bool:
+        """Whether, in training, the decoder begins with a target's last token (a language or EOS), as in mBART."""
+        return self.family == "mbart"
 
     @property
     def source_vocab_size(self) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from nash_jax.axes import param_axes
-from nash_jax.models.positions import sinusoids
-from nash_jax.spec import ACTIVATIONS, FAMILIES, NORMS, POSITIONS, DecoderLayer, EncoderLayer, ModelSpec
+from nash_jax.models.positions import position_table
+from nash_jax.spec import ACTIVATIONS, FAMILIES, NORMS, POSITIONS, SINUSOIDS, DecoderLayer, EncoderLayer, ModelSpec
 from nash_jax.tree import flatten, unflatten
 
 
@@ -57,7 +57,7 @@ def random_spec(seed: int, *, ragged: bool = False, family: str = "t5", **flags:
     return dataclasses.replace(spec, **flags)
 
 
-_BART_LIKE = ("bart", "mbart", "marian", "pegasus")
+_BART_LIKE = ("bart", "mbart", "marian", "pegasus", "m2m_100")
 
 
 def _random_flags(rng: np.random.Generator, spec: ModelSpec) -> dict[str, Any]:
@@ -90,8 +90,8 @@ def random_params(spec: ModelSpec, seed: int = 0, scale: float = 0.5) -> dict[st
     for path, axes in sorted(param_axes(spec).items()):
         value = rng.normal(size=[sizes[a] for a in axes]) * scale
         flat[path] = (value * 0.2 + 1 if path.endswith("scale") else value).astype(np.float32)
-        if path.endswith("positions") and spec.positions == "sinusoidal":
-            flat[path] = sinusoids(*value.shape)
+        if path.endswith("positions") and spec.positions in SINUSOIDS:
+            flat[path] = position_table(spec)
     return unflatten(flat)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-FAMILIES = ("t5", "mt5", "umt5", "bart", "mbart", "marian", "pegasus")
+FAMILIES = ("t5", "mt5", "umt5", "bart", "mbart", "marian", "pegasus", "m2m_100")
 T5_LIKE = ("t5", "mt5", "umt5")
 TORCH_WARNINGS = [  # torch's and transformers' own
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -49,6 +49,8 @@ def random_config(family: str, seed: int) -> Any:
             "scale_embedding": draw(True, False), "max_position_embeddings": 96,
             "tie_word_embeddings": draw(True, True, False), "bos_token_id": 2, "forced_eos_token_id": None,
         }  # fmt: skip
+        if family == "m2m_100":
+            fields["decoder_start_token_id"] = 2  # a start token that is padding would have no position
         if family == "marian":
             fields |= {"share_encoder_decoder_embeddings": draw(True, False)}
             fields["decoder_vocab_size"] = fields["vocab_size"]

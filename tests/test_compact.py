@@ -72,7 +72,7 @@ def test_masked_equals_compacted(logits, kind, tied):
     assert narrow != spec
 
 
-@pytest.mark.parametrize("family", ["umt5", "bart", "mbart", "marian", "pegasus"])
+@pytest.mark.parametrize("family", ["umt5", "bart", "mbart", "marian", "pegasus", "m2m_100"])
 def test_masked_equals_compacted_in_every_family(logits, family):
     """All kinds of soft masks over a ragged model with biases, layer norms, position tables, in each family."""
     spec = random_spec(len(family), ragged=True, family=family)

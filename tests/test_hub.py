@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax.serialization import msgpack_serialize
 from huggingface_hub import constants
 
 import nash_jax
@@ -129,3 +130,21 @@ def test_what_is_fetched(model, hub, old):
     assert_same(nash_jax.load("someone/tiny"), model)
     weights = "pytorch_model.bin" if old else "model.safetensors"
     assert sorted(set(fetched)) == sorted({"config.json", "generation_config.json", weights})
+
+
+def test_flax_weights_are_the_last_choice(model, hub):
+    folder, fetched = hub
+    model.save_hf(folder)
+    (folder / "model.safetensors").unlink()
+    weights = {
+        "shared": {"embedding": model.params["shared"]["embedding"]},
+        "block": {"0": {"layer": {"0": {"layer_norm": {"weight": np.ones(4, np.float32)}}}}},
+    }
+    (folder / "flax_model.msgpack").write_bytes(msgpack_serialize(weights))
+    for name in ("README.md", "tf_model.h5"):
+        (folder / name).write_text("never read")
+    with pytest.raises(
+        UserError, match=r"does not fit its config.json: missing .*left over .'block.0.layer.0.layer_norm"
+    ):
+        nash_jax.load("someone/tiny")  # its weights are not whole, but they were fetched and read
+    assert sorted(set(fetched)) == ["config.json", "flax_model.msgpack", "generation_config.json"]

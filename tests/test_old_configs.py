@@ -14,7 +14,7 @@ from nash_jax.generation.options import GenerationOptions
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
 
-BART_LIKE = ("bart", "mbart", "marian", "pegasus")
+BART_LIKE = ("bart", "mbart", "marian", "pegasus", "m2m_100")
 TRANSFORMERS_4 = {"architectures": ["…"], "transformers_version": "4.3.0", "torch_dtype": "float32", "use_cache": True}
 T5_SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_heads": 8, "num_layers": 6, "vocab_size": 32128}
 ROTATED = {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_heads": 6, "num_layers": 8, "vocab_size": 250112}
@@ -78,6 +78,16 @@ CONFIGS = {  # fields of public checkpoints' first versions that bear on the mod
         "extra_pos_embeddings": 1, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 0, "num_beams": 8,
         "max_length": 64, "length_penalty": 0.6, "dropout": 0.1, "attention_dropout": 0.1,
     },
+    "m2m100_418M": {
+        "model_type": "m2m_100", **WIDE, "vocab_size": 128112, "activation_function": "relu", "early_stopping": True,
+        "max_length": 200, "num_beams": 5, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
+        "decoder_start_token_id": 2, "scale_embedding": True, "dropout": 0.1, "attention_dropout": 0.1,
+    },
+    "nllb-200-distilled-600M": {
+        "model_type": "m2m_100", **WIDE, "vocab_size": 256206, "activation_function": "relu", "max_length": 200,
+        "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2, "scale_embedding": True,
+        "tokenizer_class": "NllbTokenizer",
+    },
 }  # fmt: skip
 SAME_IN_BOTH = {  # our field: theirs, of T5's and of BART's families
     "vocab_size": ("vocab_size", "vocab_size"),
@@ -120,11 +130,10 @@ def test_configs_of_old_versions(name):
 def test_generation_fields_of_old_configs(tmp_path, name):
     fields = TRANSFORMERS_4 | CONFIGS[name]
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    # transformers 5 no longer looks for these fields where it once wrote them; it does for those of the class
     written = {n: v for n, v in fields.items() if n in transformers.GenerationConfig().to_dict()}
-    theirs = transformers.GenerationConfig(**written).to_dict()
-    of_class = transformers.GenerationConfig.from_model_config(transformers.CONFIG_MAPPING[fields["model_type"]]())
-    expected = {n: getattr(of_class, n, None) if v is None else v for n, v in theirs.items()}
+    expected = transformers.GenerationConfig.from_model_config(dict(fields)).to_dict()
+    if expected["pad_token_id"] is None and expected["eos_token_id"] is not None:  # as its generate does
+        expected["pad_token_id"] = expected["eos_token_id"]
     if expected["decoder_start_token_id"] is None:  # as its generate does
         expected["decoder_start_token_id"] = expected["bos_token_id"]
     if fields.get("force_bos_token_to_be_generated"):  # the name of BART's first versions

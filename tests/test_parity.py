@@ -8,6 +8,7 @@ from seeds import some
 import nash_jax
 from nash_jax.convert.hf import load_hf
 from nash_jax.models import build
+from nash_jax.models.positions import token_sinusoids
 from nash_jax.tree import flatten
 
 pytestmark = [*TORCH_WARNINGS, pytest.mark.usefixtures("torch")]
@@ -44,3 +45,29 @@ def test_logits_and_bits(family, seed, tmp_path):
     assert respec == spec
     for (path, leaf), other in zip(flatten(params).items(), flatten(reparams).values(), strict=True):
         np.testing.assert_array_equal(leaf, other, err_msg=path)
+
+
+@pytest.mark.parametrize("family", ["m2m_100", "marian"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_padding_within_a_row(family, masked, tmp_path):
+    """M2M100 numbers tokens without counting padding, whatever the attention mask says."""
+    model = random_model(family, 3)
+    model.save_pretrained(tmp_path)
+    inputs = random_inputs(model.config, 3, target=12)
+    pad_id = model.config.pad_token_id
+    inputs["input_ids"][:, [0, 5, 6, 20]] = inputs["decoder_input_ids"][:, [3, 7]] = pad_id
+    if masked:
+        inputs["attention_mask"][:, 5:] *= inputs["input_ids"][:, 5:] != pad_id
+    found = nash_jax.load(tmp_path).logits(*inputs.values())
+    assert np.abs(found - torch_logits(model, inputs)).max() <= 1e-4
+
+
+@pytest.mark.parametrize(("width", "pad_id"), [(1024, 1), (64, 0), (7, 5)])
+def test_position_table_of_nllb(width, pad_id):
+    """At the size of the public models; angles of a thousand radians are rounded to float32 in both."""
+    from transformers.models.m2m_100.modeling_m2m_100 import M2M100SinusoidalPositionalEmbedding
+
+    theirs = M2M100SinusoidalPositionalEmbedding(1024, width, pad_id).weights.numpy()[pad_id + 1 :]
+    found = token_sinusoids(len(theirs), width, pad_id + 1)
+    assert found.dtype == np.float32
+    assert np.abs(found - theirs).max() <= 4e-5

@@ -299,8 +299,8 @@ def test_config_fields():
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda c: c.update(model_type="bert"), r"config.json has model_type 'bert'; expected one of \('t5'"),
-        (lambda c: c.pop("model_type"), "config.json has model_type None"),
+        (lambda c: c.update(model_type="bert"), "config.json has model_type 'bert'.*; expected one of t5"),
+        (lambda c: c.pop("model_type"), "config.json has no 'model_type'"),
         (lambda c: c.update(feed_forward_proj="swish"), "feed_forward_proj is 'swish'; expected one of"),
         (lambda c: c.pop("d_model"), "config.json has no 'd_model'"),
         (lambda c: c.update(d_kv="four"), "config.json has a value of another type|spec.head_dim is 'four'"),

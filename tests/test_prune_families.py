@@ -57,7 +57,7 @@ def train(spec, params, teacher_spec, teacher, batch):
     return jax.device_get(state["params"]["model"]), masks, reports
 
 
-@pytest.mark.parametrize("family", ["mbart", "marian", "pegasus", "umt5"])
+@pytest.mark.parametrize("family", ["mbart", "marian", "pegasus", "m2m_100", "umt5"])
 def test_pruning_and_export(logits, tmp_path, family):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")

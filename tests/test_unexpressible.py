@@ -2,12 +2,15 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from families import FAMILIES, T5_LIKE
 
-from nash_jax.convert.hf import hf_config, spec_from_config, write_hf
+from nash_jax.convert.hf import LAYOUTS, hf_config, spec_from_config, write_hf
 from nash_jax.convert.layout import FAMILY_FLAGS
+from nash_jax.convert.refused import REASONS
 from nash_jax.errors import UserError
+from nash_jax.pruning.compact import compact
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
 
@@ -27,6 +30,7 @@ POSITIONS = {"max_positions", "position_buckets", "position_max_distance"}  # fr
 T5_FREE = {"norm_eps", "activation", "gated", "tied", *POSITIONS}
 BART_FREE = {"activation", "tied", "logits_bias", "attention_dropout_rate", "activation_dropout_rate", *POSITIONS}
 FREE = {family: T5_FREE if family in T5_LIKE else BART_FREE for family in FAMILIES}
+FREE["m2m_100"] = BART_FREE - {"logits_bias"}
 FREE["marian"] = BART_FREE | {"encoder_vocab_size"}
 SAID_OTHERWISE = {  # flags of BART's relatives that are refused for what comes of them
     "encoder_vocab_size": "the encoder has 99 tokens, the decoder 23; expected one vocabulary",
@@ -95,9 +99,30 @@ BART = {"model_type": "bart", "vocab_size": 23, "d_model": 8, "encoder_layers": 
         ({"activation_function": "quick_gelu"}, "activation_function is 'quick_gelu'; expected one of"),
         ({"encoder_attention_heads": 3}, "encoder_attention_heads is 3; expected a divisor of 8"),
         ({"encoder_attention_heads": 2, "decoder_attention_heads": 5}, "decoder_attention_heads is 5; expected"),
-        ({"model_type": "m2m_100"}, r"config.json has model_type 'm2m_100'; expected one of \('t5', 'mt5'"),
+        ({"model_type": "gpt2"}, r"config.json has model_type 'gpt2'; expected one of t5, mt5, .*, m2m_100$"),
+        ({"model_type": "brat"}, r"model_type 'brat' \(did you mean 'bart'\?\); expected one of"),
+        ({"model_type": None}, "config.json has no 'model_type'; expected one of"),
+        ({"model_type": "led"}, "model_type 'led': sparse attention is not implemented; expected one of"),
+        ({"model_type": "longt5"}, "model_type 'longt5': sparse attention is not implemented; expected one of"),
+        ({"model_type": "nllb-moe"}, "model_type 'nllb-moe': layers of several experts are not implemented"),
+        ({"model_type": "prophetnet"}, "model_type 'prophetnet': prediction of several tokens at a time is not"),
     ],
 )
 def test_configs_that_no_spec_expresses(fields, message):
     with pytest.raises(UserError, match=message):
         spec_from_config(BART | fields)
+
+
+def test_no_type_is_both_read_and_refused():
+    assert not REASONS.keys() & LAYOUTS.keys()
+
+
+def test_a_position_table_that_transformers_would_compute_otherwise(tmp_path):
+    """A soft d_model mask over M2M100 is multiplied into its sinusoids, which no file of transformers can hold."""
+    spec = plain("m2m_100")
+    mask = np.array([1, 0.5, 1, 1, 1, 1, 1, 1], np.float32)
+    narrow, params = compact(spec, random_params(spec), {"embed": mask})
+    assert narrow == spec
+    with pytest.raises(UserError, match="position table is not the one that m2m_100 in transformers computes"):
+        write_hf(tmp_path, narrow, params)
+    assert not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nash_jax.batch_generate.text_files import FileScan, TextFile, TextRow
+from nash_jax.data.languages import Languages
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.errors import UserError
 from nash_jax.generation.batching import generate_batches, generate_scored_batches, group_by_input, plan_batch_rows
@@ -48,6 +49,8 @@ class GenerationJob:
       dtype: compute dtype.
       return_scores: also write log-probabilities, in JSONL.
       labels: the only outputs that are possible; None: all.
+      source_lang: language of the texts, for a multilingual tokenizer; None: the one that it was saved with.
+      target_lang: the same for the outputs.
       options: fields of `GenerationOptions` that override the model's.
     """
 
@@ -61,6 +64,8 @@ class GenerationJob:
     dtype: str = "float32"
     return_scores: bool = False
     labels: Any = None
+    source_lang: str | None = None
+    target_lang: str | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -107,7 +112,9 @@ class FileGenerator:
             raise UserError(f"the model {job.model} has no tokenizer", "tokenizer files in the same folder")
         self.model, self.job, self.stats = model, job, GenerationStats()
         self.tokenizer: Any = model.tokenizer
+        given = Languages(job.source_lang, job.target_lang)
         options = model.generation.replace(**job.options)
+        options = model.use_languages(given, options, ("--source_lang", "--target_lang"))
         labels = None if job.labels is None else LabelSet(job.labels, self.tokenizer, model.spec, options)
         self.options, self._decode = (labels.options, labels.read) if labels else (options, self._decode_text)
         dummy = pad_inputs(np.zeros((1, 1), int), np.ones((1, 1)), np.zeros(1, int), 0)

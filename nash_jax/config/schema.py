@@ -24,7 +24,7 @@ ROUGE_TOKENIZERS = ("auto", "english", "unicode")
 BLEU_TOKENIZERS = (  # all but the first are sacrebleu's
     "auto", "13a", "zh", "char", "intl", "none", "ja-mecab", "ko-mecab", "spm", "flores101", "flores200",
 )  # fmt: skip
-FAMILY_NAMES = ("t5", "mt5", "umt5", "bart", "mbart", "marian", "pegasus")
+FAMILY_NAMES = ("t5", "mt5", "umt5", "bart", "mbart", "marian", "pegasus", "m2m_100")
 PHASES = ("finetune", "prune", "retrain")  # stages that train
 
 
@@ -48,6 +48,9 @@ class TaskConfig:
       mixture_temperature: 1: rates are in proportion to the examples; higher: nearer to equal.
       source_column: column of the input text, for your own data; several are separated by commas.
       target_column: column of the reference text, label or answers, for your own data.
+      source_language: code of the inputs' language in a multilingual tokenizer (mBART `de_DE`, NLLB `deu_Latn`, M2M100
+        `de`); empty: the column's name in `translation`, or the language that the tokenizer was saved with.
+      target_language: the same for references and outputs.
       prompt: `t5` (inputs name tasks and fields, as T5 was trained) or `plain` (the texts alone, as BART was).
       prefix: put before every input.
       max_source_length: inputs are cut to this many tokens.
@@ -75,6 +78,8 @@ class TaskConfig:
     mixture_temperature: float = positive(1.0)
     source_column: str = "document"
     target_column: str = "summary"
+    source_language: str = ""
+    target_language: str = ""
     prompt: str = choice("t5", "t5", "plain")
     prefix: str = "summarize: "
     max_source_length: int = positive(256)
@@ -98,7 +103,8 @@ class ModelConfig:
         sizes below.
       preset: a fresh model has the shape of this public checkpoint (`t5-small` … `flan-t5-large`, `bart-base`,
         `bart-large`) instead of the sizes below.
-      family: of a fresh model: `t5`, `mt5`, `umt5`, `bart`, `mbart`, `marian` or `pegasus`.
+      family: of a fresh model: `t5`, `mt5`, `umt5`, `bart`, `mbart`, `marian`, `pegasus` or
+        `m2m_100`.
       d_model: residual width of a fresh model.
       d_ff: FFN units of its encoder layers.
       decoder_d_ff: FFN units of its decoder layers; 0: as the encoder's.

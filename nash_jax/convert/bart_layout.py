@@ -1,7 +1,8 @@
-"""BART, mBART, Marian and Pegasus in the layout of `transformers`.
+"""BART, mBART, Marian, Pegasus and M2M100 (NLLB too) in the layout of `transformers`.
 
 They differ only in flags: position of the norms, position embeddings, scaling and normalization of embeddings.
-`final_logits_bias` is a buffer in transformers and may be missing; sinusoids may be stored or not.
+`final_logits_bias` is a buffer in transformers and may be missing (M2M100 has none); sinusoids may be stored or
+not (never in M2M100).
 """
 
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ _CLASSES = {
     "mbart": "MBartForConditionalGeneration",
     "marian": "MarianMTModel",
     "pegasus": "PegasusForConditionalGeneration",
+    "m2m_100": "M2M100ForConditionalGeneration",
 }
 _NORMS = {
     "attention": "self_attn_layer_norm",
@@ -70,7 +72,8 @@ def _spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
 def _config_from_spec(spec: ModelSpec) -> dict[str, Any]:
     check_family_flags(spec, {
         "activation": None, "tied": None, "max_positions": None, "encoder_vocab_size": None,
-        "decoder_head_dim": None, "decoder_num_heads": None, "logits_bias": None,
+        "decoder_head_dim": None, "decoder_num_heads": None,
+        **({} if spec.family == "m2m_100" else {"logits_bias": None}),
         "embedding_scale": (1.0, spec.d_model**0.5), "position_buckets": None, "position_max_distance": None,
         "attention_dropout_rate": None, "activation_dropout_rate": None,
     })  # fmt: skip
@@ -159,5 +162,6 @@ def _layer_names(prefix: str, sublayer: str, leaf: str, norm_leaf: str = "") -> 
     return [f"{prefix}.{_MODULES[sublayer]}.{part}_proj.{kind}" for part in parts]
 
 
-_IGNORED = ("encoder.version", "decoder.version")
+# M2M100's sinusoids, which old checkpoints store, do not depend on training
+_IGNORED = ("encoder.version", "decoder.version", "embed_positions.weights")
 LAYOUT = Layout(_spec_from_config, _config_from_spec, _names, _PREFIX, _IGNORED, "encoder_layers", lambda _: (1.0,))

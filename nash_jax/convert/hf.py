@@ -17,19 +17,20 @@ from safetensors.numpy import save_file
 from nash_jax.axes import check_params, param_axes
 from nash_jax.convert import bart_layout, t5_layout
 from nash_jax.convert.layout import Layout
+from nash_jax.convert.refused import check_model_type
 from nash_jax.convert.uniform import pad_to_uniform
-from nash_jax.convert.weights import read_weights
+from nash_jax.convert.weights import read_weights, refuse_adapter
 from nash_jax.errors import UserError
 from nash_jax.models.head import untie_head
-from nash_jax.models.positions import sinusoids
+from nash_jax.models.positions import position_table
 from nash_jax.runtime.files import read_json
 from nash_jax.runtime.quiet import quiet_transformers
-from nash_jax.spec import ModelSpec
+from nash_jax.spec import SINUSOIDS, ModelSpec
 from nash_jax.tree import count_params, flatten, unflatten
 
 LAYOUTS: dict[str, Layout] = {
     **dict.fromkeys(("t5", "mt5", "umt5"), t5_layout.LAYOUT),
-    **dict.fromkeys(("bart", "mbart", "marian", "pegasus"), bart_layout.LAYOUT),
+    **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "m2m_100"), bart_layout.LAYOUT),
 }
 _AS_STORED = ("embedding", "positions", "logits_bias")  # matrices that are not transposed, unlike [out, in] kernels
 
@@ -53,9 +54,8 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
     Raises:
       UserError: for an unknown model type, or settings that the family does not support.
     """
-    kind = config.get("model_type")
-    if kind not in LAYOUTS:
-        raise UserError(f"config.json has model_type {kind!r}", f"one of {tuple(LAYOUTS)}")
+    kind: Any = config.get("model_type")
+    check_model_type(kind, LAYOUTS)
     for name in ("vocab_size", "d_model", LAYOUTS[kind].depth_field):
         if name not in config:
             raise UserError(f"config.json has no {name!r}", f"the config.json of a {kind} checkpoint")
@@ -83,7 +83,7 @@ def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
 
     Args:
       folder: contains `config.json`, and `model.safetensors`, or shards with `model.safetensors.index.json`, or the
-        same as `pytorch_model.bin`.
+        same as `pytorch_model.bin` or `flax_model.msgpack`.
 
     Returns:
       The spec, and parameters as float32 NumPy arrays.
@@ -92,6 +92,7 @@ def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
       UserError: for missing or broken files, or weights that do not fit the config.
     """
     folder = Path(folder)
+    refuse_adapter(folder)
     spec = spec_from_config(read_json(folder / "config.json"))
     return from_hf_state(spec, read_weights(folder), str(folder))
 
@@ -114,10 +115,9 @@ def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) ->
     layout = get_layout(spec)
     state = _with_prefix(layout, state)
     spec, state = _settle_tables(spec, state, layout.prefix)
-    if spec.positions == "sinusoidal":
-        table = sinusoids(spec.max_positions, spec.d_model)
-        for side in ("encoder", "decoder"):
-            state.setdefault(f"{layout.prefix}{side}.embed_positions.weight", table)
+    if spec.positions in SINUSOIDS:
+        for name in _position_names(layout.prefix):
+            state.setdefault(name, position_table(spec))
     if spec.logits_bias:
         state.setdefault("final_logits_bias", np.zeros((1, spec.vocab_size), np.float32))
     names = layout.names(spec)
@@ -207,9 +207,31 @@ def to_hf_state(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, np.ndar
     state: dict[str, np.ndarray] = {}
     for path, names in layout.names(spec).items():
         state.update(zip(names, _to_hf(path, np.asarray(flat[path]), len(names)), strict=True))
+    if spec.positions == "sinusoidal_tokens":
+        return _without_positions(spec, state)
     if spec.absolute_positions:
         state.setdefault("final_logits_bias", np.zeros((1, spec.vocab_size), np.float32))
     return state
+
+
+def _without_positions(spec: ModelSpec, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Removes M2M100's position tables, which `transformers` computes and does not read.
+
+    Raises:
+      UserError: for tables that differ from the computed ones: a d_model mask between 0 and 1 was multiplied into them.
+    """
+    names, computed = _position_names(get_layout(spec).prefix), position_table(spec)
+    if not all(np.allclose(state[name], computed, atol=1e-6) for name in names):
+        raise UserError(
+            f"the position table is not the one that {spec.family} in transformers computes",
+            "sinusoids as they are",
+            "save an export instead",
+        )
+    return {name: leaf for name, leaf in state.items() if name not in names}
+
+
+def _position_names(prefix: str) -> list[str]:
+    return [f"{prefix}{side}.embed_positions.weight" for side in ("encoder", "decoder")]
 
 
 def _copies(spec: ModelSpec, state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

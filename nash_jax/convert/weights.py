@@ -1,5 +1,6 @@
-"""Reads the weights of a folder in the hub's layout: safetensors, single or sharded, or PyTorch files."""
+"""Reads the weights of a folder in the hub's layout: safetensors, PyTorch's or Flax' files, single or sharded."""
 
+import importlib.util
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from nash_jax.convert.flax_weights import read_flax
 from nash_jax.errors import UserError
 from nash_jax.runtime.files import check_not_pointer
 
@@ -18,7 +20,8 @@ Tensors = Iterator[tuple[str, np.ndarray]]
 def read_weights(folder: Path) -> dict[str, np.ndarray]:
     """Reads all tensors of a checkpoint as float32 (exact for float16 and bfloat16).
 
-    Integer tensors, such as position ids stored by old versions, are ignored.
+    Integer tensors, such as position ids stored by old versions, are ignored. Names that a wrapper of PyTorch changed
+    (`torch.compile`, `DistributedDataParallel`) are restored, with a printed note.
 
     Args:
       folder: folder of the checkpoint.
@@ -27,20 +30,63 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
       Weight name → float32 array.
 
     Raises:
-      UserError: if there are no weights, or a file is missing, broken or contains other objects than tensors.
+      UserError: if there are no weights, or those of an adapter; or a file is missing, broken or contains other objects
+        than tensors; or a weight is inf or NaN.
     """
-    for stem, suffix, read in (("model", "safetensors", _safetensors), ("pytorch_model", "bin", _torch_file)):
+    for stem, suffix, read in _formats():
         files = _files(folder, stem, suffix)
         if files:
             state: dict[str, np.ndarray] = {}
             for file in files:
                 state.update(_checked(file, read))
-            return state
+            return _plain_names(folder, state)
     have = sorted(p.name for p in folder.iterdir())
     raise UserError(
         f"{folder} has no model.safetensors (it has {have})",
-        "safetensors weights or their index; or an old pytorch_model.bin",
+        "safetensors weights or their index; or an old pytorch_model.bin or flax_model.msgpack",
     )
+
+
+def _formats() -> list[tuple[str, str, Callable[[Path], Tensors]]]:
+    """Stem, suffix and reader of files, by preference; those of PyTorch come last where it is not installed."""
+    torch, flax = ("pytorch_model", "bin", _torch_file), ("flax_model", "msgpack", read_flax)
+    others = [torch, flax] if importlib.util.find_spec("torch") else [flax, torch]
+    return [("model", "safetensors", _safetensors), *others]
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Refuses a folder with only the adapter of another model (PEFT: LoRA and others).
+
+    Raises:
+      UserError: naming the other model.
+    """
+    settings = folder / "adapter_config.json"
+    if not settings.exists():
+        return
+    if any(_files(folder, stem, suffix) for stem, suffix, _ in _formats()):
+        print(f"note: {settings}: the adapter is not applied; merge_and_unload() of PEFT makes one model of both")
+        return
+    base = re.search(r'"base_model_name_or_path":\s*"([^"]*)"', settings.read_text(errors="replace"))
+    raise UserError(f"{folder} holds an adapter (PEFT){f' of {base[1]}' if base else ''}, not a model", *_MERGE)
+
+
+_MERGE = ("all weights of a model", "merge it with PEFT: merge_and_unload(), then save_pretrained(FOLDER)")
+
+
+_WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module")  # parts of names, by torch.compile, DDP and FSDP
+
+
+def _plain_names(folder: Path, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Removes what wrappers of PyTorch add to the names of weights, and refuses weights of an adapter."""
+    if adapter := [name for name in state if "lora_" in name]:
+        raise UserError(f"{folder} has weights of an adapter (PEFT), {adapter[0]}", *_MERGE)
+    names = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in state}
+    found = [wrapper for wrapper in _WRAPPERS if any(wrapper in name.split(".") for name in state)]
+    if found:
+        print(f"note: {folder}: the names of the weights are read without {' and '.join(f'{x}.' for x in found)}")
+    if len(set(names.values())) < len(state):
+        raise UserError(f"{folder} has weights that differ only by {found}", "each weight once")
+    return {names[name]: tensor for name, tensor in state.items()}
 
 
 def _files(folder: Path, stem: str, suffix: str) -> list[Path]:
@@ -64,7 +110,15 @@ def _checked(file: Path, read: Callable[[Path], Tensors]) -> dict[str, np.ndarra
     if not file.exists():
         raise UserError(f"{file} is missing", "every shard that the index names")
     check_not_pointer(file)
-    return {name: tensor for name, tensor in read(file) if np.issubdtype(tensor.dtype, np.floating)}
+    found = {name: _float32(tensor) for name, tensor in read(file)}
+    for name, tensor in found.items():
+        if not np.isfinite(tensor).all():
+            raise UserError(
+                f"{file}: {name} holds {int((~np.isfinite(tensor)).sum()):,} values that are inf or NaN",
+                "finite weights",
+                "float16 overflows above 65,504: save it in float32 or bfloat16",
+            )
+    return {name: tensor for name, tensor in found.items() if np.issubdtype(tensor.dtype, np.floating)}
 
 
 def _safetensors(file: Path) -> Tensors:
@@ -73,7 +127,7 @@ def _safetensors(file: Path) -> Tensors:
     try:
         with safe_open(file, framework="np") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                yield name, _float32(tensors.get_tensor(name))
+                yield name, tensors.get_tensor(name)
     except SafetensorError as error:
         raise UserError(
             f"{file} cannot be read: {error}", "a complete safetensors file", "download it again"

@@ -45,7 +45,7 @@ def fetch_repository(name: str, patterns: Sequence[str], what: str) -> Path:
 
 
 def fetch_model(name: str, patterns: Sequence[str]) -> Path:
-    """Downloads a model with its weights; PyTorch files are used only if there are no safetensors.
+    """Downloads a model with its weights: safetensors, or else PyTorch's files, or else Flax'.
 
     Args:
       name: repository, such as "google/flan-t5-small".
@@ -57,10 +57,11 @@ def fetch_model(name: str, patterns: Sequence[str]) -> Path:
     Raises:
       UserError: as `fetch_repository`.
     """
-    folder = fetch_repository(name, (*patterns, "model*.safetensors"), "model")
-    if any(folder.glob("model*.safetensors*")):
-        return folder
-    return fetch_repository(name, (*patterns, "pytorch_model*.bin"), "model")
+    for weights in ("model*.safetensors", "pytorch_model*.bin", "flax_model*.msgpack"):
+        folder = fetch_repository(name, (*patterns, weights), "model")
+        if any(folder.glob(f"{weights}*")):
+            break
+    return folder
 
 
 def check_dataset(repository: str, revision: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from nash_jax.config.schema import TaskConfig
 from nash_jax.data.hub import fetch_repository, first_line
+from nash_jax.data.languages import choose_languages, has_languages
 from nash_jax.data.special_tokens import check_first_rows, check_special_tokens, fill_special_tokens
 from nash_jax.errors import UserError
 from nash_jax.runtime.files import check_not_pointer, find_folder, read_json
@@ -29,8 +30,8 @@ def choose_tokenizer(
       spec: of the checkpoint, or None; a tokenizer that lacks the padding or EOS token gets it from there.
 
     Raises:
-      UserError: if there is no tokenizer, it does not end texts with EOS, or the first rows have tokens that the
-        checkpoint does not have.
+      UserError: if there is no tokenizer, it does not end texts with EOS, its languages are not known, or the first
+        rows have tokens that the checkpoint does not have.
     """
     if task.tokenizer:
         tokenizer = load_tokenizer(task.tokenizer)
@@ -40,6 +41,7 @@ def choose_tokenizer(
         tokenizer = build_pronunciation_tokenizer(rows)
     else:
         raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init with a tokenizer")
+    choose_languages(tokenizer, task)
     if spec is not None:
         fill_special_tokens(tokenizer, spec)
         check_first_rows(tokenizer, spec, rows)
@@ -49,10 +51,12 @@ def choose_tokenizer(
 
 def tokenizer_content(tokenizer: Any) -> dict[str, Any]:
     """Returns JSON that determines a tokenizer's ids: the whole tokenizer, or class and vocabulary of a slow one."""
+    languages = {"languages": [tokenizer.src_lang, tokenizer.tgt_lang]} if has_languages(tokenizer) else {}
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # slow tokenizers such as ByT5's and Marian's
-        return {"class": type(tokenizer).__name__, "vocabulary": sorted(tokenizer.get_vocab().items())}
-    return json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # these two depend on the last call
+        return {"class": type(tokenizer).__name__, "vocabulary": sorted(tokenizer.get_vocab().items())} | languages
+    # these two depend on the last call
+    return json.loads(backend.to_str()) | {"truncation": None, "padding": None} | languages
 
 
 def load_tokenizer(name: str) -> Any:

@@ -5,6 +5,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nash_jax.spec import ModelSpec
+
+
+def position_table(spec: ModelSpec) -> np.ndarray:
+    """Returns the fixed position embeddings of a model with sinusoids, float32 [positions, d_model].
+
+    Args:
+      spec: the model; its `positions` choose the formula.
+    """
+    length = spec.axis_sizes()["positions"]
+    if spec.positions == "sinusoidal":
+        return sinusoids(length, spec.d_model)
+    return token_sinusoids(length, spec.d_model, first=spec.pad_id + 1)
+
 
 def sinusoids(length: int, width: int) -> np.ndarray:
     """Returns fixed position embeddings, float32 [length, width]: sines in the first half, cosines in the second.
@@ -16,6 +30,24 @@ def sinusoids(length: int, width: int) -> np.ndarray:
     rates = 10000.0 ** (-2 * np.arange(sines) / width)
     angles = np.arange(length)[:, None] * rates
     return np.concatenate([np.sin(angles), np.cos(angles[:, : width - sines])], axis=1).astype(np.float32)
+
+
+def token_sinusoids(length: int, width: int, first: int) -> np.ndarray:
+    """Returns M2M100's fixed position embeddings, float32 [length, width]: sines in the first half, then cosines.
+
+    Feature i of each half has the frequency 10000^(-i / (width // 2 - 1)); an odd width ends with zeros. Exponents,
+    frequencies and angles are rounded to float32, as in transformers: at position 1000 this changes the sine by 1e-4.
+
+    Args:
+      length: number of positions.
+      width: number of features.
+      first: number of the first position: padding id + 1.
+    """
+    half = width // 2
+    exponents = np.arange(half, dtype=np.float32) * np.float32(-np.log(10000.0) / max(half - 1, 1))
+    rates = np.exp(exponents.astype(np.float64)).astype(np.float32)  # NumPy's exp of float32 is less exact
+    angles = np.arange(first, first + length, dtype=np.float32)[:, None] * rates
+    return np.concatenate([np.sin(angles), np.cos(angles), np.zeros((length, width % 2), np.float32)], axis=1)
 
 
 class RelativePositionBias(nn.Module):

@@ -21,8 +21,8 @@ from nash_jax.models.layers import (
     attention_bias,
     make_norm,
 )
-from nash_jax.models.positions import RelativePositionBias, sinusoids
-from nash_jax.spec import ModelSpec
+from nash_jax.models.positions import RelativePositionBias, position_table
+from nash_jax.spec import SINUSOIDS, ModelSpec
 
 KeysValues = tuple[jax.Array, jax.Array]
 Bias = Any  # additive attention bias of all layers: one array, or a list with one array (or None) for each layer
@@ -176,16 +176,24 @@ class _Stack(nn.Module):
         s = self.spec
         x = jnp.take(self.embedding if shared is None else shared, ids, axis=0) * s.embedding_scale
         if s.absolute_positions:
-            # a bucket may be longer than the position table; positions after its end are padding
-            x = x + jnp.take(self._positions(), positions + s.position_offset, axis=0, mode="clip")[None]
+            x = x + self._embed_positions(ids, positions)
         x = apply_mask(x.astype(self.dtype), masks, "embed")
         if s.embedding_norm:
             x = self.embedding_norm(x, masks)
         return self.dropout(x, deterministic=deterministic)
 
-    def _positions(self) -> jax.Array:
-        """Returns the table; sinusoids are a parameter that is pruned and stored like others, but not trained."""
-        return jax.lax.stop_gradient(self.positions) if self.spec.positions == "sinusoidal" else self.positions
+    def _embed_positions(self, ids: jax.Array, positions: jax.Array) -> jax.Array:
+        """Position embeddings of token ids [B, T] at positions [T]: [1, T, D], or [B, T, D] where padding has none."""
+        s, table = self.spec, self.positions
+        if s.positions in SINUSOIDS:  # a parameter that is pruned and stored like others, but not trained
+            table = jax.lax.stop_gradient(table)
+        is_token, numbers = jnp.ones_like(ids[:1]), positions[None]
+        if s.positions == "sinusoidal_tokens":
+            is_token = (ids != s.pad_id).astype(jnp.int32)
+            numbers = jnp.cumsum(is_token, axis=1) - 1 + positions[0]
+        # a bucket may be longer than the position table; positions after its end are padding
+        rows = jnp.take(table, numbers + s.position_offset, axis=0, mode="clip")
+        return rows * is_token[..., None].astype(rows.dtype)
 
     def bias(self, relative_position: jax.Array) -> Bias:
         """Relative-position bias of key - query positions [...]: [N, ...], a list with one per layer, or None."""
@@ -211,7 +219,7 @@ def embedding_init(spec: ModelSpec) -> Any:
 def _position_init(spec: ModelSpec) -> Any:
     if spec.positions == "learned":
         return nn.initializers.normal(spec.d_model**-0.5)
-    return lambda _, shape: jnp.asarray(sinusoids(*shape))
+    return lambda *_: jnp.asarray(position_table(spec))
 
 
 def _plus(bias: Bias, other: jax.Array, *, expand: bool) -> Bias:

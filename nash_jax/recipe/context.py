@@ -1,5 +1,6 @@
 """What the stages of a run share: its settings, folder, devices, data and models, each read when first asked for."""
 
+import dataclasses
 import functools
 import zlib
 from collections.abc import Collection, Mapping
@@ -24,7 +25,7 @@ from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.models.initialize import init_params
 from nash_jax.ragged import Ragged
-from nash_jax.recipe.initial_model import fresh_spec
+from nash_jax.recipe.initial_model import fresh_spec, output_start
 from nash_jax.recipe.workdir import Workdir
 from nash_jax.seq2seq import Seq2Seq, load
 from nash_jax.spec import ModelSpec
@@ -126,6 +127,8 @@ class RunContext:
         tokenizer, eos_ids = self.tokenizer, own.eos_token_id or ()
         if tokenizer.eos_token_id not in eos_ids or tokenizer.pad_token_id != own.pad_token_id:
             own = own.replace(pad_token_id=None, eos_token_id=None)  # those of the spec, which are the tokenizer's
+        if self.workdir.result("finetune") is None:
+            own = own.replace(**output_start(self._initial_spec, tokenizer))
         return evaluation_options(self.config, own)
 
     # -- models -------------------------------------------------------------------------------------------
@@ -147,12 +150,21 @@ class RunContext:
         if self.workdir.result("finetune") is not None and "given" in self.__dict__:
             del self.given
 
+    @functools.cached_property
+    def _initial_spec(self) -> ModelSpec:
+        """The shape of the checkpoint that the config names, or of a fresh model.
+
+        It begins outputs as in training, and has the padding and EOS ids of the tokenizer.
+        """
+        spec = fresh_spec(self.config, self.tokenizer) if self.given is None else self.given.spec
+        spec = align_special_ids(spec, self.tokenizer)
+        start_id = output_start(spec, self.tokenizer).get("decoder_start_token_id", spec.decoder_start_id)
+        return dataclasses.replace(spec, decoder_start_id=start_id)
+
     def initial_model(self) -> Model:
         """The checkpoint that the config names, or a fresh model."""
-        if self.given is not None:
-            return align_special_ids(self.given.spec, self.tokenizer), dict(self.given.params)
-        spec = align_special_ids(fresh_spec(self.config, self.tokenizer), self.tokenizer)
-        return spec, init_params(spec, self.seed("init"))
+        spec = self._initial_spec
+        return spec, init_params(spec, self.seed("init")) if self.given is None else dict(self.given.params)
 
     def masks(self) -> dict[str, np.ndarray]:
         """Final masks by axis name; none when gates were skipped."""

@@ -13,6 +13,7 @@ from nash_jax.benchmark.components import component_times
 from nash_jax.benchmark.latency import measure_latency
 from nash_jax.config.schema import Config, chosen_stages, lasting_settings
 from nash_jax.data.checks import DataIssues
+from nash_jax.data.languages import has_languages, target_options
 from nash_jax.data.sources import load_rows
 from nash_jax.data.special_tokens import check_token_ids
 from nash_jax.data.summary import format_summary, summarize_data
@@ -83,6 +84,8 @@ def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:
     notes = check_subsets(task.metric, rows["test"], task)
     tokenizer = choose_tokenizer(task, run.given.tokenizer, rows["test"], run.given.spec)
     options = evaluation_options(run.config, run.given.generation)
+    if has_languages(tokenizer):
+        options = options.replace(**target_options(tokenizer, run.given.spec.wraps_labels))
     data = summarize_data(rows, tokenizer, task, folder, issues)
     print(*format_summary(data), *notes, sep="\n", file=sys.stderr, flush=True)
     e = run.config.evaluate

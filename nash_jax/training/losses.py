@@ -26,9 +26,17 @@ def stream(root: jax.Array, name: str, step: jax.Array | int) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(root, zlib.crc32(name.encode())), step)
 
 
-def shift_right(labels: jax.Array, start_id: int) -> jax.Array:
-    """Labels [B, T] → decoder inputs [B, T]: the start token, then all labels but the last."""
-    return jnp.pad(labels, ((0, 0), (1, 0)), constant_values=start_id)[:, :-1]
+def shift_right(labels: jax.Array, spec: ModelSpec) -> jax.Array:
+    """Labels [B, T] → decoder inputs [B, T]: the start token, then all labels but the last.
+
+    The start token is the spec's, or in mBART the row's last label that is not padding. Source: `shift_tokens_right` of
+    transformers.
+    """
+    start = jnp.full_like(labels[:, :1], spec.decoder_start_id)
+    if spec.wraps_labels:
+        last = jnp.sum(labels != spec.pad_id, axis=1, keepdims=True) - 1
+        start = jnp.take_along_axis(labels, last, axis=1)
+    return jnp.concatenate([start, labels[:, :-1]], axis=1)
 
 
 def smoothed(losses: jax.Array, logits: jax.Array, epsilon: float) -> jax.Array:
@@ -109,7 +117,7 @@ class StudentLoss:
             kwargs = {"deterministic": False, "rngs": {"dropout": dropout}}
         mask = batch["input_ids"] != spec.pad_id
         encoded, hidden = model.apply(variables, batch["input_ids"], mask, masks, method="encode", **kwargs)
-        inputs = shift_right(batch["labels"], spec.decoder_start_id)
+        inputs = shift_right(batch["labels"], spec)
         logits, decoded = model.apply(variables, inputs, encoded, mask, masks, method="decode", **kwargs)
         return {"logits": logits, "encoder": hidden, "decoder": decoded}
 

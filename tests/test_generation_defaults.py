@@ -1,0 +1,85 @@
+"""Folders that leave generation fields out, and inputs without a mask: the tokens of transformers 5."""
+
+import json
+
+import numpy as np
+import pytest
+from families import FAMILIES, T5_LIKE, TORCH_WARNINGS, random_inputs, random_model
+
+import nash_jax
+from nash_jax.convert.generation_config import GENERATION_FILE
+from nash_jax.spec import dense_spec
+from nash_jax.testing import random_params
+
+pytestmark = [*TORCH_WARNINGS, pytest.mark.filterwarnings("ignore::UserWarning")]
+LEFT_OUT = ("forced_eos_token_id", "decoder_start_token_id", "pad_token_id")
+CASES = [  # T5's classes have no such defaults; the default padding of Marian's is no token of a small vocabulary
+    (family, left_out, file)
+    for family, file in [
+        *((family, "config.json") for family in FAMILIES if family not in T5_LIKE),
+        ("bart", GENERATION_FILE),
+        ("m2m_100", GENERATION_FILE),
+    ]
+    for left_out in LEFT_OUT
+    if (family, left_out) != ("marian", "pad_token_id")
+]
+
+
+def generated(folder, inputs):
+    """What transformers generates with a folder, and what nash_jax does."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        theirs = model.generate(**{n: torch.from_numpy(x) for n, x in inputs.items()}, max_new_tokens=8).numpy()
+    return theirs, nash_jax.load(folder).generate_ids(*inputs.values(), max_new_tokens=8)
+
+
+@pytest.mark.usefixtures("torch")
+@pytest.mark.parametrize(("family", "left_out", "file"), CASES)
+def test_a_field_that_is_left_out(tmp_path, family, left_out, file):
+    """The class's default would be another token; the config of the class is not read for generation."""
+    model = random_model(family, 3)
+    model.save_pretrained(tmp_path)
+    (tmp_path / GENERATION_FILE).unlink()
+    own = {"pad_token_id": 0, "eos_token_id": [5, 1], "bos_token_id": 2, "decoder_start_token_id": 4} | {
+        "forced_eos_token_id": 3
+    }
+    config = json.loads((tmp_path / "config.json").read_text()) | own | {"eos_token_id": 1}
+    if file == "config.json":
+        config.pop(left_out)
+    else:
+        (tmp_path / file).write_text(json.dumps({name: value for name, value in own.items() if name != left_out}))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    inputs = random_inputs(model.config, 5, source=9)
+    theirs, ours = generated(tmp_path, {name: inputs[name] for name in ("input_ids", "attention_mask")})
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.usefixtures("torch")
+@pytest.mark.parametrize("family", ["t5", "bart", "m2m_100"])
+def test_no_mask_where_padding_has_the_id_of_eos(tmp_path, family):
+    """Every token is read, as in transformers: one of them may be an EOS within the text."""
+    model = random_model(family, 0)
+    for config in (model.config, model.generation_config):
+        config.pad_token_id = config.eos_token_id = 1
+    model.save_pretrained(tmp_path)
+    ids = np.random.default_rng(1).integers(2, model.config.vocab_size, (3, 7))
+    ids[0, 3] = ids[1, 5:] = 1
+    theirs, ours = generated(tmp_path, {"input_ids": ids})
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_no_mask_hides_padding(family):
+    sizes = {"vocab_size": 20, "d_model": 8, "d_ff": 8, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
+    own = {"max_positions": 16} if family == "bart" else {}
+    spec = dense_spec(family=family, **sizes, **own)
+    model = nash_jax.Seq2Seq(spec, random_params(spec))
+    ids = np.full((1, 6), spec.pad_id)
+    ids[0, :3] = (5, 9, 7)
+    labels = np.array([[4, 8]])
+    hidden = model.logits(ids, ids != spec.pad_id, labels)
+    assert not np.allclose(hidden, model.logits(ids, np.ones_like(ids), labels))
+    np.testing.assert_array_equal(model.logits(ids, None, labels), hidden)
