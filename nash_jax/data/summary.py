@@ -54,10 +54,12 @@ def _find_pair(split: str, rows: Sequence[Row], pair: int, text: str, issues: Da
     return place, preview(source if text == "source" else target)
 
 
-def _count_rows(split: str, rows: Sequence[Row], issues: DataIssues) -> dict[str, int]:
-    counts = {"rows": len(rows)}
+def _count_rows(split: str, rows: Sequence[Row], issues: DataIssues) -> Record:
+    counts: Record = {"rows": len(rows)}
     if split in issues.rows_read:
         counts = {"rows_read": issues.rows_read[split], "rows_dropped": issues.num_dropped(split), **counts}
+    if split in issues.origins:
+        counts["origin"] = issues.origins[split]
     labels = {reference for row in rows if row.get("labels") for reference in row["references"]}
     return counts | ({"labels": len(labels)} if labels else {})
 
@@ -77,7 +79,8 @@ def format_summary(record: Mapping[str, Any]) -> Iterator[str]:
     for split, found in record["summary"].items():
         dropped = f"; {found['rows_read']:,} read, {found['rows_dropped']:,} dropped" if "rows_read" in found else ""
         labels = f"; {found['labels']} labels" if "labels" in found else ""
-        yield f"  {split}: {found['rows']:,} rows{dropped}{labels}"
+        origin = f"; {found['origin']}" if "origin" in found else ""
+        yield f"  {split}: {found['rows']:,} rows{dropped}{labels}{origin}"
         for text in TEXTS:
             yield (
                 f"    {text} tokens: mean {found[f'mean_{text}_tokens']}, 95 % up to {found[f'{text}_tokens_95']},"
