@@ -90,8 +90,8 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
             "labels that the training rows do not have",
             "repair the rows, or add such rows to the training file",
         ),
-        "match::1: byte 0xff is not UTF-8": (
-            "a CSV header or a file of texts is not UTF-8",
+        "match::2: byte 0xe9 is not UTF-8": (
+            "a CSV header or a file of texts is not UTF-8, nor UTF-16 with a byte-order mark",
             "`iconv -f latin1 -t utf-8`",
         ),
         "match:does not fit this phase": (
@@ -150,7 +150,11 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
         "--suppress_tokens=[5,x]": ("a list that is not JSON", ""),
         "--column=document": ("`--column` for a file of lines", "leave it out"),
         "input none.txt": ("the input does not exist", "the path is relative to the current folder"),
-        "input rows.csv": ("a kind of file that is not read", "make it JSONL"),
+        "input rows.xlsx": ("a kind of file that is not read", "make it JSONL or CSV"),
+        "input broken.csv": (
+            "a quote is not closed, or text follows a closing quote",
+            "nothing after that row is read: correct the quotes, or write the file again with a CSV writer",
+        ),
         "input broken.jsonl": ("a line is not JSON", ""),
         "input other.jsonl": ("a row does not have the column", "`--column` names another"),
         "input done.jsonl": ("the column for the outputs is already there", ""),

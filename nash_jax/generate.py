@@ -1,7 +1,8 @@
 """`python -m nash_jax.generate --model=FOLDER_OR_HUB_NAME --input=FILE --output=FILE`: generates for a file's texts.
 
-  --input       .jsonl, or text with one text a line; also with .gz
-  --column      of JSONL, where its texts are; left out: the first of source, document, text that there is
+  --input       .jsonl, .json, .csv, .tsv, .parquet, .arrow, or text with one text a line; also with .gz; several files
+                with commas between, or a pattern such as --input='part-*.jsonl'
+  --column      where the texts are, such as --column=data.text; left out: the first of source, document, text there is
   --output      .jsonl: each row with its "output" (a list with --num_return_sequences); otherwise a line each
   --prefix      goes before every text, such as --prefix="summarize: "
   --truncate    cuts texts that are longer than the positions of the model, instead of refusing them
@@ -29,6 +30,7 @@ from absl import flags
 from nash_jax.batch_generate.generator import OUTPUT_COLUMN, FileGenerator, GenerationJob, GenerationStats
 from nash_jax.batch_generate.resumable import ResumableFile
 from nash_jax.batch_generate.text_files import UNSUPPORTED_SUFFIXES, open_text_file
+from nash_jax.data.files import file_kind
 from nash_jax.errors import UserError
 from nash_jax.generation.options import UNSUPPORTED_FIELDS, GenerationOptions
 from nash_jax.runtime.command import parse_flags, run_command, unusable
@@ -47,7 +49,7 @@ def parse(argv: Sequence[str]) -> GenerationJob:
     for name in ("model", "input", "output"):
         if not given.get(name):
             raise UserError(f"no --{name}", "--model=FOLDER_OR_HUB_NAME --input=FILE --output=FILE")
-    given |= {name: Path(given[name]).expanduser() for name in ("input", "output")}
+    given["output"] = Path(given["output"]).expanduser()
     names = [field.name for field in dataclasses.fields(GenerationOptions) if field.name in given]
     return GenerationJob(options={name: _value(given.pop(name)) for name in names}, **given)
 
@@ -98,7 +100,8 @@ def check_output(path: Path) -> None:
         raise UserError(f"--output: {path.parent} cannot be written to", "a folder with permission to write")
     if path.is_dir():
         raise UserError(f"--output: {path} is a folder", "a file")
-    if path.suffix == ".gz" or path.name.endswith(UNSUPPORTED_SUFFIXES):
+    data = path.suffix != ".jsonl" and file_kind(path) is not None
+    if data or path.suffix == ".gz" or path.name.endswith(UNSUPPORTED_SUFFIXES):
         raise UserError(
             f"--output: {path} has an unsupported file type",
             ".jsonl, or a text file with one output per line, not compressed",

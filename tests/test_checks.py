@@ -171,7 +171,7 @@ def test_the_other_rows_survive_in_order(damaged):
 
 
 def test_summary(damaged):
-    task, _, rows, loaded, record = damaged
+    task, _, _, loaded, record = damaged
     found, used = record["summary"]["train"], loaded["train"]
     assert (found["rows_read"], found["rows"]) == (NUM_ROWS, len(used))
     assert found["rows_dropped"] == NUM_ROWS - len(used)

@@ -1,4 +1,4 @@
-"""CSV files: sound ones lose nothing, whatever they hold; broken ones are refused at the line, and no row is invented."""
+"""CSV files: sound ones lose nothing, whatever they hold; broken ones are refused at the line, and no row made up."""
 
 import csv
 import gzip
@@ -72,7 +72,11 @@ def test_the_limit_of_the_csv_module_stays_as_it_was(tmp_path):
 BROKEN = {  # lines after the header → the row that is named, and what is said of it
     "not closed, at the end": ('a,b\n"c,d\n', 3, "unexpected end of data"),
     "not closed, the next quotes": ('"a,b\n"c",d\ne,f\n', 2, "',' expected after '\"' in line 3, in the row that"),
-    "not closed, a later one closes it": ('"a,b\nc,d\ne,f\ng,"h"\n', 2, "',' expected after '\"' in line 5, in the row"),
+    "not closed, a later one closes it": (
+        '"a,b\nc,d\ne,f\ng,"h"\n',
+        2,
+        "',' expected after '\"' in line 5, in the row",
+    ),
     "text after a quote": ('a,b\n"c" d,e\nf,g\n', 3, "',' expected after '\"'"),
     "text after a quote of a long row": ('"a\nb,c\nd" x,e\nf,g\n', 2, "',' expected after '\"' in line 4"),
     "several lines, too few": ('c,d\n"a\nb,c\nd"\nf,g\n', 3, "1 fields, not 2, in a row of 3 lines"),
@@ -99,7 +103,9 @@ def test_a_broken_file_is_refused_at_the_row(tmp_path, name):
 def test_what_is_dropped_for_certain(tmp_path):
     """A row on one line ends there, whatever its fields: it alone is dropped."""
     path = tmp_path / "rows.csv"
-    path.write_bytes(b'document,summary\na,b,,\nc\nd,e,f\n\xe9,g\n5" disk,the "h"\n\n\xef\xbb\xbfdocument,summary\ni,j\n')
+    path.write_bytes(
+        b'document,summary\na,b,,\nc\nd,e,f\n\xe9,g\n5" disk,the "h"\n\n\xef\xbb\xbfdocument,summary\ni,j\n'
+    )
     kinds = [(place.rpartition(":")[2], read.kind) for place, read in read(path) if isinstance(read, RowIssue)]
     assert kinds == [("3", "too_few_fields"), ("4", "too_many_fields"), ("5", "not_utf8"), ("8", "header_again")]
     kept = [tuple(record.values()) for _, record in read(path) if isinstance(record, dict)]

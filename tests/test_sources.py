@@ -131,7 +131,9 @@ BROKEN_JSON = {
     "not_json 1 (rows.jsonl:4: not JSON: Expecting ',' delimiter at column 14)": '{"text": "a" "gist": "b"}',
     "not_object 1 (rows.jsonl:4: a JSON list)": '["a", "b"]',
     "not_object 1 (rows.jsonl:4: a JSON str)": '"a"',
-    "missing_column 1 (rows.jsonl:4: has columns ['gist', 'txt'], not 'text')": '{"txt": "a", "gist": "b"}',
+    "missing_column 1 (rows.jsonl:4: has columns ['gist', 'txt'], not 'text' (did you mean 'txt'?))": (
+        '{"txt": "a", "gist": "b"}'
+    ),
     "empty 1 (rows.jsonl:4: column 'text' holds '')": '{"text": "", "gist": "b"}',
     "blank 1 (rows.jsonl:4: column 'text' holds ' \\t')": '{"text": " \\t", "gist": "b"}',
     "null 1 (rows.jsonl:4: column 'gist' holds None)": '{"text": "a", "gist": null}',

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nash_jax.batch_generate.text_files import FileScan, TextFile, TextRow
+from nash_jax.batch_generate.text_files import FileScan, TextFile, TextRow, to_json
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.errors import UserError
 from nash_jax.generation.batching import generate_batches, group_by_input, plan_batch_rows
@@ -35,9 +35,9 @@ class GenerationJob:
 
     Attributes:
       model: folder or hub name.
-      input: file to read.
+      input: files to read (`text_files.open_text_file`).
       output: file to write.
-      column: text column of JSONL; None: the first known column that exists.
+      column: text column of data files; None: the first known column that exists.
       prefix: text before every input.
       truncate: truncate texts that are longer than the model's position table.
       batch_size: texts generated together.
@@ -46,7 +46,7 @@ class GenerationJob:
     """
 
     model: str
-    input: Path
+    input: str
     output: Path
     column: str | None = None
     prefix: str = ""
@@ -187,7 +187,7 @@ class FileGenerator:
         """Returns the output lines of a row: one JSON object, or one line for each output."""
         if self.job.writes_jsonl:
             output = texts if self.options.num_return_sequences > 1 else texts[0]
-            return [json.dumps({**row.record, OUTPUT_COLUMN: output}, ensure_ascii=False)]
+            return [to_json({**row.record, OUTPUT_COLUMN: output})]
         lines = [" ".join(text.splitlines()) for text in texts]
         self.stats.num_joined += sum(line != text for line, text in zip(lines, texts, strict=True))
         return lines

@@ -8,7 +8,7 @@ from nash_jax.errors import UserError
 FILE_KINDS = ".jsonl, .json, .csv, .tsv, .parquet or .arrow, also with .gz, or a folder of datasets.save_to_disk"
 _KINDS = {
     "jsonl": "jsonl", "ndjson": "jsonl", "json": "json", "csv": "csv", "tsv": "tsv", "parquet": "arrow",
-    "arrow": "arrow",
+    "arrow": "arrow", "feather": "arrow",
 }  # fmt: skip
 
 
@@ -65,5 +65,6 @@ def _choose_split(path: Path, setting: str, split: str) -> Path:
         return path / split
     splits = sorted(each.name for each in path.iterdir() if each.is_dir())
     raise UserError(
-        f"{setting}: the folder {path} holds the splits {', '.join(splits)}".removeprefix(": "), f"one of them, {path / splits[0]}"
+        f"{setting}: the folder {path} holds the splits {', '.join(splits)}".removeprefix(": "),
+        f"one of them, {path / splits[0]}",
     )

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def read_records(path: Path, columns: RequiredColumns, all_columns: bool = False
     Raises:
       UserError: for a file that cannot be read or has another type, or if no row has the columns.
     """
-    readers = {
+    readers: dict[str, Callable[[Path, RequiredColumns], Iterator[Entry]]] = {
         "jsonl": _jsonl,
         "json": _json,
         "csv": read_csv,

@@ -19,7 +19,12 @@ HELD_OUT = ("test", "validation")  # the splits that are taken from the training
 
 
 def take_shares(
-    entries: Entries, to_rows: Callable[[Row], Sequence[Row]], splits: Sequence[str], share: float, seed: int, place: str
+    entries: Entries,
+    to_rows: Callable[[Row], Sequence[Row]],
+    splits: Sequence[str],
+    share: float,
+    seed: int,
+    place: str,
 ) -> dict[str, Entries]:
     """Returns the records of the training split and of the splits that are taken from it.
 

@@ -173,7 +173,9 @@ def _file_entries(
     """Returns the form of the task and what reads the records of each split."""
     form = choose_form(task, lambda: _collect_labels(task, _target_entries(task), task.train_file))
     columns = required_columns(form, task)
-    entries: dict[str, Entries] = {split: functools.partial(_read_all, paths, columns) for split, paths in files.items()}
+    entries: dict[str, Entries] = {
+        split: functools.partial(_read_all, paths, columns) for split, paths in files.items()
+    }
     return form, _fill_splits(task, splits, issues, form, entries, _file(task, "train"))
 
 
