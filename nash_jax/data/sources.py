@@ -32,7 +32,8 @@ def load_rows(
 
     Args:
       task: where the data is and how to read it.
-      splits: splits to read.
+      splits: splits to read. A split without a file is taken from the training file, which loses its sources if both
+        are read.
       issues: the issues found are added to it.
       records: split → records in memory, used instead of `task.source`: dicts with the columns that `task` names.
         With the form `text`, the target may be a list of references.
@@ -113,10 +114,10 @@ def _row_maker(form: Form, prompt: str, training: bool) -> Callable[[Row], list[
 
 
 def _fill_splits(
-    task: TaskConfig, splits: Sequence[str], issues: DataIssues, form: Form, entries: Mapping[str, Entries], place: str
-) -> dict[str, Entries]:
-    """Takes the requested splits that are not there from the training split."""
-    missing = [split for split in HELD_OUT if split not in entries]
+    task: TaskConfig, splits: Sequence[str], issues: DataIssues, form: Form, entries: Mapping[str, Entries],
+    missing: Sequence[str], place: str,
+) -> dict[str, Entries]:  # fmt: skip
+    """Takes the missing splits from the training split, if one of them is requested."""
     if not any(split in splits for split in missing):
         return dict(entries)
     to_rows, share = _row_maker(form, task.prompt, False), task.held_out_share
@@ -154,14 +155,15 @@ def _numbered(table: Iterable[Row], name: str) -> Iterator[Entry]:
 def _memory_entries(
     task: TaskConfig, splits: Sequence[str], issues: DataIssues, records: Records
 ) -> tuple[Form, dict[str, Entries]]:
-    """Returns the form of the task and what reads the records of each split."""
-    if "train" not in records and (missing := [split for split in splits if split not in records]):
+    """Returns the form of the task and what reads the records of each split; training rows alone are split."""
+    if set(records) != {"train"} and (missing := [split for split in splits if split not in records]):
         raise UserError(f"the rows have the splits {sorted(records)}", f"also {missing[0]!r}")
     form = choose_form(task, lambda: _collect_labels(task, _numbered(records["train"], "train"), "the training rows"))
     if task.form == "text":
         form = text_references(task.source_column, task.target_column)
     entries: dict[str, Entries] = {split: functools.partial(_numbered, records[split], split) for split in records}
-    return form, _fill_splits(task, splits, issues, form, entries, "the training rows")
+    missing = [split for split in HELD_OUT if split not in records]
+    return form, _fill_splits(task, splits, issues, form, entries, missing, "the training rows")
 
 
 # -- user files -------------------------------------------------------------------------------------------
@@ -176,7 +178,8 @@ def _file_entries(
     entries: dict[str, Entries] = {
         split: functools.partial(_read_all, paths, columns) for split, paths in files.items()
     }
-    return form, _fill_splits(task, splits, issues, form, entries, _file(task, "train"))
+    missing = [split for split in HELD_OUT if not _names(task, split)]
+    return form, _fill_splits(task, splits, issues, form, entries, missing, task.train_file)
 
 
 def _read_all(paths: Sequence[Path], columns: RequiredColumns) -> Iterator[Entry]:
@@ -188,29 +191,27 @@ def _file(task: TaskConfig, split: str) -> str:
 
 
 def _split_files(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Path]]:
-    """Returns the files of the requested splits; of those without files, the training files they are taken from."""
-    named = {split: _file(task, split) or _own_split(task, split) for split in splits}
-    wanted = [split for split in splits if named[split]]
-    if len(wanted) < len(splits) and "train" not in wanted:
-        wanted.append("train")
-    return {split: _find(task, split, named.get(split) or _file(task, split)) for split in wanted}
+    """Returns the files of the requested splits; for one without files, those of the training split too."""
+    wanted = dict.fromkeys(split if _names(task, split) else "train" for split in splits)
+    return {split: _find(task, split) for split in wanted}
 
 
-def _own_split(task: TaskConfig, split: str) -> str:
-    """Returns the training file if it is the folder of a `DatasetDict` that has this split, else an empty text."""
+def _names(task: TaskConfig, split: str) -> str:
+    """Returns what names a split's files: its setting, or the training folder if that is a `DatasetDict`'s with it."""
     folder = Path(task.train_file).expanduser()
-    return task.train_file if is_dataset_dict(folder) and (folder / split).is_dir() else ""
+    own = is_dataset_dict(folder) and (folder / split).is_dir()
+    return _file(task, split) or (task.train_file if own else "")
 
 
-def _find(task: TaskConfig, split: str, names: str) -> list[Path]:
-    if not names:
+def _find(task: TaskConfig, split: str) -> list[Path]:
+    if not _names(task, split):
         raise UserError(f"config.task.{split}_file is empty", f"a file: {FILE_KINDS}")
-    return find_files(names, f"config.task.{split}_file", split)
+    return find_files(_names(task, split), f"config.task.{split}_file", split)
 
 
 def _target_entries(task: TaskConfig) -> Iterable[Entry]:
     """Entries of the training files; only the target column is required."""
-    return _read_all(_find(task, "train", task.train_file), RequiredColumns((task.target_column,)))
+    return _read_all(_find(task, "train"), RequiredColumns((task.target_column,)))
 
 
 def _collect_labels(task: TaskConfig, entries: Iterable[Entry], place: str) -> tuple[str, ...]:
