@@ -124,6 +124,32 @@ def test_no_more_tokens_than_positions(field):
     check_positions(dense_spec(vocab_size=9, **sizes), parse_config(own))  # T5 has no table
 
 
+@pytest.mark.parametrize(
+    ("stages", "field", "refused"),
+    [
+        ("evaluate", "benchmark.source_length", False), ("evaluate", "task.max_target_length", False),
+        ("evaluate", "task.max_source_length", True), ("evaluate", "task.max_new_tokens", True),
+        ("benchmark", "task.max_source_length", False), ("benchmark", "benchmark.source_length", True),
+        ("data,finetune", "benchmark.new_tokens", False), ("data,finetune", "task.max_target_length", True),
+        ("evaluate,benchmark", "benchmark.new_tokens", True),
+    ],
+)  # fmt: skip
+def test_only_lengths_of_the_stages_that_are_run(stages, field, refused):
+    sizes = {"d_model": 4, "d_ff": 4, "num_heads": 1, "encoder_layers": 1, "decoder_layers": 1}
+    spec = dense_spec(vocab_size=9, family="bart", max_positions=8, **sizes)
+    own = default_config()
+    own.task.update(max_source_length=8, max_target_length=8, max_new_tokens=8)
+    own.benchmark.update(source_length=8, new_tokens=(8,))
+    own.stages = stages
+    group, name = field.split(".")
+    own[group][name] = (9,) if field == "benchmark.new_tokens" else 9
+    if not refused:
+        check_positions(spec, parse_config(own))
+    else:
+        with pytest.raises(UserError, match=rf"config\.{field} is 9; expected no more than the model's 8 positions"):
+            check_positions(spec, parse_config(own))
+
+
 def test_both_vocabularies_hold_all_tokens():
     tokenizer = build_pronunciation_tokenizer(ROWS)
     sizes = {"d_model": 4, "d_ff": 4, "num_heads": 1, "encoder_layers": 1, "decoder_layers": 1}

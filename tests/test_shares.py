@@ -115,7 +115,9 @@ def test_the_summary_says_so(task, tmp_path):
     record = summarize_data(load_rows(config, issues=issues), tokenizer, config, tmp_path, issues)
     lines = "\n".join(format_summary(record))
     for split in ("validation", "test"):
-        says = f"{split}: 30 rows; 30 read, 0 dropped; 5 % of the sources of {config.train_file} (held_out_share, split_"
+        says = (
+            f"{split}: 30 rows; 30 read, 0 dropped; 5 % of the sources of {config.train_file} (held_out_share, split_"
+        )
         assert says in lines
     assert "origin" not in record["summary"]["train"]
 

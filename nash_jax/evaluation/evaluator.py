@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.config.schema import Config, TaskConfig
+from nash_jax.config.schema import Config, TaskConfig, chosen_stages
 from nash_jax.data.pipeline import tokenize_sources
 from nash_jax.data.postprocess import postprocess_output
 from nash_jax.errors import UserError
@@ -33,20 +33,21 @@ def evaluation_options(config: Config, defaults: GenerationOptions) -> Generatio
     )  # fmt: skip
 
 
-_LENGTHS = {  # settings limited by the size of a position table
-    "task": ("max_source_length", "max_target_length", "max_new_tokens"),
-    "benchmark": ("source_length", "new_tokens"),
+_LENGTHS = {  # stage → settings limited by the size of a position table
+    "data": ("task.max_source_length", "task.max_target_length", "task.max_new_tokens"),  # for all that follows
+    "evaluate": ("task.max_source_length", "task.max_new_tokens"),
+    "benchmark": ("benchmark.source_length", "benchmark.new_tokens"),
 }
 
 
 def check_positions(spec: ModelSpec, config: Config) -> None:
-    """Checks that the model has positions for all lengths of the config.
+    """Checks that the model has positions for all lengths of the stages that are run.
 
     Raises:
       UserError: naming the setting that is too large.
     """
-    for group, names in _LENGTHS.items() if spec.absolute_positions else ():
-        for name in names:
+    for stage in chosen_stages(config) if spec.absolute_positions else ():
+        for group, _, name in (setting.partition(".") for setting in _LENGTHS.get(stage, ())):
             length = np.max(getattr(getattr(config, group), name))
             if length > spec.max_positions:
                 known = f"no more than the model's {spec.max_positions} positions"
