@@ -81,7 +81,18 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
             "the loss is not a finite number",
             "try float32 if it was bfloat16; other settings need another `--workdir`",
         ),
-        "match:rows.csv:1: broken CSV": ("the CSV header is broken", ""),
+        "match:: broken CSV: …; expected each quoted field closed": (
+            "a quote of a CSV is not closed, or text follows a closing quote",
+            "no row after it is read, for none would be certain; the line is that where the broken row begins",
+        ),
+        "match: different sources, for the splits train, test, validation": (
+            "too few rows to hold some out",
+            "[one file alone](own_data.md#one-file-alone)",
+        ),
+        "match:keep_tokens names 'two words'; expected tokens of the tokenizer": (
+            "a token to keep that the tokenizer does not have",
+            "[special tokens](evaluation.md#special-tokens-in-outputs)",
+        ),
         "match:expected the columns of the task": (
             "your own files under the name of a task, with other columns",
             "[tasks](tasks.md)",

@@ -8,6 +8,7 @@
   --truncate    cuts texts that are longer than the positions of the model, instead of refusing them
   --batch_size  texts generated together (16)
   --dtype       float32 (default) or bfloat16
+  --keep_tokens special tokens that stay in outputs, such as --keep_tokens='<sep>,<br>'; --noskip_special_tokens: all
 
 and the options of transformers that docs/generation.md lists, such as --max_new_tokens=64 --num_beams=4 --do_sample
 --top_p=0.9 --early_stopping=never --suppress_tokens=[5,7] --seed=1; those left out are the model's own.
@@ -30,6 +31,7 @@ from absl import flags
 from nash_jax.batch_generate.generator import OUTPUT_COLUMN, FileGenerator, GenerationJob, GenerationStats
 from nash_jax.batch_generate.resumable import ResumableFile
 from nash_jax.batch_generate.text_files import UNSUPPORTED_SUFFIXES, open_text_file
+from nash_jax.data.decoding import split_names
 from nash_jax.data.files import file_kind
 from nash_jax.errors import UserError
 from nash_jax.generation.options import UNSUPPORTED_FIELDS, GenerationOptions
@@ -49,7 +51,7 @@ def parse(argv: Sequence[str]) -> GenerationJob:
     for name in ("model", "input", "output"):
         if not given.get(name):
             raise UserError(f"no --{name}", "--model=FOLDER_OR_HUB_NAME --input=FILE --output=FILE")
-    given["output"] = Path(given["output"]).expanduser()
+    given |= {"output": Path(given["output"]).expanduser(), "keep_tokens": split_names(given["keep_tokens"])}
     names = [field.name for field in dataclasses.fields(GenerationOptions) if field.name in given]
     return GenerationJob(options={name: _value(given.pop(name)) for name in names}, **given)
 
@@ -58,7 +60,9 @@ def _define_flags() -> flags.FlagValues:
     own = flags.FlagValues()
     for name in ("model", "input", "output", "column"):
         flags.DEFINE_string(name, None, "", flag_values=own)
-    flags.DEFINE_string("prefix", "", "", flag_values=own)
+    for name in ("prefix", "keep_tokens"):
+        flags.DEFINE_string(name, "", "", flag_values=own)
+    flags.DEFINE_bool("skip_special_tokens", True, "", flag_values=own)
     flags.DEFINE_bool("truncate", False, "", flag_values=own)
     flags.DEFINE_integer("batch_size", 16, "", lower_bound=1, flag_values=own)
     flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "", flag_values=own)

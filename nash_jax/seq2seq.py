@@ -13,6 +13,7 @@ from nash_jax.axes import param_axes
 from nash_jax.convert import hf
 from nash_jax.convert.generation_config import GENERATION_FILE, load_generation_options
 from nash_jax.convert.orbax import load_tree, save_tree
+from nash_jax.data.decoding import decode_outputs, keep_ids
 from nash_jax.data.hub import fetch_model
 from nash_jax.data.tokenizers import HUB_FILES, has_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
@@ -53,14 +54,17 @@ class Seq2Seq:
         return self._engine
 
     def generate(
-        self, texts: Sequence[str], *, batch_size: int = 16, progress: bool | None = None, **options: Any
-    ) -> list[str]:
+        self, texts: Sequence[str], *, batch_size: int = 16, progress: bool | None = None,
+        skip_special_tokens: bool = True, keep_tokens: Sequence[str] = (), **options: Any,
+    ) -> list[str]:  # fmt: skip
         """Generates texts; outputs are in the order of the inputs, and inputs are not truncated.
 
         Args:
           texts: inputs, including a prefix if the model needs one.
           batch_size: inputs generated together; inputs of similar length share a batch.
           progress: whether to show a progress bar; None: only after some seconds.
+          skip_special_tokens: leave special tokens out of the outputs.
+          keep_tokens: special tokens that stay in the outputs all the same, such as ["<sep>"].
           **options: fields of `GenerationOptions`, named as in `transformers`; the default is `self.generation`.
 
         Returns:
@@ -74,10 +78,12 @@ class Seq2Seq:
         if isinstance(texts, str):
             raise UserError("texts is one string", "a list of texts", f"write generate([{texts[:20]!r}…])")
         chosen = self.generation.replace(**options)
+        keep_ids(self.tokenizer, keep_tokens)  # before anything is generated
         sources = self.tokenizer(list(texts))["input_ids"] if len(texts) else []
         outputs: dict[int, list[str]] = {}
         for numbers, tokens in generate_batches(self.engine, sources, chosen, batch_size, progress):
-            outputs |= group_by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
+            decoded = decode_outputs(self.tokenizer, tokens, skip_special_tokens, keep_tokens)
+            outputs |= group_by_input(numbers, decoded)
         return [text for number in range(len(texts)) for text in outputs[number]]
 
     def generate_ids(

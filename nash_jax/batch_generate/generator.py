@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nash_jax.batch_generate.text_files import FileScan, TextFile, TextRow, to_json
+from nash_jax.data.decoding import decode_outputs, keep_ids
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.errors import UserError
 from nash_jax.generation.batching import generate_batches, group_by_input, plan_batch_rows
@@ -42,6 +43,8 @@ class GenerationJob:
       truncate: truncate texts that are longer than the model's position table.
       batch_size: texts generated together.
       dtype: compute dtype.
+      skip_special_tokens: leave special tokens out of the outputs.
+      keep_tokens: special tokens that stay all the same.
       options: fields of `GenerationOptions` that override the model's.
     """
 
@@ -53,6 +56,8 @@ class GenerationJob:
     truncate: bool = False
     batch_size: int = 16
     dtype: str = "float32"
+    skip_special_tokens: bool = True
+    keep_tokens: tuple[str, ...] = ()
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -99,6 +104,7 @@ class FileGenerator:
             raise UserError(f"the model {job.model} has no tokenizer", "tokenizer files in the same folder")
         self.model, self.job, self.stats = model, job, GenerationStats()
         self.tokenizer: Any = model.tokenizer
+        keep_ids(self.tokenizer, job.keep_tokens)
         self.options = model.generation.replace(**job.options)
         dummy = pad_inputs(np.zeros((1, 1), int), np.ones((1, 1)), np.zeros(1, int), 0)
         make_program_args(model.spec, self.options, dummy, None, stop_at_eos=True)  # checks the options
@@ -109,7 +115,9 @@ class FileGenerator:
         """Returns all settings that the outputs depend on; not the batch size, so that it can be changed on restart."""
         chosen = {name: getattr(self.job, name) for name in ("prefix", "truncate", "dtype")}
         content = {"model": _digest(self.model, self.tokenizer), "input": scan.digest[:16], "column": file.column}
-        return chosen | content | self.options.to_dict()
+        decoding = {"skip_special_tokens": self.job.skip_special_tokens, "keep_tokens": list(self.job.keep_tokens)}
+        changed = {name: value for name, value in decoding.items() if value not in (True, [])}
+        return chosen | content | changed | self.options.to_dict()
 
     def check_texts(self, rows: Iterable[TextRow]) -> int:
         """Checks all texts and plans the batch shapes; returns the number of texts that will be truncated.
@@ -156,7 +164,8 @@ class FileGenerator:
             progress=False, first_row=first, done=skipped, rows=self._rows,
         ):  # fmt: skip
             self._count(tokens)
-            yield group_by_input(numbers, self.tokenizer.batch_decode(tokens, skip_special_tokens=True))
+            decoded = decode_outputs(self.tokenizer, tokens, self.job.skip_special_tokens, self.job.keep_tokens)
+            yield group_by_input(numbers, decoded)
 
     def _encode(self, rows: Sequence[TextRow]) -> tuple[list[list[int]], int]:
         """Returns the token ids of each row, truncated if configured, and the number of truncated rows."""

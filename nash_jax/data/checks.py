@@ -76,6 +76,15 @@ ISSUE_KINDS = {
     "target_too_long": IssueKind(
         KEEP, "more tokens than max_target_length", "truncated; the model does not learn to stop there"
     ),
+    "unknown_token": IssueKind(
+        KEEP, "characters of a target that the tokenizer does not know", "the model cannot learn to write them"
+    ),
+    "control_token": IssueKind(
+        KEEP, "a special token, such as </s>, within a text", "outputs end there or lack it, unless keep_tokens has it"
+    ),
+    "lost_line_end": IssueKind(
+        KEEP, "line ends in a target, and a tokenizer that loses them", "outputs will have spaces instead"
+    ),
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nash_jax.config.schema import Config, TaskConfig, chosen_stages
+from nash_jax.data.decoding import decode_outputs, space_tokens, split_names
 from nash_jax.data.pipeline import tokenize_sources
 from nash_jax.data.postprocess import postprocess_output
 from nash_jax.errors import UserError
@@ -70,8 +71,12 @@ class Evaluator:
         self, rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, options: GenerationOptions,
         batch_size: int, cache: Path,
     ) -> None:  # fmt: skip
-        self.rows, self.tokenizer, self.task, self.options, self.batch_size = rows, tokenizer, task, options, batch_size
-        self.subsets = split_by_task(task.metric, rows)
+        self.tokenizer, self.task, self.options, self.batch_size = tokenizer, task, options, batch_size
+        self.keep_tokens = split_names(task.keep_tokens)
+        self.rows = [
+            row | {"references": [space_tokens(text, self.keep_tokens) for text in row["references"]]} for row in rows
+        ]
+        self.subsets = split_by_task(task.metric, self.rows)
         self.sources = tokenize_sources(rows, tokenizer, task, cache)
 
     def generate(self, engine: Engine) -> tuple[list[str], np.ndarray]:
@@ -79,9 +84,9 @@ class Evaluator:
         texts, lengths = [""] * len(self.rows), np.zeros(len(self.rows), int)
         pad_id, eos_id = engine.spec.pad_id, engine.spec.eos_id
         for rows, tokens in generate_batches(engine, self.sources, self.options, self.batch_size):
-            decoded = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            decoded = decode_outputs(self.tokenizer, tokens, keep_tokens=self.keep_tokens)
             for row, text, row_tokens in zip(rows, decoded, tokens[:, 1:], strict=True):
-                texts[row] = text
+                texts[row] = space_tokens(text, self.keep_tokens)
                 lengths[row] = int(((row_tokens != pad_id) & (row_tokens != eos_id)).sum())
         return texts, lengths
 

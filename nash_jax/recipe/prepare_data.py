@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.config.schema import PHASES, chosen_stages
+from nash_jax.data.decoding import keep_ids, split_names
 from nash_jax.data.summary import format_summary, summarize_data
 from nash_jax.data.tokenizers import choose_tokenizer, save_tokenizer
 from nash_jax.evaluation.evaluator import check_positions
@@ -24,6 +25,7 @@ def prepare_data(context: RunContext, folder: Path) -> dict[str, Any]:
         check_subsets(task.metric, rows[split])
     given = context.given
     tokenizer = choose_tokenizer(task, given.tokenizer if given else None, rows["train"])
+    keep_ids(tokenizer, split_names(task.keep_tokens))
     own, summary = clear_folder(folder / "tokenizer"), dict[str, Any]()
     if is_host0():
         save_tokenizer(tokenizer, own)
