@@ -193,7 +193,10 @@ def test_the_evaluation_keeps_tokens(tmp_path):
     """A perfect output has a full score, whatever spaces the tokenizer puts around a token."""
     own, task = model(), TaskConfig(metric="exact_match", keep_tokens="<sep>,<br>", prefix="")
     outputs = own.generate(TEXTS, keep_tokens=["<sep>", "<br>"], progress=False)
-    rows = [{"source": text, "references": [output.replace("<sep>", " <sep>")]} for text, output in zip(TEXTS, outputs)]
+    rows = [
+        {"source": text, "references": [output.replace("<sep>", " <sep>")]}
+        for text, output in zip(TEXTS, outputs, strict=True)
+    ]
     scores = {}
     for name, settings in (("kept", task), ("left out", TaskConfig(metric="exact_match", prefix=""))):
         evaluator = Evaluator(rows, own.tokenizer, settings, own.generation, 4, tmp_path)
