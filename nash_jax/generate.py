@@ -116,7 +116,7 @@ def run(argv: Sequence[str]) -> None:
     """Checks all, generates what is not there yet, says what was done."""
     job = parse(argv)
     check_output(job.output)
-    file = open_text_file(job.input, job.column, OUTPUT_COLUMN if job.writes_jsonl else None)
+    file = open_text_file(job.input, job.column, OUTPUT_COLUMN if job.writes_jsonl else None, job.output)
     scan = file.scan()
     _tell(f"{job.input}: {scan.num_rows:,} rows, {scan.num_empty:,} of them empty")
     generator = _load(job)

@@ -104,7 +104,7 @@ def test_what_is_dropped_for_certain(tmp_path):
     """A row on one line ends there, whatever its fields: it alone is dropped."""
     path = tmp_path / "rows.csv"
     path.write_bytes(
-        b'document,summary\na,b,,\nc\nd,e,f\n\xe9,g\n5" disk,the "h"\n\n\xef\xbb\xbfdocument,summary\ni,j\n'
+        b'document,summary\na,b,,\nc\nd,e,f\n\xe9,g\n5" disk,the "h"\n \t\n\xef\xbb\xbfdocument,summary\ni,j\n'
     )
     kinds = [(place.rpartition(":")[2], read.kind) for place, read in read(path) if isinstance(read, RowIssue)]
     assert kinds == [("3", "too_few_fields"), ("4", "too_many_fields"), ("5", "not_utf8"), ("8", "header_again")]

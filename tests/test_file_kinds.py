@@ -64,6 +64,7 @@ TEXTS = {  # name → content
     "tabs.csv": sheet("\t"),
     "rows.tsv": sheet("\t", "\n"),
     "UPPER.CSV": sheet(),
+    "blank.csv": sheet().replace("\r\n", "\r\n\r\n  \r\n") + "\t\r\n",
 }
 ENCODINGS = {
     "utf-8": b"", "utf-8-sig": b"", "utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE,

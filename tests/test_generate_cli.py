@@ -278,6 +278,21 @@ def test_done(tmp_path, command):
     assert (tmp_path / "out.txt").stat() == before
 
 
+def test_a_pattern_does_not_match_what_is_written(tmp_path, command):
+    """Started again, stopped or done, the command has the same inputs."""
+    for number, text in enumerate(["cat", "tac"]):
+        write_lines(tmp_path / f"{number}.jsonl", [json.dumps({"text": text})])
+    assert command(input="*.json*", output="out.jsonl")[0] == 0
+    rows = (tmp_path / "out.jsonl").read_text()
+    assert [json.loads(line)["text"] for line in rows.splitlines()] == ["cat", "tac"]
+    assert command(input="*.json*", output="out.jsonl")[1].endswith(
+        "out.jsonl is done, with the same settings; nothing to do\n"
+    )
+    write_lines(tmp_path / "2.jsonl", [json.dumps({"text": "dog"})])
+    status, _, err = command(input="*.json*", output="out.jsonl")
+    assert status == 2 and "out.jsonl holds results with input=" in err
+
+
 # -- mistakes -------------------------------------------------------------------------------------------------
 
 ROWS = {

@@ -108,18 +108,21 @@ class TextFile:
         return TextRow(place, record, _checked(get_nested(record, column), f"{place}: column {column!r}"))
 
 
-def open_text_file(names: str | Path, column: str | None, new_column: str | None = None) -> TextFile:
+def open_text_file(
+    names: str | Path, column: str | None, new_column: str | None = None, output: Path | None = None
+) -> TextFile:
     """Opens files of texts: data files with a text column, or text files with one text per line.
 
     Args:
       names: a file, several with commas between, or a pattern (`data.files.find_files`).
       column: text column; None: the first of `TEXT_COLUMNS` that the first row has.
       new_column: column that rows of data files must not have.
+      output: the file that is written, which is no input of a pattern.
 
     Raises:
       UserError: if a file does not exist or has an unsupported type, or the text column is unknown.
     """
-    paths = tuple(find_files(str(names), ""))
+    paths = tuple(find_files(str(names), "", output=output))
     for path in paths:
         if path.name.removesuffix(".gz").lower().endswith(UNSUPPORTED_SUFFIXES):
             raise UserError(f"{path} has an unsupported file type", f"{FILE_KINDS}, or text with one text per line")

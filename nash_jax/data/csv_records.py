@@ -41,9 +41,14 @@ def read_csv(path: Path, columns: RequiredColumns, delimiter: str = ",") -> Iter
         _check_header(header, columns, f"{path}:1")
         begin = reader.line_num + 1
         while (fields := _next_fields(reader, path)) is not None:
-            if fields:
+            if fields and not _is_blank(fields, header):
                 yield f"{path}:{begin}", _as_record(fields, header, f"{path}:{begin}", reader.line_num + 1 - begin)
             begin = reader.line_num + 1
+
+
+def _is_blank(fields: list[str], header: list[str]) -> bool:
+    """Whether a row is a line of white space; where there is one column only, that is a text."""
+    return len(fields) == 1 < len(header) and not fields[0].strip()
 
 
 def _choose(delimiter: str, first: str, columns: RequiredColumns) -> str:

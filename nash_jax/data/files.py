@@ -19,7 +19,7 @@ def file_kind(path: Path) -> str | None:
     return _KINDS.get(path.name.removesuffix(".gz").rpartition(".")[2].lower())
 
 
-def find_files(names: str, setting: str, split: str = "") -> list[Path]:
+def find_files(names: str, setting: str, split: str = "", output: Path | None = None) -> list[Path]:
     """Returns the files that a setting names, each once, in the order of the names; those of a pattern sorted.
 
     Args:
@@ -27,25 +27,31 @@ def find_files(names: str, setting: str, split: str = "") -> list[Path]:
         `datasets.save_to_disk` wrote.
       setting: the setting, for messages; empty: not named.
       split: which split to take of the folder of a `DatasetDict`.
+      output: a file that is written; patterns neither match it nor the files beside it, such as OUTPUT.partial.
 
     Raises:
       UserError: for a file that does not exist, a pattern without files, or a folder of another kind.
     """
     whole = Path(names).expanduser()
     parts = [names] if whole.exists() else [part.strip() for part in names.split(",") if part.strip()]
-    found = [path for part in parts for path in _matches(part, setting)]
+    found = [path for part in parts for path in _matches(part, setting, output)]
     return [_choose_split(path, setting, split) for path in dict.fromkeys(found)]
 
 
-def _matches(name: str, setting: str) -> list[Path]:
+def _matches(name: str, setting: str, output: Path | None) -> list[Path]:
     path = Path(name).expanduser()
     if _is_data(path):
         return [path]
     matches = sorted(map(Path, glob.glob(str(path), recursive=True))) if glob.has_magic(name) else []
-    files = [match for match in matches if _is_data(match)]
+    files = [match for match in matches if _is_data(match) and not (output and _is_beside(match, output))]
     if not files:
         raise UserError(f"{setting}: no file {name}".removeprefix(": "), "an existing file")
     return files
+
+
+def _is_beside(path: Path, output: Path) -> bool:
+    own, other = path.resolve(), output.resolve()
+    return own == other or str(own).startswith(f"{other}.")
 
 
 def _is_data(path: Path) -> bool:
