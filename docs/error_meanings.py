@@ -93,7 +93,18 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
             "the loss is not a finite number",
             "try float32 if it was bfloat16; other settings need another `--workdir`",
         ),
-        "match:rows.csv:1: broken CSV": ("the CSV header is broken", ""),
+        "match:: broken CSV: …; expected each quoted field closed": (
+            "a quote of a CSV is not closed, or text follows a closing quote",
+            "no row after it is read, for none would be certain; the line is that where the broken row begins",
+        ),
+        "match: different sources, for the splits train, test, validation": (
+            "too few rows to hold some out",
+            "[one file alone](own_data.md#one-file-alone)",
+        ),
+        "match:keep_tokens names 'two words'; expected tokens of the tokenizer": (
+            "a token to keep that the tokenizer does not have",
+            "[special tokens](evaluation.md#special-tokens-in-outputs)",
+        ),
         "match:expected the columns of the task": (
             "your own files under the name of a task, with other columns",
             "[tasks](tasks.md)",
@@ -102,8 +113,8 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
             "labels that the training rows do not have",
             "repair the rows, or add such rows to the training file",
         ),
-        "match::1: byte 0xff is not UTF-8": (
-            "a CSV header or a file of texts is not UTF-8",
+        "match::2: byte 0xe9 is not UTF-8": (
+            "a CSV header or a file of texts is not UTF-8, nor UTF-16 with a byte-order mark",
             "`iconv -f latin1 -t utf-8`",
         ),
         "match:does not fit this phase": (
@@ -184,7 +195,11 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
         "--suppress_tokens=[5,x]": ("a list that is not JSON", ""),
         "--column=document": ("`--column` for a file of lines", "leave it out"),
         "input none.txt": ("the input does not exist", "the path is relative to the current folder"),
-        "input rows.csv": ("a kind of file that is not read", "make it JSONL"),
+        "input rows.xlsx": ("a kind of file that is not read", "make it JSONL or CSV"),
+        "input broken.csv": (
+            "a quote is not closed, or text follows a closing quote",
+            "nothing after that row is read: correct the quotes, or write the file again with a CSV writer",
+        ),
         "input broken.jsonl": ("a line is not JSON", ""),
         "input other.jsonl": ("a row does not have the column", "`--column` names another"),
         "input done.jsonl": ("the column for the outputs is already there", ""),

@@ -1,7 +1,8 @@
 """`python -m nash_jax.generate --model=FOLDER_OR_HUB_NAME --input=FILE --output=FILE`: generates for a file's texts.
 
-  --input       .jsonl, or text with one text a line; also with .gz
-  --column      of JSONL, where its texts are; left out: the first of source, document, text that there is
+  --input       .jsonl, .json, .csv, .tsv, .parquet, .arrow, or text with one text a line; also with .gz; several files
+                with commas between, or a pattern such as --input='part-*.jsonl'
+  --column      where the texts are, such as --column=data.text; left out: the first of source, document, text there is
   --output      .jsonl: each row with its "output" (a list with --num_return_sequences); otherwise a line each
   --prefix      goes before every text, such as --prefix="summarize: "
   --truncate    cuts texts that are longer than the positions of the model, instead of refusing them
@@ -10,6 +11,7 @@
   --dtype       float32 (default) or bfloat16
   --labels      a list in JSON: each output is one of these texts, such as --labels='["yes","no"]'
   --return_scores  writes log-probabilities too, in the column "output_scores" of .jsonl
+  --keep_tokens special tokens that stay in outputs, such as --keep_tokens='<sep>,<br>'; --noskip_special_tokens: all
 
 and the options of transformers that docs/generation.md lists, such as --max_new_tokens=64 --num_beams=4 --do_sample
 --top_p=0.9 --early_stopping=never --suppress_tokens=[5,7] --seed=1; those left out are the model's own.
@@ -32,6 +34,8 @@ from absl import flags
 from nash_jax.batch_generate.generator import OUTPUT_COLUMN, FileGenerator, GenerationJob, GenerationStats
 from nash_jax.batch_generate.resumable import ResumableFile
 from nash_jax.batch_generate.text_files import UNSUPPORTED_SUFFIXES, open_text_file
+from nash_jax.data.decoding import split_names
+from nash_jax.data.files import file_kind
 from nash_jax.errors import UserError
 from nash_jax.generation.options import UNSUPPORTED_FIELDS, GenerationOptions
 from nash_jax.runtime.command import parse_flags, run_command, unusable
@@ -50,7 +54,7 @@ def parse(argv: Sequence[str]) -> GenerationJob:
     for name in ("model", "input", "output"):
         if not given.get(name):
             raise UserError(f"no --{name}", "--model=FOLDER_OR_HUB_NAME --input=FILE --output=FILE")
-    given |= {name: Path(given[name]).expanduser() for name in ("input", "output")}
+    given |= {"output": Path(given["output"]).expanduser(), "keep_tokens": split_names(given["keep_tokens"])}
     if given["return_scores"] and given["output"].suffix != ".jsonl":
         raise UserError(f"--return_scores with --output={given['output']}", "--output=NAME.jsonl, which holds scores")
     if "labels" in given:
@@ -63,7 +67,9 @@ def _define_flags() -> flags.FlagValues:
     own = flags.FlagValues()
     for name in ("model", "input", "output", "column", "source_lang", "target_lang", "labels"):
         flags.DEFINE_string(name, None, "", flag_values=own)
-    flags.DEFINE_string("prefix", "", "", flag_values=own)
+    for name in ("prefix", "keep_tokens"):
+        flags.DEFINE_string(name, "", "", flag_values=own)
+    flags.DEFINE_bool("skip_special_tokens", True, "", flag_values=own)
     flags.DEFINE_bool("truncate", False, "", flag_values=own)
     flags.DEFINE_bool("return_scores", False, "", flag_values=own)
     flags.DEFINE_integer("batch_size", 16, "", lower_bound=1, flag_values=own)
@@ -106,7 +112,8 @@ def check_output(path: Path) -> None:
         raise UserError(f"--output: {path.parent} cannot be written to", "a folder with permission to write")
     if path.is_dir():
         raise UserError(f"--output: {path} is a folder", "a file")
-    if path.suffix == ".gz" or path.name.endswith(UNSUPPORTED_SUFFIXES):
+    data = path.suffix != ".jsonl" and file_kind(path) is not None
+    if data or path.suffix == ".gz" or path.name.endswith(UNSUPPORTED_SUFFIXES):
         raise UserError(
             f"--output: {path} has an unsupported file type",
             ".jsonl, or a text file with one output per line, not compressed",
@@ -117,7 +124,7 @@ def run(argv: Sequence[str]) -> None:
     """Checks all, generates what is not there yet, says what was done."""
     job = parse(argv)
     check_output(job.output)
-    file = open_text_file(job.input, job.column, OUTPUT_COLUMN if job.writes_jsonl else None)
+    file = open_text_file(job.input, job.column, OUTPUT_COLUMN if job.writes_jsonl else None, job.output)
     scan = file.scan()
     _tell(f"{job.input}: {scan.num_rows:,} rows, {scan.num_empty:,} of them empty")
     generator = _load(job)

@@ -1,8 +1,9 @@
 """The Python interface: `load` and `Seq2Seq`."""
 
+import functools
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -12,6 +13,7 @@ from nash_jax.axes import check_params
 from nash_jax.convert import hf
 from nash_jax.convert.generation_config import GENERATION_FILE, load_generation_options
 from nash_jax.convert.orbax import load_tree, save_tree
+from nash_jax.data.decoding import decode_outputs, keep_ids
 from nash_jax.data.hub import fetch_model
 from nash_jax.data.languages import Languages, generation_languages, restored_languages
 from nash_jax.data.special_tokens import fill_special_tokens
@@ -70,6 +72,7 @@ class Seq2Seq:
     def generate(
         self, texts: Iterable[str], *, batch_size: int = ..., progress: bool | None = ...,
         labels: Iterable[str] | None = ..., source_lang: str | None = ..., target_lang: str | None = ...,
+        skip_special_tokens: bool = ..., keep_tokens: Sequence[str] = ...,
         return_scores: Literal[False] = ..., **options: Any,
     ) -> list[str]: ...  # fmt: skip
 
@@ -77,13 +80,14 @@ class Seq2Seq:
     def generate(
         self, texts: Iterable[str], *, batch_size: int = ..., progress: bool | None = ...,
         labels: Iterable[str] | None = ..., source_lang: str | None = ..., target_lang: str | None = ...,
+        skip_special_tokens: bool = ..., keep_tokens: Sequence[str] = ...,
         return_scores: Literal[True], **options: Any,
     ) -> ScoredTexts: ...  # fmt: skip
 
     def generate(
         self, texts: Iterable[str], *, batch_size: int = 16, progress: bool | None = None,
         labels: Iterable[str] | None = None, source_lang: str | None = None, target_lang: str | None = None,
-        return_scores: bool = False, **options: Any,
+        skip_special_tokens: bool = True, keep_tokens: Sequence[str] = (), return_scores: bool = False, **options: Any,
     ) -> list[str] | ScoredTexts:  # fmt: skip
         """Generates texts; outputs are in the order of the inputs, and inputs are not truncated.
 
@@ -96,6 +100,8 @@ class Seq2Seq:
           source_lang: language of the texts in a multilingual tokenizer, such as `de_DE` (mBART), `deu_Latn` (NLLB) or
             `de` (M2M100); None: the one that the tokenizer was saved with.
           target_lang: the same for the outputs; not needed if `forced_bos_token_id` is a language.
+          skip_special_tokens: leave special tokens out of the outputs.
+          keep_tokens: special tokens that stay in the outputs all the same, such as ["<sep>"].
           return_scores: also return log-probabilities.
           **options: fields of `GenerationOptions`, named as in `transformers`; the default is `self.generation`.
 
@@ -112,23 +118,15 @@ class Seq2Seq:
         given, batch_size = read_texts(texts), read_count(batch_size, "batch_size")
         chosen = self.generation.replace(**options)
         allowed = None if labels is None else read_texts(labels, "labels")
+        keep_ids(self.tokenizer, keep_tokens)  # before anything is generated
+        decode = functools.partial(
+            decode_outputs, self.tokenizer, skip_special_tokens=skip_special_tokens, keep_tokens=keep_tokens
+        )
         with restored_languages(self.tokenizer):
             chosen = self.use_languages(Languages(source_lang, target_lang), chosen)
-            generator = TextGenerator(self.engine, self.tokenizer, chosen, allowed)
+            generator = TextGenerator(self.engine, self.tokenizer, chosen, allowed, decode)
             sources = self.tokenizer(given, verbose=False)["input_ids"] if given else []
         return (generator.scored if return_scores else generator.texts)(sources, batch_size, progress)
-
-    @overload
-    def generate_ids(
-        self, input_ids: np.ndarray, attention_mask: np.ndarray | None = ..., *,
-        decoder_input_ids: np.ndarray | None = ..., return_scores: Literal[False] = ..., **options: Any,
-    ) -> np.ndarray: ...  # fmt: skip
-
-    @overload
-    def generate_ids(
-        self, input_ids: np.ndarray, attention_mask: np.ndarray | None = ..., *,
-        decoder_input_ids: np.ndarray | None = ..., return_scores: Literal[True], **options: Any,
-    ) -> ScoredIds: ...  # fmt: skip
 
     def use_languages(
         self, given: Languages, options: GenerationOptions, settings: tuple[str, str] = ("source_lang", "target_lang")
@@ -147,6 +145,18 @@ class Seq2Seq:
         first_ids = (options.forced_bos_token_id, self.spec.decoder_start_id if start_id is None else start_id)
         own = generation_languages(self.tokenizer, given, settings, first_ids, self.spec.wraps_labels)
         return options.replace(**own)
+
+    @overload
+    def generate_ids(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray | None = ..., *,
+        decoder_input_ids: np.ndarray | None = ..., return_scores: Literal[False] = ..., **options: Any,
+    ) -> np.ndarray: ...  # fmt: skip
+
+    @overload
+    def generate_ids(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray | None = ..., *,
+        decoder_input_ids: np.ndarray | None = ..., return_scores: Literal[True], **options: Any,
+    ) -> ScoredIds: ...  # fmt: skip
 
     def generate_ids(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, *,

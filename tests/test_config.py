@@ -186,6 +186,28 @@ def test_ranges_end_where_they_should():
         parse_config(with_value(place, value))
 
 
+@pytest.mark.parametrize(
+    ("stages", "changes", "names"),
+    [
+        ("evaluate", {"prune.epochs": 1.0}, "prune.epochs"),
+        ("data,finetune", {"prune.accumulation": 3}, "prune.batch_size"),
+        ("prune,retrain", {"finetune.accumulation": 5}, "finetune.batch_size"),
+        ("benchmark", {"shorten.decoder_layers": 99}, "shorten.decoder_layers"),
+        ("data", {"retrain.distill.task": 0.0}, "retrain.distill"),
+        ("evaluate,benchmark", {"finetune.distill.logits": 1.0}, "finetune.distill"),
+    ],
+)
+def test_settings_of_stages_that_are_not_run_are_not_checked(stages, changes, names):
+    config = default_config()
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    config.stages = stages
+    assert parse_config(config).stages == stages
+    config.stages = "all"
+    with pytest.raises(UserError, match=rf"config\.{names}"):
+        parse_config(config)
+
+
 def test_a_given_model_has_layers_of_its_own():
     config = with_value("shorten.decoder_layers", 12)
     config.model.init = "some/model"

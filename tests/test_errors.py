@@ -168,7 +168,7 @@ SAYS = {  # mistake → what the line says; docs/make_errors.py reads it
     "empty row": "error: 2 of 3 train rows cannot be used: empty 1 (data/empty.jsonl:3: column 'document' holds ''), d",
     "broken row": "not_json 1 (data/broken.jsonl:3: not JSON: Expecting value at column 31)",
     "leaked row": "leaked 1 (data/leak.jsonl:2: 'bca' is the source of data/test.jsonl:1 too); expected no more than",
-    "column missing": "data/train.jsonl:1 has columns ['document', 'summary'], not 'text'; expected the columns named",
+    "column missing": "data/test.jsonl:1 has columns ['document', 'summary'], not 'text'; expected the columns named",
     "rows without labels": "a row has no label words and the reference 'B C A'; expected the same `labels` in all rows",
     "gzip cut short": "error: data/cut.jsonl.gz:3: cannot be read: Compressed file ended before the end-of-stream",
     "no tokenizer": "error: no tokenizer; expected config.task.tokenizer, or a config.model.init with a tokenizer",

@@ -248,6 +248,42 @@ def test_some_stages_of_a_run(place, tmp_path):
     assert isinstance(recipe("evaluate"), PruningRun)
 
 
+@pytest.mark.parametrize(
+    ("stages", "refused"),
+    [("evaluate", ""), ("benchmark", "benchmark.source_length"), ("evaluate,benchmark", "benchmark.source_length")],
+)
+def test_only_what_is_run_must_fit_the_positions(place, tmp_path, stages, refused):
+    """A model of 8 positions, and the default settings of the benchmark."""
+    rows = [{"source": word, "references": [" ".join(word.upper())]} for word in WORDS]
+    tokenizer = build_pronunciation_tokenizer(rows)
+    spec = dense_spec(vocab_size=len(tokenizer), family="bart", max_positions=8, **SIZES)
+    Seq2Seq(spec, random_params(spec), tokenizer).save(tmp_path / "small")
+    settings = {"model.init": tmp_path / "small", "benchmark.source_length": 256, "stages": stages}
+    if refused:
+        with pytest.raises(UserError, match=rf"config.{refused} is 256; expected no more than the model's 8"):
+            EvaluationRun(make_config(place, **settings), tmp_path / "run")
+    else:
+        report = EvaluationRun(make_config(place, **settings), tmp_path / "run").run()
+        assert report["metrics"]["model"]["exact_match"] >= 0
+
+
+def test_a_batch_is_checked_when_its_stage_is_run(place, tmp_path):
+    """Not before, and in every start that runs it."""
+    settings = {"model.init": "dense", "shorten.decoder_layers": 1, "prune.epochs": 0.0, "finetune.epochs": 0.0}
+    settings |= {f"task.{split}_file": "test.jsonl" for split in ("train", "validation")}
+    settings |= {"retrain.batch_size": 64, "finetune.batch_size": 8}
+    says = r"config.retrain.batch_size is 64, with 6 training rows; expected no more than there are rows"
+    for stages, refused in (
+        ("data,finetune,shorten,prune,compact", False), ("retrain", True), ("retrain,evaluate", True),
+    ):  # fmt: skip
+        run = PruningRun(make_config(place, **settings, stages=stages), tmp_path / "run")
+        if refused:
+            with pytest.raises(UserError, match=says):
+                run.run()
+        else:
+            assert "compact" in run.run()["stages"]
+
+
 def test_no_model_to_evaluate(place, tmp_path):
     with pytest.raises(UserError, match=r"config\.stages=evaluate without a model; expected config\.model\.init"):
         make_run(make_config(place, stages="evaluate"), str(tmp_path), "letters")

@@ -8,7 +8,7 @@ import pytest
 
 from nash_jax.config.parsing import parse_config
 from nash_jax.config.schema import Config, default_config
-from nash_jax.data.tokenizers import build_pronunciation_tokenizer, check_vocabulary
+from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, evaluation_options, score_models, score_outputs
 from nash_jax.generation.options import GenerationOptions
@@ -150,12 +150,27 @@ def test_no_more_tokens_than_positions(field):
     check_positions(dense_spec(vocab_size=9, **sizes), parse_config(own))  # T5 has no table
 
 
-def test_both_vocabularies_hold_all_tokens():
-    tokenizer = build_pronunciation_tokenizer(ROWS)
+@pytest.mark.parametrize(
+    ("stages", "field", "refused"),
+    [
+        ("evaluate", "benchmark.source_length", False), ("evaluate", "task.max_target_length", False),
+        ("evaluate", "task.max_source_length", True), ("evaluate", "task.max_new_tokens", True),
+        ("benchmark", "task.max_source_length", False), ("benchmark", "benchmark.source_length", True),
+        ("data,finetune", "benchmark.new_tokens", False), ("data,finetune", "task.max_target_length", True),
+        ("evaluate,benchmark", "benchmark.new_tokens", True),
+    ],
+)  # fmt: skip
+def test_only_lengths_of_the_stages_that_are_run(stages, field, refused):
     sizes = {"d_model": 4, "d_ff": 4, "num_heads": 1, "encoder_layers": 1, "decoder_layers": 1}
-    known = len(tokenizer)
-    check_vocabulary(tokenizer, dense_spec(vocab_size=known, **sizes))
-    for target, source in ((known, known - 1), (known - 1, known)):
-        spec = dense_spec(vocab_size=target, encoder_vocab_size=source, tied=False, **sizes)
-        with pytest.raises(UserError, match=f"the tokenizer has {known} tokens, the model {known - 1}"):
-            check_vocabulary(tokenizer, spec)
+    spec = dense_spec(vocab_size=9, family="bart", max_positions=8, **sizes)
+    own = default_config()
+    own.task.update(max_source_length=8, max_target_length=8, max_new_tokens=8)
+    own.benchmark.update(source_length=8, new_tokens=(8,))
+    own.stages = stages
+    group, name = field.split(".")
+    own[group][name] = (9,) if field == "benchmark.new_tokens" else 9
+    if not refused:
+        check_positions(spec, parse_config(own))
+    else:
+        with pytest.raises(UserError, match=rf"config\.{field} is 9; expected no more than the model's 8 positions"):
+            check_positions(spec, parse_config(own))

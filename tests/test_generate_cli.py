@@ -341,11 +341,27 @@ def test_done(tmp_path, command):
     assert (tmp_path / "out.txt").stat() == before
 
 
+def test_a_pattern_does_not_match_what_is_written(tmp_path, command):
+    """Started again, stopped or done, the command has the same inputs."""
+    for number, text in enumerate(["cat", "tac"]):
+        write_lines(tmp_path / f"{number}.jsonl", [json.dumps({"text": text})])
+    assert command(input="*.json*", output="out.jsonl")[0] == 0
+    rows = (tmp_path / "out.jsonl").read_text()
+    assert [json.loads(line)["text"] for line in rows.splitlines()] == ["cat", "tac"]
+    assert command(input="*.json*", output="out.jsonl")[1].endswith(
+        "out.jsonl is done, with the same settings; nothing to do\n"
+    )
+    write_lines(tmp_path / "2.jsonl", [json.dumps({"text": "dog"})])
+    status, _, err = command(input="*.json*", output="out.jsonl")
+    assert status == 2 and "out.jsonl holds results with input=" in err
+
+
 # -- mistakes -------------------------------------------------------------------------------------------------
 
 ROWS = {
     "rows.txt": "one\ntwo\n",
-    "rows.csv": "one\n",
+    "rows.xlsx": "one\n",
+    "broken.csv": 'document\none\n"two\n',
     "rows.jsonl": '{"document": "one"}\n{"document": "two"}\n',
     "broken.jsonl": '{"document": "one"}\n{"document": \n',
     "other.jsonl": '{"document": "one"}\n{"body": "two"}\n',
@@ -371,14 +387,15 @@ FLAGS = {
     ("--suppress_tokens=[5,x]",): "generation option suppress_tokens is '[5,x]'; expected a list of token ids",
     ("--suppress_tokens=[259]",): "suppress_tokens holds the id 259; expected ids below the vocabulary's 259",
     ("--num_return_sequences=2",): "num_return_sequences is 2; expected 1 in greedy search; set num_beams or do_sample",
-    ("--column=document",): "column 'document' of {}/rows.txt, a text file; expected a column only for a .jsonl file",
+    ("--column=document",): "column 'document' of {}/rows.txt, a text file; expected a column only for a file with col",
 }
 FILES = {
     ("input", "none.txt"): "no file {}/none.txt; expected an existing file",
     (
         "input",
-        "rows.csv",
-    ): "{}/rows.csv has an unsupported file type; expected .jsonl, or a text file with one text",
+        "rows.xlsx",
+    ): "{}/rows.xlsx has an unsupported file type; expected .jsonl, .json, .csv, .tsv, .parquet or .arrow",
+    ("input", "broken.csv"): "{}/broken.csv:3: broken CSV: unexpected end of data; expected each quoted field closed, ",
     ("input", "broken.jsonl"): "{}/broken.jsonl:2: not JSON: Expecting value at column 13; expected one JSON object",
     ("input", "other.jsonl"): "{}/other.jsonl:2 has columns ['body'], not 'document'; expected it in every row",
     ("input", "done.jsonl"): "{}/done.jsonl:1 has a column 'output' already; expected none: it would be lost; rename",

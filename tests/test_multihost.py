@@ -136,7 +136,7 @@ from nash_jax.runtime.sharding import make_mesh, param_shardings, place_batch, p
 from nash_jax.convert.orbax import load_tree, save_tree
 from nash_jax.training.checkpoint import Checkpointer
 from nash_jax.training.state import abstract_state
-from nash_jax.runtime.files import clear_folder
+from nash_jax.runtime.output_folder import fill_folder
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 start_distributed()
 folder, index = Path(sys.argv[1]), jax.process_index()
@@ -162,11 +162,11 @@ save_tree(folder / "tree", to_host(restored))
 np.testing.assert_array_equal(load_tree(folder / "tree")["wi"], params["wi"])
 assert broadcast_from_host0({"who": index, "exact": 0.1 + index}) == {"who": 0, "exact": 0.1}
 assert broadcast_from_host0(None) is None
-if is_host0():
-    (folder / "full").mkdir()
-    (folder / "full" / "file").touch()
-assert not list(clear_folder(folder / "full").iterdir())
-barrier("end")
+for text in ("old", "new"):
+    with fill_folder(folder / "filled") as new:
+        (new / f"{text}{index}").write_text(text)  # each process a file of its own
+    assert sorted(p.name for p in (folder / "filled").iterdir()) == ["nash_jax.json", f"{text}0", f"{text}1"]
+    barrier("seen")
 """
 
 

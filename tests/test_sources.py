@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from nash_jax.config.schema import TaskConfig
+from nash_jax.data.files import FILE_KINDS
 from nash_jax.data.sources import SPLITS, load_rows
 from nash_jax.errors import UserError
 
@@ -130,7 +131,9 @@ BROKEN_JSON = {
     "not_json 1 (rows.jsonl:4: not JSON: Expecting ',' delimiter at column 14)": '{"text": "a" "gist": "b"}',
     "not_object 1 (rows.jsonl:4: a JSON list)": '["a", "b"]',
     "not_object 1 (rows.jsonl:4: a JSON str)": '"a"',
-    "missing_column 1 (rows.jsonl:4: has columns ['gist', 'txt'], not 'text')": '{"txt": "a", "gist": "b"}',
+    "missing_column 1 (rows.jsonl:4: has columns ['gist', 'txt'], not 'text' (did you mean 'txt'?))": (
+        '{"txt": "a", "gist": "b"}'
+    ),
     "empty 1 (rows.jsonl:4: column 'text' holds '')": '{"text": "", "gist": "b"}',
     "blank 1 (rows.jsonl:4: column 'text' holds ' \\t')": '{"text": " \\t", "gist": "b"}',
     "null 1 (rows.jsonl:4: column 'gist' holds None)": '{"text": "a", "gist": null}',
@@ -158,13 +161,11 @@ def test_broken_json_line(task, message, packed):
 
 
 REFUSED_CSV = {
-    "rows.csv:1: broken CSV: unexpected end of data; expected quoted fields, each closed": '"text,gist\n',
+    "rows.csv:1: broken CSV: unexpected end of data; expected each quoted field closed, and": '"text,gist\n',
     "rows.csv:1 has columns ['a', 'text'], not 'gist'; expected the columns named in config.task": "text,a\nx,y\n",
     "rows.csv:1 has columns [], not 'text'; expected the columns named": "",
 }
 BROKEN_CSV = {
-    "broken_quotes 1 (rows.csv:3: broken CSV: unexpected end of data)": 'text,gist\na,b\n"c,d\ne,f\n',
-    "broken_quotes 1 (rows.csv:3: broken CSV: ',' expected after '\"')": 'text,gist\na,b\n"c"d,e\ne,f\n',
     "too_few_fields 1 (rows.csv:3: 1 fields, not 2)": "text,gist\na,b\nc\ne,f\n",
     "empty 1 (rows.csv:3: column 'text' holds '')": "text,gist\na,b\n,d\ne,f\n",
     "empty 1 (rows.csv:5: column 'gist' holds '')": 'text,gist\n"a\nb",c\n\nd,\ne,f\n',
@@ -248,23 +249,20 @@ def test_other_encodings(task, name):
     sound = (row if "json" in name else "text,gist\n") + row % "a"
     path = save(Path(name), sound.encode() + (row % "é").encode("latin-1"))
     assert f"not_utf8 1 ({name}:3: byte 0xe9 is not UTF-8)" in complaint(task(path))
-    path = save(Path(name), sound.encode("utf-16"))
-    assert f"{name}:1: byte 0xff is not UTF-8" in complaint(task(path))
+    path = save(Path(name), b"\xe9" + sound.encode())
+    assert f"{name}:1: byte 0xe9 is not UTF-8" in complaint(task(path))
 
 
 def test_files_that_cannot_be_used(task, tmp_path):
     (tmp_path / "folder.jsonl").mkdir()
     for name in ("none.jsonl", "folder.jsonl", "no/such/folder.csv"):
         assert complaint(task(name)) == f"config.task.train_file: no file {name}; expected an existing file"
-    assert complaint(task("")) == "config.task.train_file is empty; expected a .jsonl, .csv or .parquet file"
+    assert complaint(task("")) == f"config.task.train_file is empty; expected a file: {FILE_KINDS}"
     missing = dataclasses.replace(task(), test_file="none.csv")
     assert complaint(missing) == "config.task.test_file: no file none.csv; expected an existing file"
     for name in ("rows.txt", "rows.gz", "rows", "rows.jsonl.zip"):
         save(Path(name), b"a")
-        assert (
-            complaint(task(name))
-            == f"{name} has an unsupported file type; expected .jsonl, .csv or .parquet, also with .gz"
-        )
+        assert complaint(task(name)) == f"{name} has an unsupported file type; expected {FILE_KINDS}"
 
 
 @pytest.mark.parametrize("kind", WRITERS)

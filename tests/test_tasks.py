@@ -133,7 +133,7 @@ def test_files_in_another_schema(tmp_path, monkeypatch):
     own = dataclasses.replace(task, form="text", source_column="premise", target_column="premise")
     assert load_rows(own, ["train"])["train"] == [{"source": "a", "references": ["a"]}]
     write_jsonl(Path("a.jsonl"), [{"question": "a", "answer": "b", "paragraph": "c", "label": 1, "idx": {"answer": 0}}])
-    assert "not 'idx.paragraph'; expected" in complaint(
+    assert "not 'idx.paragraph' (did you mean 'paragraph'?); expected" in complaint(
         config("multirc", source="files", train_file="a.jsonl"), ["train"]
     )
 

@@ -53,7 +53,7 @@ def test_column_is_the_first_of_three(tmp_path, record, column):
 GOOD = '{"document": "sound"}\n'
 BROKEN = {
     '{"document": "cut': "rows.jsonl:3: not JSON: Unterminated string starting at at column 14; expected one JSON obj",
-    "": "rows.jsonl:3: not JSON: Expecting value at column 1; expected one JSON object per line",
+    "{]": "rows.jsonl:3: not JSON: Expecting property name enclosed in double quotes at column 2; expected one JSON ob",
     '["document"]': "rows.jsonl:3: a JSON list; expected one JSON object per line",
     "[" * 100_000: "rows.jsonl:3: not JSON: ",
     '{"documents": "a"}': r"rows.jsonl:3 has columns \['documents'\], not 'document' \(did you mean 'documents'\?\)",
@@ -80,20 +80,41 @@ def test_columns_of_results_may_be_read_where_nothing_is_added(tmp_path):
     ("name", "content", "column", "says"),
     [
         (
-            "rows.csv",
+            "rows.xlsx",
             "a,b\n",
             None,
-            "rows.csv has an unsupported file type; expected .jsonl, or a text file with one text per line",
+            "rows.xlsx has an unsupported file type; expected .jsonl, .json, .csv, .tsv, .parquet or .arrow, also with",
         ),
-        ("rows.parquet.gz", "", None, "rows.parquet.gz has an unsupported file type"),
+        ("rows.parquet.gz", "", None, "rows.parquet.gz cannot be read: .*; expected a complete Parquet file"),
+        (
+            "rows.csv",
+            "a,b\nc,d\n",
+            None,
+            r"rows.csv:1 has columns \['a', 'b'\]; expected one of source, document, text",
+        ),
+        ("rows.csv", "text,b\nc\n", None, r"rows.csv:2: 1 fields, not 2; expected as many fields as the header"),
+        (
+            "rows.csv",
+            'text,b\n"c"d,e\n',
+            None,
+            r"rows.csv:2: broken CSV: ',' expected after '\"'; expected each quoted",
+        ),
+        (
+            "rows.json",
+            '{"text": ["a"}',
+            None,
+            r"rows.json:1: not JSON: .* at column 14; expected a list of objects, or",
+        ),
+        ("rows.json", '[{"text": "a"},\n {"body": "b"}]', None, r"rows.json row 2 has columns \['body'\], not 'text'"),
+        ("rows.jsonl", '{"a": {"b": 1}}', "a.b", "rows.jsonl:1: column 'a.b' holds 1; expected a text"),
         (
             "rows.txt",
             "a\n",
             "document",
-            "column 'document' of .*rows.txt, a text file; expected a column only for a .jsonl",
+            "column 'document' of .*rows.txt, a text file; expected a column only for a file with columns",
         ),
-        ("rows.txt", "", None, "rows.txt is empty; expected at least one line"),
-        ("rows.jsonl", "", None, "rows.jsonl is empty; expected at least one line"),
+        ("rows.txt", "", None, "rows.txt is empty; expected at least one row"),
+        ("rows.jsonl", "", None, "rows.jsonl is empty; expected at least one row"),
         ("rows.jsonl", '{"body": "a"}', None, "rows.jsonl:1 has columns .'body'.; expected one of source, document, t"),
         ("rows.txt", b"a\nb\xe9\n", None, "rows.txt:2: byte 0xe9 is not UTF-8"),
         ("rows.gz", gzip.compress(b"a\n" * 99, mtime=0)[:20], None, r"rows.gz:\d+: cannot be read"),
@@ -114,7 +135,7 @@ def test_no_file(tmp_path):
 def test_a_file_changed_after_the_scan(tmp_path):
     file = open_text_file(write(tmp_path / "rows.txt", "a\nb\nc\n"), None)
     scan = file.scan()
-    write(file.path, "a\nb\n")
+    write(file.paths[0], "a\nb\n")
     left = file.rows(scan)
     assert [next(left).text, next(left).text] == ["a", "b"]
     with pytest.raises(UserError, match=r"rows.txt was changed while it was read"):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nash_jax.batch_generate.text_files import FileScan, TextFile, TextRow
+from nash_jax.batch_generate.text_files import FileScan, TextFile, TextRow, to_json
+from nash_jax.data.decoding import decode_outputs, keep_ids
 from nash_jax.data.languages import Languages
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.errors import UserError
@@ -40,9 +41,9 @@ class GenerationJob:
 
     Attributes:
       model: folder or hub name.
-      input: file to read.
+      input: files to read (`text_files.open_text_file`).
       output: file to write.
-      column: text column of JSONL; None: the first known column that exists.
+      column: text column of data files; None: the first known column that exists.
       prefix: text before every input.
       truncate: truncate texts that are longer than the model's position table.
       batch_size: texts generated together.
@@ -51,11 +52,13 @@ class GenerationJob:
       labels: the only outputs that are possible; None: all.
       source_lang: language of the texts, for a multilingual tokenizer; None: the one that it was saved with.
       target_lang: the same for the outputs.
+      skip_special_tokens: leave special tokens out of the outputs.
+      keep_tokens: special tokens that stay all the same.
       options: fields of `GenerationOptions` that override the model's.
     """
 
     model: str
-    input: Path
+    input: str
     output: Path
     column: str | None = None
     prefix: str = ""
@@ -66,6 +69,8 @@ class GenerationJob:
     labels: Any = None
     source_lang: str | None = None
     target_lang: str | None = None
+    skip_special_tokens: bool = True
+    keep_tokens: tuple[str, ...] = ()
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -112,6 +117,7 @@ class FileGenerator:
             raise UserError(f"the model {job.model} has no tokenizer", "tokenizer files in the same folder")
         self.model, self.job, self.stats = model, job, GenerationStats()
         self.tokenizer: Any = model.tokenizer
+        keep_ids(self.tokenizer, job.keep_tokens)
         given = Languages(job.source_lang, job.target_lang)
         options = model.generation.replace(**job.options)
         options = model.use_languages(given, options, ("--source_lang", "--target_lang"))
@@ -128,7 +134,9 @@ class FileGenerator:
         own = {"return_scores": self.job.return_scores or None, "labels": self.job.labels}
         chosen |= {name: value for name, value in own.items() if value is not None}  # files of older versions lack them
         content = {"model": _digest(self.model, self.tokenizer), "input": scan.digest[:16], "column": file.column}
-        return chosen | content | self.options.to_dict()
+        decoding = {"skip_special_tokens": self.job.skip_special_tokens, "keep_tokens": list(self.job.keep_tokens)}
+        changed = {name: value for name, value in decoding.items() if value not in (True, [])}
+        return chosen | content | changed | self.options.to_dict()
 
     def check_texts(self, rows: Iterable[TextRow]) -> int:
         """Checks all texts and plans the batch shapes; returns the number of texts that will be truncated.
@@ -185,7 +193,7 @@ class FileGenerator:
             yield group_by_input(numbers, list(zip(texts, scores, strict=True)))
 
     def _decode_text(self, ids: np.ndarray) -> list[str]:
-        return list(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
+        return decode_outputs(self.tokenizer, ids, self.job.skip_special_tokens, self.job.keep_tokens)
 
     @property
     def _eos_ids(self) -> tuple[int, ...]:
@@ -225,7 +233,7 @@ class FileGenerator:
                 columns[SCORES_COLUMN] = [_score_record(score) for _, score in outputs if score is not None]
             single = self.options.num_return_sequences == 1
             own = {name: values[0] if single else values for name, values in columns.items()}
-            return [json.dumps({**row.record, **own}, ensure_ascii=False)]
+            return [to_json({**row.record, **own})]
         lines = [" ".join(text.splitlines()) for text in texts]
         self.stats.num_joined += sum(line != text for line, text in zip(lines, texts, strict=True))
         return lines

@@ -3,13 +3,13 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ml_collections
 
 from nash_jax.config.fields import check_of
-from nash_jax.config.schema import PHASES, STAGES, Config, DistillConfig
+from nash_jax.config.schema import PHASES, STAGES, Config, DistillConfig, chosen_stages
 from nash_jax.errors import UserError, did_you_mean
 from nash_jax.pruning.methods import METHODS
 
@@ -107,15 +107,18 @@ def _check_fields(settings: Any, place: str = "config") -> None:
 
 
 def _check_together(config: Config) -> None:
-    """Settings that depend on each other."""
+    """Settings that depend on each other, of the stages that are run."""
     _check_stages(config.stages)
-    for name in ("encoder_layers", "decoder_layers"):
+    chosen = chosen_stages(config)
+    for name in ("encoder_layers", "decoder_layers") if "shorten" in chosen else ():
         asked, there = getattr(config.shorten, name), getattr(config.model, name)
         if not config.model.init and not config.model.preset and asked > there:
             raise UserError(f"config.shorten.{name} is {asked}", f"no more than config.model.{name}, {there}")
-    _check_distill(config)
-    _check_pruning(config)
-    for name in PHASES:
+    phases = [name for name in PHASES if name in chosen]
+    _check_distill(config, phases)
+    if "prune" in chosen:
+        _check_pruning(config)
+    for name in phases:
         phase = getattr(config, name)
         if phase.batch_size % phase.accumulation:
             raise UserError(
@@ -123,13 +126,13 @@ def _check_together(config: Config) -> None:
             )
 
 
-def _check_distill(config: Config) -> None:
+def _check_distill(config: Config, phases: Sequence[str]) -> None:
     """The teacher has no teacher, and there is a loss in each phase that is trained."""
-    if config.finetune.distill != DistillConfig():
+    if "finetune" in phases and config.finetune.distill != DistillConfig():
         raise UserError(
             "config.finetune.distill is changed: it makes the teacher", "its defaults; prune and retrain distill"
         )
-    for name in ("prune", "retrain"):
+    for name in phases:
         phase = getattr(config, name)
         if phase.epochs and not (phase.distill.task or phase.distill.logits or phase.distill.hidden):
             raise UserError(

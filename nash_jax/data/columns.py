@@ -18,15 +18,20 @@ class RequiredColumns:
       names: column names; `a.b` is a nested column.
       expected: what the error message says is expected.
       do: what the error message says to do.
+      one_of: whether one of them is enough.
     """
 
     names: tuple[str, ...]
     expected: str = "the columns named in config.task.source_column and target_column"
     do: str = ""
+    one_of: bool = False
 
     def missing(self, record: Mapping[str, Any]) -> str:
         """Returns a message if a record (or the result of `schema_fields`) lacks a column, else an empty string."""
-        return next(filter(None, (missing_column_message(record, column) for column in self.names)), "")
+        messages = [missing_column_message(record, column) for column in self.names]
+        if self.one_of:
+            return f"has columns {sorted(map(str, record))}" if all(messages) else ""
+        return next(filter(None, messages), "")
 
     def error(self, found: str) -> UserError:
         """Returns the error for what was found."""

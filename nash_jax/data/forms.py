@@ -13,6 +13,7 @@ only the texts of the fields, for models not trained with such names; fields are
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from nash_jax.data.checks import Row, RowIssue, RowIssueError, preview, unusable_text_kind
+from nash_jax.errors import did_you_mean
 
 Record = Mapping[str, Any]
 PROMPTS = ("t5", "plain")
@@ -62,8 +64,13 @@ def missing_column_message(record: Record, column: str) -> str:
     try:
         get_nested(record, column)
     except KeyError:
-        return f"has columns {sorted(map(str, record))}, not {column!r}"
+        return _missing_message(column, tuple(map(str, record)))
     return ""
+
+
+@functools.lru_cache(maxsize=64)  # the same for every row of a file
+def _missing_message(column: str, names: tuple[str, ...]) -> str:
+    return f"has columns {sorted(names)}, not {column!r}{did_you_mean(column, names)}"
 
 
 def read_column(record: Record, column: str) -> Any:

@@ -1,17 +1,23 @@
-"""Reads lines of text files and objects of JSONL files, plain or gzip; errors name the line."""
+"""Reads the lines of text files, plain or gzip; the encoding is told by the byte-order mark, UTF-8 without one."""
 
+import codecs
 import gzip
 import io
-import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 from nash_jax.errors import UserError
 
 READ_ERRORS = (OSError, EOFError, zlib.error)  # raised when reading a plain or gzip file
+_ESCAPED = re.compile(r"[\udc80-\udcff]")  # bytes that are not UTF-8, as decoded by `surrogateescape`
+_MARKS = (  # UTF-32's first: its mark of little-endian begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 def open_file(path: Path) -> gzip.GzipFile | io.BufferedReader:
@@ -19,55 +25,39 @@ def open_file(path: Path) -> gzip.GzipFile | io.BufferedReader:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Yields the lines of a UTF-8 text file, with line ends; a byte-order mark is removed.
+def read_lines(path: Path) -> Generator[str, None, None]:
+    r"""Yields the lines of a text file with their line ends: \n, \r\n or \r.
+
+    A byte-order mark is removed. Bytes that are not UTF-8 are kept as half surrogate pairs: see `invalid_byte`.
 
     Raises:
-      UserError: for a truncated file or one that is not UTF-8.
-    """
-    for number, line in enumerate(read_byte_lines(path), 1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise UserError(f"{path}:{number}: byte {byte:#x} is not UTF-8", "UTF-8 text") from error
-
-
-def read_byte_lines(path: Path) -> Iterator[bytes]:
-    """Yields the lines of a file as bytes, with line ends.
-
-    Raises:
-      UserError: for a truncated file.
+      UserError: for a truncated file, or one that is not what its byte-order mark says.
     """
     number = 0
     try:
         with open_file(path) as file:
-            for line in file:
-                number += 1
-                yield line
+            start = file.peek(4)[:4]
+            encoding = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8-sig")
+            errors = "surrogateescape" if encoding == "utf-8-sig" else "strict"
+            with io.TextIOWrapper(file, encoding, errors, newline="") as text:
+                for line in text:
+                    number += 1
+                    yield line
     except READ_ERRORS as error:
         raise UserError(
             f"{path}:{number + 1}: cannot be read: {error}", "a complete file", "download it again"
         ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}:{number + 1}: not {error.encoding.upper()}, which the file's first bytes name: {error.reason}",
+            "a complete file in one encoding",
+        ) from error
 
 
-def parse_json_object(line: str, place: str) -> dict[str, Any]:
-    """Parses a line as a JSON object.
-
-    Args:
-      line: with or without line end.
-      place: file and line number, for the message.
-
-    Raises:
-      UserError: if it is not JSON, or not an object.
-    """
-    try:
-        record = json.loads(line.rstrip())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: not JSON: {json_error(error)}", "one JSON object per line") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{place}: a JSON {type(record).__name__}", "one JSON object per line")
-    return record
+def invalid_byte(text: str) -> str:
+    """Returns a message if a text of `read_lines` has a byte that is not UTF-8, else an empty string."""
+    found = None if text.isascii() else _ESCAPED.search(text)
+    return f"byte {ord(found[0]) - 0xDC00:#x} is not UTF-8" if found else ""
 
 
 def json_error(error: Exception) -> str:

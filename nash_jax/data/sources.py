@@ -1,7 +1,9 @@
 """Rows of the three splits: reads records from the configured source, converts, checks and prefixes them."""
 
+import functools
 import hashlib
 import importlib.util
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,10 +12,12 @@ from nash_jax.config.schema import TaskConfig
 from nash_jax.data.checks import SPLITS, DataIssues, Entry, Row, RowIssue, RowIssueError, check_rows
 from nash_jax.data.columns import RequiredColumns, check_label_names, required_columns, schema_fields, select_columns
 from nash_jax.data.custom_forms import choose_form, custom_label
+from nash_jax.data.files import FILE_KINDS, find_files, is_dataset_dict
 from nash_jax.data.forms import Form, text_references
 from nash_jax.data.hub import check_dataset, load_split
 from nash_jax.data.mixing import interleave, mixture_tasks
 from nash_jax.data.records import read_records
+from nash_jax.data.shares import HELD_OUT, Entries, take_shares
 from nash_jax.data.tasks import get_task
 from nash_jax.errors import UserError
 
@@ -28,7 +32,8 @@ def load_rows(
 
     Args:
       task: where the data is and how to read it.
-      splits: splits to read.
+      splits: splits to read. A split without a file is taken from the training file, which loses its sources if both
+        are read.
       issues: the issues found are added to it.
       records: split → records in memory, used instead of `task.source`: dicts with the columns that `task` names.
         With the form `text`, the target may be a list of references.
@@ -47,11 +52,8 @@ def load_rows(
     else:
         rows = _checked_rows(task, splits, issues, records)
     for split in splits:
-        limit = task.max_train_examples if split == "train" else task.max_eval_examples
         if not rows[split]:
             raise UserError(f"the {split} split of task {task.name!r} has no rows", "at least one")
-        if limit:
-            rows[split] = rows[split][:limit]
     return rows
 
 
@@ -66,26 +68,25 @@ def _mixture_rows(task: TaskConfig, splits: Sequence[str], issues: DataIssues) -
         issues.rows_read[split] = sum(of_task.rows_read[split] for of_task in issues.by_task.values())
         places = {name: iter(of_task.places[split]) for name, of_task in issues.by_task.items()}
         issues.places[split] = [next(places[row["task"]]) for row in rows[split]]
+        if origins := [of_task.origins[split] for of_task in issues.by_task.values() if split in of_task.origins]:
+            issues.origins[split] = "; ".join(origins)
     return rows
 
 
 def _checked_rows(
     task: TaskConfig, splits: Sequence[str], issues: DataIssues, records: Records | None
 ) -> dict[str, list[Row]]:
-    """The usable rows; the training split is checked last, and its rows do not occur in the other splits."""
-    same: list[str] = []
-    if records is not None:
-        form, entries = _memory_entries(task, splits, records)
-    elif task.source == "hub":
-        form, entries = _hub_entries(task, splits)
-    else:
-        form, entries = _file_entries(task, splits)
-        same = [split for split in splits if split != "train" and _file(task, split) == _file(task, "train")]
+    """The usable rows; the training split is read last, and its rows do not occur in the other splits.
+
+    Records are read one at a time, and no more of them than are needed for the rows that the limits allow.
+    """
+    form, entries, same = _open_source(task, splits, issues, records)
     rows: dict[str, list[Row]] = {}
     held_out: dict[str, str] = {}
     for split in sorted(splits, key=("validation", "test", "train").index):
-        to_rows = _row_maker(form, task.prompt, split == "train")
-        kept = list(check_rows(entries[split], to_rows, split, issues, held_out if split == "train" else {}))
+        to_rows, hidden = _row_maker(form, task.prompt, split == "train"), held_out if split == "train" else {}
+        limit = (task.max_train_examples if split == "train" else task.max_eval_examples) or None
+        kept = list(itertools.islice(check_rows(entries[split](), to_rows, split, issues, hidden), limit))
         issues.check_limit(split, task.max_dropped)
         if split not in same:
             held_out |= {row["source"]: place for row, place in zip(kept, issues.places[split], strict=True)}
@@ -95,24 +96,52 @@ def _checked_rows(
     return {split: rows[split] for split in splits}
 
 
+def _open_source(
+    task: TaskConfig, splits: Sequence[str], issues: DataIssues, records: Records | None
+) -> tuple[Form, dict[str, Entries], list[str]]:
+    """Returns the form of the task, what reads the records of each split, and the splits that share the train file."""
+    if records is not None:
+        return *_memory_entries(task, splits, issues, records), []
+    if task.source == "hub":
+        return *_hub_entries(task, splits), []
+    files = _split_files(task, splits)
+    same = [split for split in files if split != "train" and files[split] == files.get("train")]
+    return *_file_entries(task, splits, issues, files), same
+
+
 def _row_maker(form: Form, prompt: str, training: bool) -> Callable[[Row], list[Row]]:
     return lambda record: form.to_rows(record, prompt, training)
+
+
+def _fill_splits(
+    task: TaskConfig, splits: Sequence[str], issues: DataIssues, form: Form, entries: Mapping[str, Entries],
+    missing: Sequence[str], place: str,
+) -> dict[str, Entries]:  # fmt: skip
+    """Takes the missing splits from the training split, if one of them is requested."""
+    if not any(split in splits for split in missing):
+        return dict(entries)
+    to_rows, share = _row_maker(form, task.prompt, False), task.held_out_share
+    issues.origins |= {
+        split: f"{100 * share:g} % of the sources of {place} (held_out_share, split_seed {task.split_seed})"
+        for split in missing
+    }
+    return {**entries, **take_shares(entries["train"], to_rows, missing, share, task.split_seed, place)}
 
 
 # -- the hub ----------------------------------------------------------------------------------------------
 
 
-def _hub_entries(task: TaskConfig, splits: Sequence[str]) -> tuple[Form, dict[str, Iterable[Entry]]]:
-    """Returns the form of the task and the records of each split."""
+def _hub_entries(task: TaskConfig, splits: Sequence[str]) -> tuple[Form, dict[str, Entries]]:
+    """Returns the form of the task and what reads the records of each split."""
     entry, form = get_task(task.name), choose_form(task)
     check_dataset(entry.repository, entry.revision)
-    entries: dict[str, Iterable[Entry]] = {}
+    entries: dict[str, Entries] = {}
     for split in splits:
         name = entry.splits[SPLITS.index(split)]
         table, place = load_split(entry, name), f"{entry.repository} ({name})"
         required_columns(form, task).check(schema_fields(table.data.schema), place)
         check_label_names(table.features, form, place)
-        entries[split] = _numbered(select_columns(table, form.columns), name)
+        entries[split] = functools.partial(_numbered, select_columns(table, form.columns), name)
     return form, entries
 
 
@@ -124,46 +153,65 @@ def _numbered(table: Iterable[Row], name: str) -> Iterator[Entry]:
 
 
 def _memory_entries(
-    task: TaskConfig, splits: Sequence[str], records: Records
-) -> tuple[Form, dict[str, Iterable[Entry]]]:
-    """Returns the form of the task and the records of each split."""
-    if missing := [split for split in splits if split not in records]:
+    task: TaskConfig, splits: Sequence[str], issues: DataIssues, records: Records
+) -> tuple[Form, dict[str, Entries]]:
+    """Returns the form of the task and what reads the records of each split; training rows alone are split."""
+    if set(records) != {"train"} and (missing := [split for split in splits if split not in records]):
         raise UserError(f"the rows have the splits {sorted(records)}", f"also {missing[0]!r}")
     form = choose_form(task, lambda: _collect_labels(task, _numbered(records["train"], "train"), "the training rows"))
     if task.form == "text":
         form = text_references(task.source_column, task.target_column)
-    return form, {split: _numbered(records[split], split) for split in splits}
+    entries: dict[str, Entries] = {split: functools.partial(_numbered, records[split], split) for split in records}
+    missing = [split for split in HELD_OUT if split not in records]
+    return form, _fill_splits(task, splits, issues, form, entries, missing, "the training rows")
 
 
 # -- user files -------------------------------------------------------------------------------------------
 
 
-def _file_entries(task: TaskConfig, splits: Sequence[str]) -> tuple[Form, dict[str, Iterable[Entry]]]:
-    """Returns the form of the task and the records of each split."""
+def _file_entries(
+    task: TaskConfig, splits: Sequence[str], issues: DataIssues, files: Mapping[str, list[Path]]
+) -> tuple[Form, dict[str, Entries]]:
+    """Returns the form of the task and what reads the records of each split."""
     form = choose_form(task, lambda: _collect_labels(task, _target_entries(task), task.train_file))
     columns = required_columns(form, task)
-    paths = {split: _path(task, split) for split in splits}
-    return form, {split: list(read_records(paths[split], columns)) for split in splits}
+    entries: dict[str, Entries] = {
+        split: functools.partial(_read_all, paths, columns) for split, paths in files.items()
+    }
+    missing = [split for split in HELD_OUT if not _names(task, split)]
+    return form, _fill_splits(task, splits, issues, form, entries, missing, task.train_file)
+
+
+def _read_all(paths: Sequence[Path], columns: RequiredColumns) -> Iterator[Entry]:
+    return itertools.chain.from_iterable(read_records(path, columns) for path in paths)
 
 
 def _file(task: TaskConfig, split: str) -> str:
     return str(getattr(task, f"{split}_file"))
 
 
-def _path(task: TaskConfig, split: str) -> Path:
-    """Returns the path of a split's file, which must exist."""
-    name = _file(task, split)
-    if not name:
-        raise UserError(f"config.task.{split}_file is empty", "a .jsonl, .csv or .parquet file")
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise UserError(f"config.task.{split}_file: no file {name}", "an existing file")
-    return path
+def _split_files(task: TaskConfig, splits: Sequence[str]) -> dict[str, list[Path]]:
+    """Returns the files of the requested splits; for one without files, those of the training split too."""
+    wanted = dict.fromkeys(split if _names(task, split) else "train" for split in splits)
+    return {split: _find(task, split) for split in wanted}
+
+
+def _names(task: TaskConfig, split: str) -> str:
+    """Returns what names a split's files: its setting, or the training folder if that is a `DatasetDict`'s with it."""
+    folder = Path(task.train_file).expanduser()
+    own = is_dataset_dict(folder) and (folder / split).is_dir()
+    return _file(task, split) or (task.train_file if own else "")
+
+
+def _find(task: TaskConfig, split: str) -> list[Path]:
+    if not _names(task, split):
+        raise UserError(f"config.task.{split}_file is empty", f"a file: {FILE_KINDS}")
+    return find_files(_names(task, split), f"config.task.{split}_file", split)
 
 
 def _target_entries(task: TaskConfig) -> Iterable[Entry]:
-    """Entries of the training file; only the target column is required."""
-    return read_records(_path(task, "train"), RequiredColumns((task.target_column,)))
+    """Entries of the training files; only the target column is required."""
+    return _read_all(_find(task, "train"), RequiredColumns((task.target_column,)))
 
 
 def _collect_labels(task: TaskConfig, entries: Iterable[Entry], place: str) -> tuple[str, ...]:
@@ -203,7 +251,8 @@ def _pronunciation_rows(task: TaskConfig, splits: Sequence[str]) -> dict[str, li
         share = int(digest[:8], 16) % 100
         split = "test" if share < 5 else "validation" if share < 8 else "train"
         rows[split].append({"source": task.prefix + word, "references": words[word]})
-    return {split: rows[split] for split in splits}
+    limits = {split: (task.max_train_examples if split == "train" else task.max_eval_examples) for split in splits}
+    return {split: rows[split][: limits[split] or None] for split in splits}
 
 
 def _cmudict_file() -> Path:

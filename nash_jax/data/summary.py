@@ -9,8 +9,10 @@ import numpy as np
 
 from nash_jax.config.schema import TaskConfig
 from nash_jax.data.checks import SPLITS, DataIssues, Row, RowIssue, preview
+from nash_jax.data.decoding import split_names
 from nash_jax.data.mixing import training_targets
 from nash_jax.data.pipeline import tokenized_table
+from nash_jax.data.token_issues import find_token_issues
 
 Record = dict[str, Any]
 TEXTS = {"source": "max_source_length", "target": "max_target_length"}
@@ -26,7 +28,8 @@ def summarize_data(
       tokenizer: of the run.
       task: maximum lengths.
       cache: folder for tokenized splits.
-      issues: found while reading the rows; texts that are truncated are added.
+      issues: found while reading the rows; texts that are truncated, or that the tokenizer does not keep, are
+        added.
 
     Returns:
       {"summary": split → name → number or text, "findings": `DataIssues.to_json()`}.
@@ -43,7 +46,15 @@ def summarize_data(
                 place, content = _find_pair(split, rows[split], int(cut[0]), text, issues)
                 detail = f"{lengths[cut[0]]:,} tokens, of which {limit:,} are used: {content}"
                 issues.add(split, place, RowIssue(f"{text}_too_long", detail), len(cut))
+        for found in find_token_issues(table, _pairs(rows[split]), tokenizer, split_names(task.keep_tokens)):
+            place, _ = _find_pair(split, rows[split], int(found.pairs[0]), "target", issues)
+            issues.add(split, place, RowIssue(found.kind, found.detail), len(found.pairs))
     return {"summary": summary, "findings": issues.to_json()}
+
+
+def _pairs(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The (source, target) pairs of the rows, as they are tokenized."""
+    return [(row["source"], target) for row in rows for target in training_targets(row)]
 
 
 def _find_pair(split: str, rows: Sequence[Row], pair: int, text: str, issues: DataIssues) -> tuple[str, str]:
@@ -54,10 +65,12 @@ def _find_pair(split: str, rows: Sequence[Row], pair: int, text: str, issues: Da
     return place, preview(source if text == "source" else target)
 
 
-def _count_rows(split: str, rows: Sequence[Row], issues: DataIssues) -> dict[str, int]:
-    counts = {"rows": len(rows)}
+def _count_rows(split: str, rows: Sequence[Row], issues: DataIssues) -> Record:
+    counts: Record = {"rows": len(rows)}
     if split in issues.rows_read:
         counts = {"rows_read": issues.rows_read[split], "rows_dropped": issues.num_dropped(split), **counts}
+    if split in issues.origins:
+        counts["origin"] = issues.origins[split]
     labels = {reference for row in rows if row.get("labels") for reference in row["references"]}
     return counts | ({"labels": len(labels)} if labels else {})
 
@@ -77,7 +90,8 @@ def format_summary(record: Mapping[str, Any]) -> Iterator[str]:
     for split, found in record["summary"].items():
         dropped = f"; {found['rows_read']:,} read, {found['rows_dropped']:,} dropped" if "rows_read" in found else ""
         labels = f"; {found['labels']} labels" if "labels" in found else ""
-        yield f"  {split}: {found['rows']:,} rows{dropped}{labels}"
+        origin = f"; {found['origin']}" if "origin" in found else ""
+        yield f"  {split}: {found['rows']:,} rows{dropped}{labels}{origin}"
         for text in TEXTS:
             yield (
                 f"    {text} tokens: mean {found[f'mean_{text}_tokens']}, 95 % up to {found[f'{text}_tokens_95']},"

@@ -1,12 +1,14 @@
 """Generates outputs for the rows of a split and scores them; does not write any files."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nash_jax.config.schema import Config, TaskConfig
+from nash_jax.config.schema import Config, TaskConfig, chosen_stages
+from nash_jax.data.decoding import decode_outputs, space_tokens, split_names
 from nash_jax.data.pipeline import tokenize_sources
 from nash_jax.data.postprocess import postprocess_output
 from nash_jax.errors import UserError
@@ -34,20 +36,21 @@ def evaluation_options(config: Config, defaults: GenerationOptions) -> Generatio
     )  # fmt: skip
 
 
-_LENGTHS = {  # settings limited by the size of a position table
-    "task": ("max_source_length", "max_target_length", "max_new_tokens"),
-    "benchmark": ("source_length", "new_tokens"),
+_LENGTHS = {  # stage → settings limited by the size of a position table
+    "data": ("task.max_source_length", "task.max_target_length", "task.max_new_tokens"),  # for all that follows
+    "evaluate": ("task.max_source_length", "task.max_new_tokens"),
+    "benchmark": ("benchmark.source_length", "benchmark.new_tokens"),
 }
 
 
 def check_positions(spec: ModelSpec, config: Config) -> None:
-    """Checks that the model has positions for all lengths of the config.
+    """Checks that the model has positions for all lengths of the stages that are run.
 
     Raises:
       UserError: naming the setting that is too large.
     """
-    for group, names in _LENGTHS.items() if spec.absolute_positions else ():
-        for name in names:
+    for stage in chosen_stages(config) if spec.absolute_positions else ():
+        for group, _, name in (setting.partition(".") for setting in _LENGTHS.get(stage, ())):
             length = np.max(getattr(getattr(config, group), name))
             if length > spec.max_positions:
                 known = f"no more than the model's {spec.max_positions} positions"
@@ -74,19 +77,24 @@ class Evaluator:
         self, rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig, options: GenerationOptions,
         batch_size: int, cache: Path, labels_only: bool = False,
     ) -> None:  # fmt: skip
-        self.rows, self.tokenizer, self.task, self.options, self.batch_size = rows, tokenizer, task, options, batch_size
+        self.tokenizer, self.task, self.options, self.batch_size = tokenizer, task, options, batch_size
+        self.keep_tokens = split_names(task.keep_tokens)
+        self.rows = [
+            row | {"references": [space_tokens(text, self.keep_tokens) for text in row["references"]]} for row in rows
+        ]
         self._labels = shared_labels(rows) if labels_only else None
-        self.subsets = split_by_task(task.metric, rows, task)
+        self.subsets = split_by_task(task.metric, self.rows, task)
         self.sources = tokenize_sources(rows, tokenizer, task, cache)
 
     def generate(self, engine: Engine) -> tuple[list[str], np.ndarray]:
         """Returns the generated text and the number of new tokens (int [n]) of each row, in order."""
         texts, lengths = [""] * len(self.rows), np.zeros(len(self.rows), int)
         pad_id, eos_id = engine.spec.pad_id, engine.spec.eos_id
-        generator = TextGenerator(engine, self.tokenizer, self.options, self._labels)
+        decode = functools.partial(decode_outputs, self.tokenizer, keep_tokens=self.keep_tokens)
+        generator = TextGenerator(engine, self.tokenizer, self.options, self._labels, decode)
         for rows, tokens in generate_batches(engine, self.sources, generator.options, self.batch_size):
             for row, text, row_tokens in zip(rows, generator.decode(tokens), tokens[:, 1:], strict=True):
-                texts[row] = text
+                texts[row] = space_tokens(text, self.keep_tokens)
                 lengths[row] = int(((row_tokens != pad_id) & (row_tokens != eos_id)).sum())
         return texts, lengths
 

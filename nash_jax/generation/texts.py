@@ -22,6 +22,7 @@ class TextGenerator:
       tokenizer: a `transformers` tokenizer.
       options: generation options.
       labels: the only outputs that are possible; None: all.
+      decode: reads token ids, int [R, L], as R texts, where there are no labels; None: without special tokens.
 
     Attributes:
       options: the same, with the labels.
@@ -29,12 +30,13 @@ class TextGenerator:
     """
 
     def __init__(
-        self, engine: Engine, tokenizer: Any, options: GenerationOptions, labels: Sequence[str] | None = None
-    ) -> None:
+        self, engine: Engine, tokenizer: Any, options: GenerationOptions, labels: Sequence[str] | None = None,
+        decode: Decode | None = None,
+    ) -> None:  # fmt: skip
         self.engine, self._tokenizer = engine, tokenizer
         known = None if labels is None else LabelSet(labels, tokenizer, engine.spec, options)
         self.options = known.options if known else options
-        self.decode: Decode = known.read if known else self._decode
+        self.decode: Decode = known.read if known else decode or self._decode
 
     def _decode(self, ids: np.ndarray) -> list[str]:
         return list(self._tokenizer.batch_decode(ids, skip_special_tokens=True))

@@ -51,7 +51,7 @@ def prune(
     Args:
       model: the model, with a tokenizer; or what `nash_jax.load` takes.
       data: a task of the table ("samsum"), or records by split: {"train": […], "validation": […], "test": […]}, each
-        {"source": text, "target": text or list of texts}.
+        {"source": text, "target": text or list of texts}. Of "train" alone, shares of the sources are held out.
       workdir: folder of the run.
       method: `nash`, `nash_auto`, `cofi`, `drop` or `none`; when left out, the config's: `nash`.
       sparsity: share of the attention and FFN parameters to remove, of the encoder (`nash`) or of the whole model

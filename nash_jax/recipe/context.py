@@ -19,6 +19,7 @@ from nash_jax.data.pipeline import Batches, tokenize
 from nash_jax.data.sources import Records, load_rows
 from nash_jax.data.special_tokens import align_special_ids
 from nash_jax.data.tokenizers import load_tokenizer
+from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, evaluation_options
 from nash_jax.evaluation.metrics import METRICS
 from nash_jax.generation.engine import Engine
@@ -94,8 +95,23 @@ class RunContext:
 
     def batches(self, phase: TrainConfig, name: str) -> Batches:
         """Training batches of a phase, shuffled by a seed of its own."""
+        self.check_batch_size(name)
         pad_id, mixture = self.tokenizer.pad_token_id, self.mixture(name)  # the model's too: `initial_model`
         return Batches(*self.tokenized, phase.batch_size, self.seed(name), pad_id, mixture=mixture)
+
+    def check_batch_size(self, name: str) -> None:
+        """Checks that there are rows for a batch of a phase.
+
+        Raises:
+          UserError: if there are fewer.
+        """
+        phase, mixture = getattr(self.config, name), self.mixture(name)
+        num_pairs = len(self.tokenized[0]) if mixture is None else mixture.size
+        if phase.epochs and num_pairs < phase.batch_size:
+            raise UserError(
+                f"config.{name}.batch_size is {phase.batch_size}, with {num_pairs} training rows",
+                "no more than there are rows",
+            )
 
     def mixture(self, name: str) -> Mixture | None:
         """Which pairs each epoch of a phase takes, where several tasks are learnt together."""

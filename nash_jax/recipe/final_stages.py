@@ -5,7 +5,7 @@ from typing import Any
 
 from nash_jax.benchmark.latency import measure_latency, speedups
 from nash_jax.errors import UserError
-from nash_jax.evaluation.evaluator import score_models
+from nash_jax.evaluation.evaluator import check_positions, score_models
 from nash_jax.recipe.context import RunContext
 from nash_jax.runtime.sharding import device_name
 from nash_jax.seq2seq import Seq2Seq
@@ -13,11 +13,13 @@ from nash_jax.seq2seq import Seq2Seq
 
 def evaluate(context: RunContext, folder: Path) -> dict[str, Any]:
     """Both models and the baselines on the test rows."""
+    check_positions(context.model("finetune")[0], context.config)
     return score_models(context.evaluator("test", context.generation), context.engines)
 
 
 def benchmark(context: RunContext, folder: Path) -> dict[str, Any]:
     """Dense against pruned, timed in turn."""
+    check_positions(context.model("finetune")[0], context.config)
     rows = measure_latency(context.engines, context.config.benchmark)
     return {"benchmark": rows, "speedup": speedups(rows), "device": device_name()}
 

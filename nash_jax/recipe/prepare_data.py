@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nash_jax.config.schema import PHASES, TrainConfig
+from nash_jax.config.schema import PHASES, chosen_stages
+from nash_jax.data.decoding import keep_ids, split_names
 from nash_jax.data.pipeline import tokenize_sources
 from nash_jax.data.special_tokens import check_token_ids
 from nash_jax.data.summary import format_summary, summarize_data
 from nash_jax.data.tokenizers import choose_tokenizer, save_tokenizer
-from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions
 from nash_jax.evaluation.row_subsets import check_subsets, shared_labels
 from nash_jax.recipe.context import RunContext
@@ -32,6 +32,7 @@ def prepare_data(context: RunContext, folder: Path) -> dict[str, Any]:
     given = context.given
     spec = given.spec if given else None
     tokenizer = choose_tokenizer(task, given.tokenizer if given else None, rows["train"], spec)
+    keep_ids(tokenizer, split_names(task.keep_tokens))
     with fill_folder(folder / "tokenizer") as own:
         if is_host0():
             save_tokenizer(tokenizer, own)
@@ -50,19 +51,15 @@ def prepare_data(context: RunContext, folder: Path) -> dict[str, Any]:
 
 
 def check_sizes(context: RunContext, spec: ModelSpec) -> None:
-    """Refuses, before anything is trained, settings that would fail in a later stage of pruning a model.
+    """Refuses, before anything is trained, settings that would fail in a later one of the stages that are run.
 
     Raises:
       UserError: naming the setting.
     """
-    mixture = context.mixture("")
-    num_pairs = len(context.tokenized[0]) if mixture is None else mixture.size
+    chosen = chosen_stages(context.config)
     for name in PHASES:
-        phase: TrainConfig = getattr(context.config, name)
-        if phase.epochs and num_pairs < phase.batch_size:
-            raise UserError(
-                f"config.{name}.batch_size is {phase.batch_size}, with {num_pairs} training rows",
-                "no more than there are rows",
-            )
+        if name in chosen:
+            context.check_batch_size(name)
     check_positions(spec, context.config)
-    find_candidates(context.config, spec)
+    if "shorten" in chosen:
+        find_candidates(context.config, spec)

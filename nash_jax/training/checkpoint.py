@@ -75,8 +75,8 @@ class Checkpointer:
     def _drop_damaged(self) -> None:
         steps = sorted((path.name for path in self._folder.glob("*") if path.name.isdigit()), key=int)
         known = self._checksums()
-        damaged = {step: changed_file(self._folder / step, known[step]) for step in steps if step in known}
-        damaged = {step: name for step, name in damaged.items() if name is not None}
+        changed = {step: changed_file(self._folder / step, known[step]) for step in steps if step in known}
+        damaged = {step: name for step, name in changed.items() if name is not None}
         if damaged and len(damaged) == len(steps):
             step, name = list(damaged.items())[-1]
             raise UserError(

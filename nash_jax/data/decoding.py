@@ -1,0 +1,72 @@
+"""From generated ids to texts: which special tokens stay in them."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nash_jax.errors import UserError, did_you_mean
+
+_SHOWN = 10  # special tokens named in a message
+
+
+def decode_outputs(
+    tokenizer: Any, tokens: np.ndarray, skip_special_tokens: bool = True, keep_tokens: Sequence[str] = ()
+) -> list[str]:
+    """Returns the texts of generated ids.
+
+    Args:
+      tokenizer: a `transformers` tokenizer.
+      tokens: int [R, L], each row with the start token first; what follows a row's EOS is ignored.
+      skip_special_tokens: leave special tokens out; otherwise all of a row are written, the start token and EOS too.
+      keep_tokens: special tokens that stay.
+
+    Raises:
+      UserError: for a token to keep that the tokenizer does not have.
+    """
+    if skip_special_tokens and not keep_tokens:
+        return list(tokenizer.batch_decode(tokens, skip_special_tokens=True))
+    kept = keep_ids(tokenizer, keep_tokens)
+    left_out = set(tokenizer.all_special_ids) - kept if skip_special_tokens else set()
+    rows = [[i for i in _until_eos(row, tokenizer.eos_token_id) if i not in left_out] for row in tokens.tolist()]
+    return list(tokenizer.batch_decode(rows, skip_special_tokens=False))
+
+
+def _until_eos(row: list[int], eos_id: int | None) -> list[int]:
+    """Returns the ids up to the first EOS; the start token, which may be EOS too, does not count."""
+    return row[: row.index(eos_id, 1) + 1] if eos_id in row[1:] else row
+
+
+def split_names(tokens: str) -> tuple[str, ...]:
+    """Returns the tokens of a setting that names them with commas between."""
+    return tuple(token.strip() for token in tokens.split(",") if token.strip())
+
+
+def keep_ids(tokenizer: Any, tokens: Sequence[str]) -> set[int]:
+    """Returns the ids of tokens that outputs keep.
+
+    Raises:
+      UserError: for a text that is not one token of the tokenizer.
+    """
+    if isinstance(tokens, str):
+        raise UserError("keep_tokens is one string", "a list of special tokens", f"write [{tokens[:20]!r}]")
+    found = {token: tokenizer.convert_tokens_to_ids(token) for token in tokens}
+    for token, number in found.items():
+        if number is None or (number == tokenizer.unk_token_id and token != tokenizer.unk_token):
+            special = list(tokenizer.all_special_tokens)
+            shown = ", ".join(map(str, special[:_SHOWN])) + " …" * (len(special) > _SHOWN)
+            raise UserError(
+                f"keep_tokens names {token!r}{did_you_mean(token, special)}",
+                f"tokens of the tokenizer, such as its special ones: {shown}",
+                "add others to it and train with them",
+            )
+    return set(found.values())
+
+
+def space_tokens(text: str, tokens: Sequence[str]) -> str:
+    """Returns a text with one space on either side of each kept token: tokenizers lose how many there were."""
+    if not tokens:
+        return text
+    pattern = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
+    return re.sub(rf"\s*({pattern})\s*", r" \1 ", text).strip()
