@@ -25,15 +25,16 @@ CASES = [  # T5's classes have no such defaults; the default padding of Marian's
 ]
 
 
-def generated(folder, inputs):
+def generated(folder, inputs, options=(), **theirs_only):
     """What transformers generates with a folder, and what nash_jax does."""
     import torch
     import transformers
 
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     with torch.no_grad():
-        theirs = model.generate(**{n: torch.from_numpy(x) for n, x in inputs.items()}, max_new_tokens=8).numpy()
-    return theirs, nash_jax.load(folder).generate_ids(*inputs.values(), max_new_tokens=8)
+        tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+        theirs = model.generate(**tensors, max_new_tokens=8, **dict(options), **theirs_only).numpy()
+    return theirs, nash_jax.load(folder).generate_ids(*inputs.values(), max_new_tokens=8, **dict(options))
 
 
 @pytest.mark.usefixtures("torch")
@@ -83,3 +84,21 @@ def test_no_mask_hides_padding(family):
     hidden = model.logits(ids, ids != spec.pad_id, labels)
     assert not np.allclose(hidden, model.logits(ids, np.ones_like(ids), labels))
     np.testing.assert_array_equal(model.logits(ids, None, labels), hidden)
+
+
+@pytest.mark.usefixtures("torch")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("ids", ["padding", "tokens"])
+def test_rows_of_nothing_but_padding(tmp_path, family, ids):
+    """T5's families attend evenly to all of it, BART's to nothing; the padding of our buckets does not count."""
+    model = random_model(family, 5)
+    model.save_pretrained(tmp_path)
+    inputs = random_inputs(model.config, 5, source=11)
+    del inputs["decoder_input_ids"]
+    inputs["attention_mask"][1:3] = 0
+    if ids == "padding":
+        inputs["input_ids"][1:3] = 0
+    cached = family not in T5_LIKE or model.config.num_decoder_layers <= model.config.num_layers
+    for num_beams in (1, 3):
+        theirs, ours = generated(tmp_path, inputs, {"num_beams": num_beams}, use_cache=cached)
+        np.testing.assert_array_equal(ours, theirs)

@@ -361,8 +361,9 @@ def test_languages_change_the_output_and_the_tokenizer_stays(kind, model):
         UserError, match=r"no target language; expected a language of the tokenizer: .*; set target_lang"
     ):
         model.generate(["abcd"], source_lang=source)
-    with pytest.raises(UserError, match=r"target_lang is 'klingon'.*; expected a language of the tokenizer"):
-        model.generate(["abcd"], source_lang=source, target_lang="klingon")
+    for wrong in ("klingon", 5, ["de"], b"de"):
+        with pytest.raises(UserError, match=r"target_lang is .*; expected a language of the tokenizer"):
+            model.generate(["abcd"], source_lang=source, target_lang=wrong)
     assert (model.tokenizer.src_lang, model.tokenizer.tgt_lang) == before
 
 

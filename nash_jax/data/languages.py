@@ -40,7 +40,7 @@ def language_ids(tokenizer: Any) -> dict[str, int]:
     return dict(zip(tokens, tokenizer.convert_tokens_to_ids(tokens), strict=True))
 
 
-def find_language(tokenizer: Any, name: str) -> str | None:
+def find_language(tokenizer: Any, name: Any) -> str | None:
     """Returns the code that is the name, or the only code that begins with it (`de` → `de_DE`); None: there is none.
 
     Args:
@@ -49,7 +49,9 @@ def find_language(tokenizer: Any, name: str) -> str | None:
     """
     codes = language_ids(tokenizer)
     similar = [code for code in codes if code.partition("_")[0] == name]
-    return name if name in codes else similar[0] if len(similar) == 1 else None
+    if isinstance(name, str) and name in codes:
+        return name
+    return similar[0] if len(similar) == 1 else None
 
 
 def stored_languages(tokenizer: Any) -> Languages:
@@ -172,8 +174,9 @@ def _resolve(tokenizer: Any, given: Languages, default: Languages, settings: tup
         code = find_language(tokenizer, name) if name else other
         if code is None:
             codes = language_ids(tokenizer)
-            near = [x for x in codes if name and x.partition("_")[0] == name.partition("_")[0]] or codes
-            what = f"{setting} is {name!r}{did_you_mean(name, near)}" if name else f"no {side} language"
+            first = str(name).partition("_")[0]
+            near = [code for code in codes if code.partition("_")[0] == first] or codes
+            what = f"{setting} is {name!r}{did_you_mean(str(name), near)}" if name else f"no {side} language"
             raise UserError(what, f"a language of the tokenizer: {_some(codes)}", "" if name else f"set {setting}")
         found.append(code)
     return Languages(*found)

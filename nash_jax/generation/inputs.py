@@ -16,7 +16,8 @@ class PaddedInputs(NamedTuple):
 
     Attributes:
       input_ids: int32 [B, S].
-      attention_mask: int32 [B, S] of 0/1; padding rows attend to one token.
+      attention_mask: int32 [B, S]: 1 at tokens, 0 at padding that was given, -1 at padding that fills the bucket; rows
+        that fill the batch attend to one token.
       source: int32 [B, S], the ids used by logits processors; negative where they ignore padding.
       row_ids: int32 [B]; a row's random numbers depend on it and on the seed.
       num_rows: number of real rows; the rows after them are batch padding.
@@ -56,7 +57,7 @@ def pad_inputs(input_ids: np.ndarray, attention_mask: np.ndarray, row_ids: np.nd
     rows, length = input_ids.shape
     shape = (batch_bucket(rows), length_bucket(length))
     ids, source = np.full(shape, pad_id, np.int32), np.full(shape, -1, np.int32)
-    mask, padded_row_ids = np.zeros(shape, np.int32), np.zeros(shape[0], np.int32)
+    mask, padded_row_ids = np.full(shape, -1, np.int32), np.zeros(shape[0], np.int32)
     ids[:rows, :length] = source[:rows, :length] = input_ids
     mask[:rows, :length], padded_row_ids[:rows] = attention_mask, row_ids
     mask[rows:, 0] = 1

@@ -37,8 +37,12 @@ def apply_mask(x: jax.Array, masks: Masks | None, name: str) -> jax.Array:
 
 
 def attention_bias(attention_mask: jax.Array) -> jax.Array:
-    """Converts a padding mask [B, S] of 0/1 to an additive bias, float32 [B, 1, 1, S]."""
-    return jnp.where(attention_mask[:, None, None, :] > 0, 0.0, MASK_VALUE).astype(jnp.float32)
+    """Converts a padding mask [B, S] to an additive bias, float32 [B, 1, 1, S].
+
+    1: a token; 0: padding, which T5 attends to evenly in a row of nothing else; negative: never attended to.
+    """
+    padding = jnp.where(attention_mask < 0, 2 * MASK_VALUE, MASK_VALUE)
+    return jnp.where(attention_mask > 0, 0.0, padding)[:, None, None, :].astype(jnp.float32)
 
 
 class RMSNorm(nn.Module):
@@ -256,7 +260,11 @@ class Attention(Sublayer):
         if self.spec.scaled_attention:
             query = query * jnp.asarray(self.head_dim**-0.5, query.dtype)
         scores = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores + bias, axis=-1).astype(self.dtype)
+        weights = jax.nn.softmax(scores + bias, axis=-1)
+        if self.spec.absolute_positions and not self.place.endswith("self_attention"):
+            # a row of nothing but padding attends to nothing, as in transformers (to all of it in T5's families)
+            weights = weights * (jnp.max(bias, axis=-1, keepdims=True) > MASK_VALUE / 2)
+        weights = weights.astype(self.dtype)
         weights = self.weight_dropout(weights, deterministic=deterministic)
         context = jnp.einsum("BNTS,BSNH->BTNH", weights, value)
         heads = f"{self.place}.heads"
