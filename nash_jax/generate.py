@@ -38,7 +38,7 @@ from nash_jax.data.decoding import split_names
 from nash_jax.data.files import file_kind
 from nash_jax.errors import UserError
 from nash_jax.generation.options import UNSUPPORTED_FIELDS, GenerationOptions
-from nash_jax.runtime.command import parse_flags, run_command, unusable
+from nash_jax.runtime.command import parse_flags, print_result, run_command, unusable
 from nash_jax.runtime.progress import Progress
 
 
@@ -130,7 +130,7 @@ def run(argv: Sequence[str]) -> None:
     generator = _load(job)
     results = ResumableFile(job.output, generator.settings(file, scan))
     if results.is_done():
-        print(f"{job.output} is done, with the same settings; nothing to do")
+        print_result(f"{job.output} is done, with the same settings; nothing to do")
         return
     if num_cut := generator.check_texts(file.rows(scan)):
         _tell(f"{job.input}: {num_cut:,} texts are cut to {generator.positions:,} tokens, the positions of the model")
@@ -143,7 +143,7 @@ def run(argv: Sequence[str]) -> None:
             output.add(batch)
             bar.update(len(output))
         bar.close()
-    print(f"{job.output}: {summary(generator.stats, time.monotonic() - begun)}")
+    print_result(f"{job.output}: {summary(generator.stats, time.monotonic() - begun)}")
 
 
 def _load(job: GenerationJob) -> FileGenerator:

@@ -8,13 +8,12 @@ A config file that names cells is a study: all of them are run, or `--cell=NAME`
 for each (docs/study.md).
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nash_jax.errors import require_packages
-from nash_jax.runtime.command import run_command
+from nash_jax.runtime.command import print_result, run_command
 
 if TYPE_CHECKING:
     from nash_jax.config.command_line import CommandLine
@@ -38,7 +37,7 @@ def run(argv: Sequence[str]) -> None:
     chosen = make_run(config, line.workdir, line.name)
     report = chosen.run()
     if is_host0():
-        print(summary(report), places(chosen.workdir.folder), sep="\n")
+        print_result(summary(report), places(chosen.workdir.folder))
 
 
 def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
@@ -49,7 +48,8 @@ def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
 
     cells = read_cells(line.config)
     if line.list_cells:
-        return _print_lines(cell_commands(argv, [cell.name for cell in cells]))
+        print_result(*cell_commands(argv, [cell.name for cell in cells]))
+        return
     _start()
     from nash_jax.report.console import places
     from nash_jax.runtime.multihost import is_host0
@@ -58,17 +58,9 @@ def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
     study = Study(cells, line.workdir or f"runs/{line.name}")
     found = study.run(line.cell)
     if is_host0():
-        print(console_summary(found["records"], found["states"]), places(study.workdir.folder), sep="\n")
+        print_result(console_summary(found["records"], found["states"]), places(study.workdir.folder))
     if line.cell is None:  # else it is done, and the others are not this command's
         check_failures(study.workdir.folder, found["states"])
-
-
-def _print_lines(lines: Sequence[str]) -> None:
-    """Prints lines until the reader stops: `| head` does before the end."""
-    try:
-        print("\n".join(lines), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
 
 
 def _start() -> None:

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -36,8 +37,9 @@ from nash_jax.generation.outputs import ScoredIds, ScoredTexts
 from nash_jax.generation.texts import TextGenerator
 from nash_jax.runtime.files import find_folder
 from nash_jax.runtime.multihost import is_host0
-from nash_jax.runtime.output_folder import complete_save, fill_folder
+from nash_jax.runtime.output_folder import complete_save, fill_folder, verify_save
 from nash_jax.spec import ModelSpec
+from nash_jax.tree import flatten
 
 
 class Seq2Seq:
@@ -252,7 +254,7 @@ class Seq2Seq:
             save_tokenizer(self.tokenizer, folder)
 
 
-def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
+def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool = True) -> Seq2Seq:
     """Loads a model from a nash_jax export, a folder in the hub's layout, or the hub.
 
     Weights are read from safetensors, or, if there are none, from `pytorch_model.bin`, which needs PyTorch and is read
@@ -262,13 +264,16 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
     Args:
       name: folder, or hub name such as "google/flan-t5-small".
       dtype: compute dtype of generation and logits.
+      verify: compare the files of a folder that nash_jax saved with the checksums in its manifest.
 
     Raises:
-      UserError: if there is no such model, or it is not supported.
+      UserError: if there is no such model, it is not supported, or a file was changed since it was saved.
     """
     name, dtype = read_path(name, "the model"), read_dtype(dtype)
     folder = find_folder(name) or fetch_model(name, HUB_FILES)
     complete_save(folder)
+    for file in verify_save(folder) if verify else []:
+        print(f"note: {folder / file} was edited since it was saved", file=sys.stderr)
     if (folder / "spec.json").exists():
         spec, params = _load_export(folder)
     else:
@@ -279,9 +284,12 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32") -> Seq2Seq:
 
 def _load_export(folder: Path) -> tuple[ModelSpec, dict[str, Any]]:
     try:
-        spec = ModelSpec.from_json((folder / "spec.json").read_text())
+        spec = ModelSpec.from_json((folder / "spec.json").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, UserError) as error:
         raise UserError(f"{folder / 'spec.json'}: {error}") from error
     params = load_tree(folder / "params")
     check_params(spec, params, str(folder))
+    for path, leaf in flatten(params).items():
+        if not np.isfinite(leaf).all():
+            raise UserError(f"{folder}: {path} holds values that are inf or NaN", "finite weights")
     return spec, params

@@ -155,6 +155,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_type(field, getattr(self, field.name))
+        self._check_sizes()
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"spec.{name} is {getattr(self, name)!r}", f"one of {tuple(allowed)}")
@@ -168,6 +169,19 @@ class ModelSpec:
         for side, ids in self._head_ids():
             if list(ids) != sorted(set(ids)) or any(not 0 <= i < self.heads_of(side) for i in ids):
                 raise UserError(f"spec has {side} head ids {ids}", f"increasing ids below {self.heads_of(side)}")
+
+    def _check_sizes(self) -> None:
+        """Refuses sizes that no model has, before anything of such a size is made."""
+        sizes = {"encoder": len(self.encoder), "decoder": len(self.decoder)} | {
+            name: getattr(self, name) or 0 for name in _LARGEST if name not in SIDES
+        }
+        for name, size in sizes.items():
+            if size > _LARGEST[name]:
+                what = "layers" if name in SIDES else ""
+                raise UserError(f"spec.{name} is {size:,} {what}".strip(), f"no more than {_LARGEST[name]:,}")
+        widest = max([e.ffn for e in self.encoder] + [d.ffn for d in self.decoder], default=0)
+        if widest > _LARGEST_FFN:
+            raise UserError(f"spec has a layer of {widest:,} FFN units", f"no more than {_LARGEST_FFN:,}")
 
     def _head_ids(self) -> Iterable[tuple[str, tuple[int, ...]]]:
         yield from (("encoder", layer.heads) for layer in self.encoder)
@@ -291,10 +305,16 @@ class ModelSpec:
                 DecoderLayer(tuple(d["self_heads"]), tuple(d["cross_heads"]), d["ffn"]) for d in fields.pop("decoder")
             )
             return ModelSpec(encoder=encoder, decoder=decoder, **fields)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"not a model spec: {error!r}", "the spec.json of a nash_jax export") from error
 
 
+_LARGEST = {  # far beyond any model
+    "encoder": 1024, "decoder": 1024, "vocab_size": 2**24, "encoder_vocab_size": 2**24, "d_model": 2**17,
+    "head_dim": 2**14, "decoder_head_dim": 2**14, "num_heads": 2**12, "decoder_num_heads": 2**12,
+    "max_positions": 2**22, "position_offset": 2**10, "position_buckets": 2**14,
+}  # fmt: skip
+_LARGEST_FFN = 2**20
 _CHOICES: dict[str, Iterable[str]] = {
     "family": FAMILIES,
     "activation": ACTIVATIONS,

@@ -1,6 +1,6 @@
 """Resumable results: appended to a partial file in any order, and written in order when all are complete.
 
-OUTPUT.partial        results so far, each a JSON line [number, lines]; the last line may be incomplete
+OUTPUT.partial        results so far, each a JSON line [number, lines, CRC-32]; the last line may be incomplete
 OUTPUT.settings.json  the settings that the results depend on; kept next to OUTPUT
 OUTPUT                all results in order; does not exist before
 """
@@ -8,12 +8,14 @@ OUTPUT                all results in order; does not exist before
 import contextlib
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from nash_jax.errors import UserError
+from nash_jax.runtime.files import read_json
 from nash_jax.runtime.locks import LockedError, acquire, make_lock
 
 
@@ -81,8 +83,8 @@ class ResumableFile:
     def _check_record(self) -> None:
         """Refuses a settings file that another program wrote: it would be replaced."""
         try:
-            ours = not self.record.exists() or self.settings.keys() & dict(json.loads(self.record.read_text())).keys()
-        except (ValueError, TypeError):
+            ours = not self.record.exists() or self.settings.keys() & read_json(self.record).keys()
+        except UserError:
             ours = False
         if not ours:
             raise UserError(f"{self.record} was not written by nash_jax", "no such file", "name another --output")
@@ -90,8 +92,8 @@ class ResumableFile:
     def _compare(self, holder: Path) -> None:
         """Checks that existing results have the same settings."""
         try:
-            then = dict(json.loads(self.record.read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            then = read_json(self.record)
+        except UserError as error:
             raise UserError(
                 f"{holder} is there, but not its settings {self.record.name}",
                 "results that this command wrote",
@@ -134,7 +136,7 @@ class PartialResults:
 
     def add(self, results: Mapping[int, Sequence[str]]) -> None:
         """Appends results, each a list of lines without line ends; they are on disk when it returns."""
-        lines = [f"{json.dumps([number, list(lines)])}\n".encode() for number, lines in results.items()]
+        lines = [_line(number, list(lines)) for number, lines in results.items()]
         rest = memoryview(b"".join(lines))
         with _writing(self._path):
             while rest:
@@ -155,13 +157,18 @@ class PartialResults:
         self._end += len(line)
 
 
+def _line(number: int, lines: list[str]) -> bytes:
+    """The line of a result, with a checksum."""
+    return f"{json.dumps([number, lines, zlib.crc32(json.dumps([number, lines]).encode())])}\n".encode()
+
+
 def _number(line: bytes) -> int | None:
-    """Number of the result in a line, or None if the line is incomplete."""
+    """Number of the result in a line, or None if the line is incomplete or was changed."""
     try:
-        number, _ = json.loads(line)
-    except (ValueError, TypeError):
+        number, lines, _ = json.loads(line)
+    except (ValueError, TypeError, RecursionError):
         return None
-    return number if line.endswith(b"\n") else None
+    return number if line == _line(number, lines) else None
 
 
 def _write_whole(path: Path, lines: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ from nash_jax.config.schema import TaskConfig
 from nash_jax.data.mixing import Mixture, training_targets
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.ragged import Ragged
+from nash_jax.runtime.checksums import changed_file
+from nash_jax.runtime.multihost import is_host0
+from nash_jax.runtime.output_folder import MANIFEST, read_manifest, write_manifest
 
 if TYPE_CHECKING:
     import datasets
@@ -74,7 +78,7 @@ def tokenized_table(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig
     import datasets  # here: takes over a second to import
 
     folder = cache / _fingerprint(rows, tokenizer, task)
-    if not folder.exists():
+    if not _is_whole(folder):
         pairs = [(row["source"], target) for row in rows for target in training_targets(row)]
         table = datasets.Dataset.from_dict({"pair": range(len(pairs))})  # Arrow text columns are limited to 2 GiB
 
@@ -97,9 +101,22 @@ def tokenized_table(rows: list[dict[str, Any]], tokenizer: Any, task: TaskConfig
         partial = folder.with_name(folder.name + f".partial{jax.process_index()}")
         shutil.rmtree(partial, ignore_errors=True)
         table.save_to_disk(partial)
+        write_manifest(partial)
         if not folder.exists():
             partial.rename(folder)
     return datasets.load_from_disk(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a tokenized split is there as it was written; a damaged one is deleted, with a note."""
+    if not folder.exists():
+        return False
+    saved = read_manifest(folder)
+    wrong = changed_file(folder, saved) if saved else MANIFEST
+    if wrong and is_host0():
+        print(f"note: {folder / wrong} is damaged; the texts are tokenized again", file=sys.stderr)
+        shutil.rmtree(folder)
+    return wrong is None
 
 
 def _truncate(tokenizer: Any, kind: str, texts: list[str], limit: int) -> tuple[list[list[int]], list[int]]:

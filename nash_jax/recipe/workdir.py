@@ -1,5 +1,6 @@
 """The run's folder: a sub-folder a stage, each ending with a `done` marker written last."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,10 +14,11 @@ from typing import Any
 
 from nash_jax.config.schema import STAGES
 from nash_jax.errors import UserError
-from nash_jax.runtime.files import write_text
+from nash_jax.runtime.checksums import Checksum, changed_file, checksum
+from nash_jax.runtime.files import read_json, write_text
 from nash_jax.runtime.locks import LockedError, acquire, make_lock
 from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
-from nash_jax.runtime.output_folder import resolve_folder
+from nash_jax.runtime.output_folder import MANIFEST, read_manifest, resolve_folder
 
 WORKDIR_VERSION = 1
 _VERSION_KEY = "nash_jax_workdir"  # first key of the settings file: what tells it from another program's config.json
@@ -39,6 +41,7 @@ class Workdir:
     ) -> None:
         resolve_folder(folder)  # refuses what is no folder
         self.folder, self.shared = Path(folder).expanduser(), shared or {}
+        self._verified: set[str] = set()  # stages whose files have been compared with their checksums
         self.config = json.loads(json.dumps({_VERSION_KEY: WORKDIR_VERSION} | config))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -106,8 +109,10 @@ class Workdir:
         """What a stage that is done returned; None of one that is not. Processes of one run all call this."""
         if name in self.shared:
             return self.shared[name].result(name)
-        marker = self.folder / name / "done"
-        return broadcast_from_host0(json.loads(marker.read_text()) if marker.exists() else None)
+        is_done = is_host0() and (self.folder / name / "done").exists()
+        found = read_done(self.folder / name, verify_files=name not in self._verified) if is_done else None
+        self._verified.add(name)
+        return broadcast_from_host0(found)
 
     def files(self, name: str) -> list[Path]:
         """Files of this name at the top of the folders that the stages lie in, shared ones first."""
@@ -170,20 +175,62 @@ class Workdir:
                 json.loads(json.dumps(done))
             )  # waits for all: nothing is missing when the marker is there
             if is_host0():
-                write_text(self.stage(name) / "done", json.dumps(done))
+                sums = {"done": _digest(done), "files": _own_checksums(self.stage(name))}
+                write_text(self.stage(name) / "done", json.dumps(done | {"checksums": sums}))
         if is_host0():
             shutil.rmtree(self.stage(name) / "checkpoints", ignore_errors=True)  # three times the model; not needed now
         return dict(done)
 
 
+def read_done(folder: Path, verify_files: bool = True) -> dict[str, Any]:
+    """Reads the marker of a finished stage.
+
+    Args:
+      folder: of the stage.
+      verify_files: also compare the files beside the marker with their checksums.
+
+    Returns:
+      What the stage returned.
+
+    Raises:
+      UserError: naming the marker or the file that is not as it was written.
+    """
+    try:
+        found = read_json(folder / "done")
+        sums = found.pop("checksums")
+        wrong = None if sums["done"] == _digest(found) else "done"
+        if wrong is None and verify_files:
+            wrong = changed_file(folder, sums["files"])
+    except (UserError, AttributeError, KeyError, TypeError):
+        found, wrong = {}, "done"
+    if wrong:
+        raise UserError(
+            f"{folder / wrong} was changed or is damaged",
+            "the file as it was written",
+            f"delete {folder} to do this stage again",
+        )
+    return found
+
+
+def _digest(result: Mapping[str, Any]) -> str:
+    """SHA-256 of a stage's result."""
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
+
+
+def _own_checksums(folder: Path) -> dict[str, Checksum]:
+    """Checksums of the files at the top of a stage's folder that have no manifest."""
+    names = [path.name for path in folder.iterdir() if path.is_file() and path.name not in ("done", MANIFEST)]
+    return {name: checksum(folder / name) for name in sorted(set(names) - read_manifest(folder).keys())}
+
+
 def _read_holder(holder: Path) -> str:
-    return holder.read_text() if holder.exists() else "another process"
+    return holder.read_text(encoding="utf-8") if holder.exists() else "another process"
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError) as error:
+        return read_json(path)
+    except UserError as error:
         raise UserError(
             f"{path} is not the settings of a run, though stages of one are done there",
             "the file as it was written",

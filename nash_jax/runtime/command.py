@@ -1,5 +1,8 @@
 """What the commands share: flags, messages for mistakes, and exit statuses."""
 
+import errno
+import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +15,26 @@ from nash_jax.errors import UserError, missing_package
 def unusable(error: flags.Error) -> UserError:
     """What absl could not parse, as a user's mistake."""
     return UserError(f"command line: {error}")
+
+
+def parse_arguments(own: flags.FlagValues, argv: Sequence[str], usage: str) -> list[str]:
+    """Reads a command line that is a list of names.
+
+    Args:
+      own: where the command's flags are defined.
+      argv: the program's name and its arguments.
+      usage: what the message shows when there are none.
+
+    Raises:
+      UserError: for an unknown flag, or no names.
+    """
+    try:
+        names = own(list(argv))[1:]
+    except flags.Error as error:
+        raise unusable(error) from error
+    if not names:
+        raise UserError("command line: nothing is named", usage)
+    return names
 
 
 def parse_flags(
@@ -39,6 +62,14 @@ def parse_flags(
         raise UserError(f"command line: {rest[1]!r} is not a flag", usage)
 
 
+def print_result(*lines: str) -> None:
+    """Prints what a command has done, until the reader stops: `| head` does before the end."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
+
+
 def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: str, less_memory: str) -> int:
     """Runs a command; its exit status.
 
@@ -61,8 +92,13 @@ def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: 
     except UserError as error:
         return _say(str(error), 2)
     except KeyboardInterrupt:
-        return _say("stopped by Ctrl-C; the same command continues from here", 130)
+        status = _say("stopped by Ctrl-C; the same command continues from here", 130)
+        if argv is sys.argv:  # a process of its own: at its end Python would wait for threads that write a checkpoint
+            os._exit(status)
+        return status
     except Exception as error:
+        if problem := storage_problem(error):
+            return _say(f"{problem}; what was done is kept, and the same command continues", 2)
         if isinstance(error, ModuleNotFoundError) and (mistake := missing_package(error)):
             return _say(str(mistake), 2)
         if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
@@ -70,6 +106,32 @@ def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: 
             return 1
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return _say(f"out of memory: {reason}; {less_memory}; what was done is kept", 3)
+
+
+_STORAGE = {
+    errno.ENOSPC: "no space is left", errno.EDQUOT: "the quota is used up", errno.EROFS: "it is read-only",
+    errno.EACCES: "permission is denied", errno.EPERM: "permission is denied", errno.EIO: "input or output failed",
+    errno.EFBIG: "a file may not be so large",
+}  # fmt: skip
+
+
+def storage_problem(error: BaseException | None) -> str | None:
+    """What a file system refused, in words, where that is the cause of an error.
+
+    The storage library reports a full disk as RESOURCE_EXHAUSTED, as XLA does memory; the text of the system tells
+    them apart.
+
+    Args:
+      error: any error, with its causes.
+    """
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        number = next((n for n in _STORAGE if number == n or os.strerror(n) in str(error)), None)
+        if number is not None:
+            path = getattr(error, "filename", None) or next(iter(re.findall(r"(/[^\s:\"'\]]+)", str(error))), "")
+            return f"{path or 'a file'}: {_STORAGE[number]}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _say(message: str, status: int) -> int:

@@ -42,6 +42,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
       UserError: if the file is missing or does not contain a JSON object.
     """
+    if path.exists() and (not path.is_file() or path.stat().st_size > _JSON_LIMIT):
+        raise UserError(f"{path} is no file of settings", f"a regular file of up to {_JSON_LIMIT >> 20} MiB")
     check_not_pointer(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -54,6 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+_JSON_LIMIT = 64 << 20  # bytes; tokenizers aside, files of a model's settings have some kilobytes
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -65,6 +68,8 @@ def check_not_pointer(path: Path) -> None:
     Raises:
       UserError: for a pointer.
     """
+    if not path.is_file():  # to open a pipe would wait for its writer
+        return
     try:
         with path.open("rb") as file:
             is_pointer = file.read(len(_POINTER)) == _POINTER

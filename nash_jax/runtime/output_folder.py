@@ -19,13 +19,15 @@ from typing import Any
 from filelock import FileLock
 
 from nash_jax.errors import UserError
-from nash_jax.runtime.checksums import checksum, checksums, list_files
+from nash_jax.runtime.checksums import changed_file, checksum, checksums, list_files
 from nash_jax.runtime.locks import LockedError, acquire, make_lock
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 
 MANIFEST = "nash_jax.json"
 MANIFEST_VERSION = 1
 _STAGING = ".nash_jax"
+_EDITABLE = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+_SAVE_AGAIN = "copy the folder anew, or save the model again"
 
 
 def resolve_folder(folder: Any) -> Path:
@@ -83,7 +85,7 @@ def fill_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
                     "name another folder or move that file away",
                 )
             if is_host0():
-                _write_manifest(new)
+                write_manifest(new)
                 new.rename(new.with_name("commit"))
                 _complete(target)
         finally:
@@ -111,6 +113,29 @@ def complete_save(folder: Path) -> None:
             _end(folder, lock)
 
 
+def verify_save(folder: Path) -> list[str]:
+    """Compares the files of a folder with what was saved there; does nothing without a manifest.
+
+    Args:
+      folder: a folder that `fill_folder` filled.
+
+    Returns:
+      Files of settings in text, which a user may have edited, that are not as they were saved.
+
+    Raises:
+      UserError: naming another file that was changed or is missing, or a manifest that cannot be read.
+    """
+    if not (folder / MANIFEST).exists():
+        return []
+    saved = read_manifest(folder)
+    if not saved:
+        raise UserError(f"{folder / MANIFEST} is no manifest", "the file as it was saved", _SAVE_AGAIN)
+    fixed = {name: entry for name, entry in saved.items() if Path(name).name not in _EDITABLE}
+    if wrong := changed_file(folder, fixed):
+        raise UserError(f"{folder / wrong} was changed since it was saved, or is missing", "it as saved", _SAVE_AGAIN)
+    return [name for name in saved if name not in fixed and changed_file(folder, {name: saved[name]})]
+
+
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """Returns the files that a save wrote to a folder: relative path → {"size": bytes, "sha256": hexadecimal}.
 
@@ -118,7 +143,9 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = {name: dict(entry) for name, entry in found["files"].items()}
+        files = {
+            name: {"size": int(entry["size"]), "sha256": str(entry["sha256"])} for name, entry in found["files"].items()
+        }
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
     return files if found.get("manifest_version") == MANIFEST_VERSION else {}
@@ -152,7 +179,8 @@ def _foreign_files(target: Path, new: Path) -> list[str]:
     return found
 
 
-def _write_manifest(new: Path) -> None:
+def write_manifest(new: Path) -> None:
+    """Writes the manifest of all files that are in a folder."""
     files, version = checksums(new), metadata.version("nash_jax")
     content = {"manifest_version": MANIFEST_VERSION, "written_by": f"nash_jax {version}", "files": files}
     (new / MANIFEST).write_text(json.dumps(content, indent=1), encoding="utf-8")

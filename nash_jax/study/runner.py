@@ -29,7 +29,7 @@ from nash_jax.recipe.modes import times_shape
 from nash_jax.recipe.run import PruningRun
 from nash_jax.recipe.time_shape import TimingRun
 from nash_jax.recipe.workdir import Workdir
-from nash_jax.runtime.files import write_text
+from nash_jax.runtime.files import read_json, write_text
 from nash_jax.runtime.locks import LockedError
 from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
 from nash_jax.study.cell_record import make_record
@@ -150,7 +150,7 @@ class Study:
         if folder.exists() and Workdir(folder, lasting_settings(cell.config)).is_locked():
             return "running"
         with contextlib.suppress(FileNotFoundError):  # it goes when another process has done the cell
-            return f"failed: {(folder / 'failed').read_text().strip().splitlines()[-1]}"
+            return f"failed: {(folder / 'failed').read_text(encoding='utf-8').strip().splitlines()[-1]}"
         return "waiting"
 
     def gather(self) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class Study:
         return {"records": records, "states": states}
 
     def _record(self, cell: Cell) -> dict[str, Any]:
-        report = json.loads((self._folder(cell) / "report.json").read_text())
+        report = read_json(self._folder(cell) / "report.json")
         own = {"cell": cell.name, "group": cell.group, "method": cell.config.method, "seed": cell.config.seed}
         alike = teacher_settings(dataclasses.replace(cell.config, seed=0))
         return own | {"teacher": _settings_hash(alike)} | make_record(report)

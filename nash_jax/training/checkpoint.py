@@ -13,10 +13,21 @@ from nash_jax.runtime.files import read_json, write_text
 from nash_jax.runtime.multihost import barrier, is_host0
 
 _RANK = "rank"
-_CHECKSUMS = "checksums.json"
+CHECKSUMS = "checksums.json"
 
 Rank = tuple[float, ...]
 """What the best checkpoint has the greatest of, compared item by item."""
+
+
+def check_checkpoints(folder: Path) -> None:
+    """Compares the checkpoints in a folder with their checksums.
+
+    Raises:
+      UserError: naming a file that was changed or is missing.
+    """
+    for step, entries in read_json(folder / CHECKSUMS).items():
+        if (folder / step).is_dir() and (wrong := changed_file(folder / step, entries)):
+            raise UserError(f"{folder / step / wrong} was changed or is missing", "the checkpoint as it was written")
 
 
 class Checkpointer:
@@ -65,11 +76,11 @@ class Checkpointer:
         if is_host0():
             there = {name: entry for name, entry in self._checksums().items() if (self._folder / name).is_dir()}
             there[str(step)] = checksums(self._folder / str(step))
-            write_text(self._folder / _CHECKSUMS, json.dumps(there))
+            write_text(self._folder / CHECKSUMS, json.dumps(there))
 
     def _checksums(self) -> dict[str, dict[str, Checksum]]:
         """Step → checksums of its checkpoint; a checkpoint whose process was killed just then has none."""
-        path = self._folder / _CHECKSUMS
+        path = self._folder / CHECKSUMS
         return read_json(path) if path.exists() else {}
 
     def _drop_damaged(self) -> None:

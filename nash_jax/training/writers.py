@@ -34,7 +34,7 @@ class JsonlWriter:
         write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
 
     def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ def optional_writers(workdir: Path) -> list[Writer]:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a metrics.jsonl; a last line cut short by a kill is left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             rows.append(json.loads(line))
         except ValueError:

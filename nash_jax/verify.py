@@ -1,0 +1,73 @@
+"""`python -m nash_jax.verify FOLDER …`: whether saved files are still what was written.
+
+Looks at everything below a folder that has checksums: exports, `hf/`, tokenizers and tokenized texts (their manifests),
+finished stages of runs, and checkpoints of training. Prints a line for each; the exit status is 2 if one is damaged.
+Nothing is changed.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from nash_jax.errors import UserError
+from nash_jax.runtime.command import parse_arguments, print_result, run_command
+from nash_jax.runtime.files import find_folder
+
+
+def find_problems(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yields what has checksums below a folder, and what is wrong with it: an empty text if nothing is.
+
+    Args:
+      folder: of a model, a run or a study.
+    """
+    from nash_jax.recipe.workdir import read_done
+    from nash_jax.runtime.output_folder import MANIFEST, verify_save
+    from nash_jax.training.checkpoint import CHECKSUMS, check_checkpoints
+
+    kinds: dict[str, Callable[[Path], object]] = {
+        MANIFEST: verify_save, "done": read_done, CHECKSUMS: check_checkpoints,
+    }  # fmt: skip
+    for path in sorted(folder.rglob("*")):
+        if path.name in kinds and path.is_file():
+            yield path, _problem(kinds[path.name], path.parent)
+
+
+def _problem(check: Callable[[Path], object], folder: Path) -> str:
+    try:
+        check(folder)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Verifies the folders of a command line.
+
+    Raises:
+      UserError: if one holds nothing with checksums, or something is damaged.
+    """
+    names = parse_arguments(flags.FlagValues(), argv, "python -m nash_jax.verify FOLDER …")
+    checked = damaged = 0
+    for name in names:
+        folder = find_folder(name)
+        found = list(find_problems(folder)) if folder else []
+        if not found:
+            raise UserError(f"{name} holds nothing with checksums", "the folder of an export, a run or a study")
+        lines = [
+            f"damaged  {problem}" if problem else f"ok       {path.parent} ({path.name})" for path, problem in found
+        ]
+        print_result(*lines)
+        checked, damaged = checked + len(found), damaged + sum(bool(problem) for _, problem in found)
+    if damaged:
+        raise UserError(f"{damaged} of {checked} are damaged", "files as they were written")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command, with `sys.argv` unless arguments are given; its exit status: see `run_command`."""
+    return run_command(run, sys.argv if argv is None else argv, __doc__, "close other programs")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
