@@ -119,14 +119,13 @@ class Seq2Seq:
             raise UserError("this model has no tokenizer", "tokenizer files in the same folder", "or use generate_ids")
         given, batch_size = read_texts(texts), read_count(batch_size, "batch_size")
         chosen = self.generation.replace(**options)
-        allowed = None if labels is None else read_texts(labels, "labels")
         keep_ids(self.tokenizer, keep_tokens)  # before anything is generated
         decode = functools.partial(
             decode_outputs, self.tokenizer, skip_special_tokens=skip_special_tokens, keep_tokens=keep_tokens
         )
         with restored_languages(self.tokenizer):
             chosen = self.use_languages(Languages(source_lang, target_lang), chosen)
-            generator = TextGenerator(self.engine, self.tokenizer, chosen, allowed, decode)
+            generator = TextGenerator(self.engine, self.tokenizer, chosen, labels, decode)
             sources = self.tokenizer(given, verbose=False)["input_ids"] if given else []
         return (generator.scored if return_scores else generator.texts)(sources, batch_size, progress)
 

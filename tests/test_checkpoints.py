@@ -335,7 +335,7 @@ def cut_short(torch, file):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda torch, f: f.write_bytes(b"version https://git-lfs.github.com/spec/v1"), "it is not a PyTorch file"),
+        (lambda torch, f: f.write_bytes(b"version 1 of something else"), "it is not a PyTorch file"),
         (lambda torch, f: torch.save(torch.nn.Linear(1, 1), f), r"it asks for torch.nn.modules.linear.Linear"),
         (lambda torch, f: torch.save({"state_dict": {"a": torch.ones(1)}}, f), "holds a dict, not only tensors"),
         (lambda torch, f: torch.save([torch.ones(1)], f), "holds a list, not only tensors; expected a state dict"),

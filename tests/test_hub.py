@@ -12,6 +12,7 @@ from huggingface_hub import constants
 
 import nash_jax
 from nash_jax.errors import UserError
+from nash_jax.runtime.output_folder import MANIFEST
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
 from nash_jax.tree import flatten
@@ -123,19 +124,21 @@ def test_what_is_fetched(model, hub, old):
     model.save_hf(folder)
     if old:
         to_pytorch(folder)
+        (folder / "nash_jax.json").unlink()  # a folder of another program
     else:
         (folder / "pytorch_model.bin").write_text("never read")
     for name in OTHERS:
         (folder / name).write_text("never read")
     assert_same(nash_jax.load("someone/tiny"), model)
     weights = "pytorch_model.bin" if old else "model.safetensors"
-    assert sorted(set(fetched)) == sorted({"config.json", "generation_config.json", weights})
+    assert sorted(set(fetched)) == sorted({"config.json", "generation_config.json", weights, *[MANIFEST][old:]})
 
 
 def test_flax_weights_are_the_last_choice(model, hub):
     folder, fetched = hub
     model.save_hf(folder)
-    (folder / "model.safetensors").unlink()
+    for name in ("model.safetensors", "nash_jax.json"):
+        (folder / name).unlink()
     weights = {
         "shared": {"embedding": model.params["shared"]["embedding"]},
         "block": {"0": {"layer": {"0": {"layer_norm": {"weight": np.ones(4, np.float32)}}}}},

@@ -14,28 +14,24 @@ DTYPES = ("float32", "bfloat16", "float16")
 _INT_LIMIT = 2**31
 
 
-def read_texts(texts: Any, name: str = "texts") -> list[str]:
+def read_texts(texts: Any) -> list[str]:
     """Returns the texts of any ordered iterable, also of a generator, an array or a column of a table.
-
-    Args:
-      texts: the iterable.
-      name: what to call it in a message.
 
     Raises:
       UserError: for something else, or naming the first item that is no text.
     """
     if isinstance(texts, str | bytes):
-        raise UserError(f"{name} is one string, {preview(texts)}", "a list of texts", "write [text]")
+        raise UserError(f"texts is one string, {preview(texts)}", "a list of texts", "write [text]")
     if not isinstance(texts, Iterable) or isinstance(texts, Mapping | Set):
-        raise UserError(f"{name} is a {type(texts).__name__}", "a list of texts")
+        raise UserError(f"texts is a {type(texts).__name__}", "a list of texts")
     try:
         found = list(texts)
     except TypeError as error:  # an array without dimensions
-        raise UserError(f"{name} is a {type(texts).__name__}: {error}", "a list of texts") from error
+        raise UserError(f"texts is a {type(texts).__name__}: {error}", "a list of texts") from error
     for number, text in enumerate(found):
         if not isinstance(text, str):
-            raise UserError(f"{name.removesuffix('s')} {number} is {preview(text)}", "a string")
-        check_characters(text, f"{name.removesuffix('s')} {number}")
+            raise UserError(f"text {number} is {preview(text)}", "a string")
+        check_characters(text, f"text {number}")
     return [str(text) for text in found]
 
 

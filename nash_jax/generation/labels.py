@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from nash_jax.errors import UserError
+from nash_jax.generation.arguments import check_characters
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.spec import ModelSpec
 
@@ -57,4 +58,6 @@ def _check_labels(labels: Any) -> list[str]:
     if not texts or wrong or len(set(texts)) < len(texts):
         said = repr(wrong[0] if wrong else labels)
         raise UserError(f"labels hold {said:.80}", "a list of different texts, such as ['yes', 'no']")
+    for text in texts:
+        check_characters(text, "a label")
     return texts

@@ -1,6 +1,6 @@
 """Texts from tokenized texts: batches, decoding, labels and scores put together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class TextGenerator:
     """
 
     def __init__(
-        self, engine: Engine, tokenizer: Any, options: GenerationOptions, labels: Sequence[str] | None = None,
+        self, engine: Engine, tokenizer: Any, options: GenerationOptions, labels: Iterable[str] | None = None,
         decode: Decode | None = None,
     ) -> None:  # fmt: skip
         self.engine, self._tokenizer = engine, tokenizer
