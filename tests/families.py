@@ -111,3 +111,9 @@ def torch_logits(model: Any, inputs: dict[str, np.ndarray]) -> np.ndarray:
 
     with torch.no_grad():
         return model(**{name: torch.from_numpy(value) for name, value in inputs.items()}).logits.numpy()
+
+
+def save_as_others(model, folder):
+    """Saves a folder as other programs do: without nash_jax's manifest, so its files may be changed."""
+    model.save_hf(folder)
+    (folder / "nash_jax.json").unlink()

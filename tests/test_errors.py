@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from commands import LIMIT, call
+from families import save_as_others
 
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
@@ -63,8 +64,9 @@ def make_models(folder: Path, tokenizer) -> None:
     sizes = {"d_model": 8, "d_ff": 8, "num_heads": 2, "encoder_layers": 1, "decoder_layers": 1}
     spec = dense_spec(vocab_size=len(tokenizer), tied=False, dropout_rate=0.0, **sizes)
     model = Seq2Seq(spec, random_params(spec), tokenizer)
-    model.save_hf(folder / "sound")
+    save_as_others(model, folder / "sound")
     model.save(folder / "export")
+    (folder / "export" / "nash_jax.json").unlink()
     Seq2Seq(spec, model.params).save(folder / "bare")
     for name in ("no_weights", "other_shape", "cut"):
         shutil.copytree(folder / "sound", folder / name)

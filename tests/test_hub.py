@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from families import save_as_others
 from flax.serialization import msgpack_serialize
 from huggingface_hub import constants
 
 import nash_jax
 from nash_jax.errors import UserError
-from nash_jax.runtime.output_folder import MANIFEST
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
 from nash_jax.tree import flatten
@@ -57,7 +57,7 @@ def test_from_the_cache_without_network(model, cache, monkeypatch, old):
     (repository / "snapshots").mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(SHA)
-    model.save_hf(repository / "snapshots" / SHA)
+    save_as_others(model, repository / "snapshots" / SHA)
     if old:
         to_pytorch(repository / "snapshots" / SHA)
     assert_same(nash_jax.load("someone/tiny"), model)
@@ -121,24 +121,22 @@ OTHERS = ("README.md", "tf_model.h5", "flax_model.msgpack", "rust_model.ot", "ad
 def test_what_is_fetched(model, hub, old):
     """PyTorch files are downloaded only if there are no safetensors, and no files of other frameworks."""
     folder, fetched = hub
-    model.save_hf(folder)
+    save_as_others(model, folder)
     if old:
         to_pytorch(folder)
-        (folder / "nash_jax.json").unlink()  # a folder of another program
     else:
         (folder / "pytorch_model.bin").write_text("never read")
     for name in OTHERS:
         (folder / name).write_text("never read")
     assert_same(nash_jax.load("someone/tiny"), model)
     weights = "pytorch_model.bin" if old else "model.safetensors"
-    assert sorted(set(fetched)) == sorted({"config.json", "generation_config.json", weights, *[MANIFEST][old:]})
+    assert sorted(set(fetched)) == sorted({"config.json", "generation_config.json", weights})
 
 
 def test_flax_weights_are_the_last_choice(model, hub):
     folder, fetched = hub
-    model.save_hf(folder)
-    for name in ("model.safetensors", "nash_jax.json"):
-        (folder / name).unlink()
+    save_as_others(model, folder)
+    (folder / "model.safetensors").unlink()
     weights = {
         "shared": {"embedding": model.params["shared"]["embedding"]},
         "block": {"0": {"layer": {"0": {"layer_norm": {"weight": np.ones(4, np.float32)}}}}},

@@ -73,9 +73,7 @@ def test_one_bit_of_any_file(saved, below, tmp_path, capsys):
 def test_a_file_is_gone_or_the_manifest_is_damaged(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "gone")
     shutil.rmtree(tmp_path / "gone" / "params" / "state" / "d")
-    with pytest.raises(
-        UserError, match=r"params/state/d/\w+ was changed since it was saved, or is missing"
-    ):
+    with pytest.raises(UserError, match=r"params/state/d/\w+ was changed since it was saved, or is missing"):
         nash_jax.load(tmp_path / "gone")
     shutil.copytree(saved / "hf", tmp_path / "hf")
     (tmp_path / "hf" / "nash_jax.json").write_text("{")

@@ -7,7 +7,7 @@ import pickle
 import ml_dtypes
 import numpy as np
 import pytest
-from families import FAMILIES, T5_LIKE, TORCH_WARNINGS, random_inputs, random_model, torch_logits
+from families import FAMILIES, T5_LIKE, TORCH_WARNINGS, random_inputs, random_model, save_as_others, torch_logits
 from flax.serialization import msgpack_serialize
 from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file, save_file
@@ -105,7 +105,7 @@ def test_half_precision_shards_and_chunks(tmp_path, monkeypatch, family, dtype):
     ],
 )
 def test_files_that_flax_did_not_write(model, tmp_path, content, message):
-    model.save_hf(tmp_path / "m")
+    save_as_others(model, tmp_path / "m")
     (tmp_path / "m" / "model.safetensors").unlink()
     (tmp_path / "m" / "flax_model.msgpack").write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -151,7 +151,7 @@ def rewrite(folder, change):
     ],
 )
 def test_names_that_wrappers_changed(model, tmp_path, capsys, rename, said):
-    model.save_hf(tmp_path / "m")
+    save_as_others(model, tmp_path / "m")
     rewrite(tmp_path / "m", lambda name, value: (rename(name), value))
     found = nash_jax.load(tmp_path / "m")
     assert f"the names of the weights are read without {said}\n" in capsys.readouterr().out
@@ -160,7 +160,7 @@ def test_names_that_wrappers_changed(model, tmp_path, capsys, rename, said):
 
 
 def test_two_weights_of_one_name(model, tmp_path):
-    model.save_hf(tmp_path / "m")
+    save_as_others(model, tmp_path / "m")
     state = load_file(tmp_path / "m" / "model.safetensors")
     save_file(state | {f"module.{name}": x + 1 for name, x in state.items()}, tmp_path / "m" / "model.safetensors")
     with pytest.raises(UserError, match=r"has weights that differ only by \['module'\]; expected each weight once"):
@@ -183,7 +183,7 @@ def test_a_folder_of_an_adapter(tmp_path, settings, base):
 
 
 def test_an_adapter_beside_a_whole_model_is_not_applied(model, tmp_path, capsys):
-    model.save_hf(tmp_path / "m")
+    save_as_others(model, tmp_path / "m")
     (tmp_path / "m" / "adapter_config.json").write_text(json.dumps(ADAPTER))
     found = flatten(nash_jax.load(tmp_path / "m").params)
     assert all(np.array_equal(found[path], leaf) for path, leaf in flatten(model.params).items())
@@ -191,7 +191,7 @@ def test_an_adapter_beside_a_whole_model_is_not_applied(model, tmp_path, capsys)
 
 
 def test_weights_with_an_adapter_that_was_not_merged(model, tmp_path):
-    model.save_hf(tmp_path / "m")
+    save_as_others(model, tmp_path / "m")
     state = load_file(tmp_path / "m" / "model.safetensors")
     name = next(n for n in state if n.endswith(("q.weight", "q_proj.weight"))).removesuffix(".weight")
     value = state.pop(f"{name}.weight")
@@ -206,7 +206,7 @@ def test_weights_with_an_adapter_that_was_not_merged(model, tmp_path):
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_values_that_are_no_numbers(model, tmp_path, dtype, bad):
-    model.save_hf(tmp_path / "m")
+    save_as_others(model, tmp_path / "m")
     state = load_file(tmp_path / "m" / "model.safetensors")
     name = sorted(state)[3]
     state[name].flat[:2] = bad

@@ -27,7 +27,7 @@ MANIFEST = "nash_jax.json"
 MANIFEST_VERSION = 1
 _STAGING = ".nash_jax"
 _EDITABLE = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-_SAVE_AGAIN = "copy the folder anew, or save the model again"
+_SAVE_AGAIN = f"copy the folder anew; if another program saved there since, delete {MANIFEST}"
 
 
 def resolve_folder(folder: Any) -> Path:
