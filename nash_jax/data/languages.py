@@ -8,7 +8,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from nash_jax.config.schema import TaskConfig
 from nash_jax.data.tasks import TASKS
@@ -18,6 +18,7 @@ from nash_jax.spec import ModelSpec
 
 _CODE = re.compile(r"[a-z]{2,8}(_[A-Za-z0-9]+)*")
 _SHOWN = 12  # codes shown in a message; NLLB has 202
+Options = TypeVar("Options", bound=Any)
 SETTINGS = ("config.task.source_language", "config.task.target_language")
 
 
@@ -127,9 +128,9 @@ def _translation_columns(task: TaskConfig) -> tuple[str, str]:
 
 
 def generation_languages(
-    tokenizer: Any, spec: ModelSpec, given: Languages, options: Any,
+    tokenizer: Any, spec: ModelSpec, given: Languages, options: Options,
     settings: tuple[str, str] = ("source_lang", "target_lang"),
-) -> Any:  # fmt: skip
+) -> Options:  # fmt: skip
     """Marks texts that are tokenized from now on with their language; returns the options for the target language.
 
     If the options already make outputs begin with a language, as transformers does it, no target is needed, and the
