@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import nash_jax
@@ -219,6 +219,8 @@ def test_mistakes_with_the_parts_of_pruning(call, says):
 
 
 @given(name=st.sampled_from([*MASKS, *SPEC.sublayers(), "embd", ""]), value=JUNK)
+@example(name=next(iter(MASKS)), value=[[], [0]])
+@example(name=next(iter(MASKS)), value=[[0, 1], [0]])
 def test_junk_masks(name, value):
     try:
         spec, params = pruning.compact(SPEC, PARAMS, MASKS | {name: value})
