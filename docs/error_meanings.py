@@ -101,6 +101,14 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
             "too few rows to hold some out",
             "[one file alone](own_data.md#one-file-alone)",
         ),
+        "match:with 2 pairs of languages": (
+            "a mixture of translations between other languages, with a multilingual model",
+            "one run for each pair",
+        ),
+        "match:folder is a folder, which datasets.save_to_disk did not write": (
+            "a folder of files instead of the files",
+            "[files](own_data.md#files)",
+        ),
         "match:keep_tokens names 'two words'; expected tokens of the tokenizer": (
             "a token to keep that the tokenizer does not have",
             "[special tokens](evaluation.md#special-tokens-in-outputs)",

@@ -25,6 +25,7 @@ from nash_jax.generation.arguments import (
     check_model_parts,
     read_count,
     read_dtype,
+    read_flag,
     read_ids,
     read_mask,
     read_path,
@@ -118,34 +119,20 @@ class Seq2Seq:
         if self.tokenizer is None:
             raise UserError("this model has no tokenizer", "tokenizer files in the same folder", "or use generate_ids")
         given, batch_size = read_texts(texts), read_count(batch_size, "batch_size")
+        skip_special_tokens = read_flag(skip_special_tokens, "skip_special_tokens")
+        return_scores = read_flag(return_scores, "return_scores")
+        progress = None if progress is None else read_flag(progress, "progress")
         chosen = self.generation.replace(**options)
         keep_ids(self.tokenizer, keep_tokens)  # before anything is generated
         decode = functools.partial(
             decode_outputs, self.tokenizer, skip_special_tokens=skip_special_tokens, keep_tokens=keep_tokens
         )
         with restored_languages(self.tokenizer):
-            chosen = self.use_languages(Languages(source_lang, target_lang), chosen)
+            languages = Languages(source_lang, target_lang)
+            chosen = generation_languages(self.tokenizer, self.spec, languages, chosen)
             generator = TextGenerator(self.engine, self.tokenizer, chosen, labels, decode)
             sources = self.tokenizer(given, verbose=False)["input_ids"] if given else []
         return (generator.scored if return_scores else generator.texts)(sources, batch_size, progress)
-
-    def use_languages(
-        self, given: Languages, options: GenerationOptions, settings: tuple[str, str] = ("source_lang", "target_lang")
-    ) -> GenerationOptions:
-        """Marks texts that are tokenized from now on with their language; returns the options for the target language.
-
-        Args:
-          given: languages asked for; without languages in the tokenizer, none.
-          options: of generation.
-          settings: what the user sets for each, for messages.
-
-        Raises:
-          UserError: for languages that the tokenizer does not know, or that are missing.
-        """
-        start_id = options.decoder_start_token_id
-        first_ids = (options.forced_bos_token_id, self.spec.decoder_start_id if start_id is None else start_id)
-        own = generation_languages(self.tokenizer, given, settings, first_ids, self.spec.wraps_labels)
-        return options.replace(**own)
 
     @overload
     def generate_ids(
@@ -183,7 +170,7 @@ class Seq2Seq:
         chosen = self.generation.replace(**options)
         inputs = self._inputs(input_ids, attention_mask, chosen)
         prompts = None if decoder_input_ids is None else read_ids(decoder_input_ids, "decoder_input_ids")
-        generate = self.engine.generate_scored if return_scores else self.engine.generate
+        generate = self.engine.generate_scored if read_flag(return_scores, "return_scores") else self.engine.generate
         return generate(*inputs, chosen, decoder_input_ids=prompts)
 
     def logits(

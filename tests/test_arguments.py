@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import nash_jax
@@ -57,12 +57,28 @@ def test_texts_in_order(texts):
         (["cat", float("nan")], "text 1 is nan; expected a string"),
         ([["cat", "tac"]], "text 0 is ['cat', 'tac']; expected a string"),
         ([b"cat"], "text 0 is b'cat'; expected a string"),
+        (pd.DataFrame({"text": ["cat"]}), "texts is a table, a DataFrame; expected a list of texts; take one column"),
         (["cat", "a\ud800"], "text 1 holds \\ud800, half of a surrogate pair; expected whole characters"),
     ],
 )
 def test_texts_that_are_none(texts, says):
     with pytest.raises(UserError, match=re.escape(says)):
         MODEL.generate(texts, max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"skip_special_tokens": "no"}, "skip_special_tokens is 'no'; expected True or False"),
+        ({"return_scores": 1}, "return_scores is 1; expected True or False"),
+        ({"progress": "never"}, "progress is 'never'; expected True or False"),
+        ({"keep_tokens": [5]}, "keep_tokens is [5]; expected a list of special tokens"),
+        ({"keep_tokens": None}, "keep_tokens is None; expected a list of special tokens"),
+    ],
+)
+def test_settings_of_outputs_that_are_none(options, says):
+    with pytest.raises(UserError, match=re.escape(says)):
+        MODEL.generate(["cat"], max_new_tokens=2, **options)
 
 
 def test_a_generator_is_generated_for():
@@ -204,6 +220,8 @@ def test_mistakes_with_the_parts_of_pruning(call, says):
 
 
 @given(name=st.sampled_from([*MASKS, *SPEC.sublayers(), "embd", ""]), value=JUNK)
+@example(name=next(iter(MASKS)), value=[[], [0]])
+@example(name=next(iter(MASKS)), value=[[0, 1], [0]])
 def test_junk_masks(name, value):
     try:
         spec, params = pruning.compact(SPEC, PARAMS, MASKS | {name: value})

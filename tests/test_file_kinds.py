@@ -156,7 +156,7 @@ def test_several_files_and_patterns(tmp_path):
     assert same(f"{first},{tmp_path}/last.csv")[4].place == f"{tmp_path}/last.csv:2"
     same(f"{first},{tmp_path}/part-?.jsonl")  # each file once
     same(tmp_path / "part-a,b.jsonl")  # a file of that name
-    for names in (f"{tmp_path}/other-*.jsonl", f"{first},{tmp_path}/none.jsonl", str(tmp_path)):
+    for names in (f"{tmp_path}/other-*.jsonl", f"{first},{tmp_path}/none.jsonl", ","):
         with pytest.raises(UserError, match=r"^no file .*; expected an existing file"):
             open_text_file(names, "text")
         with pytest.raises(UserError, match=r"config.task.train_file: no file .*; expected an existing file"):
@@ -214,3 +214,51 @@ def test_what_json_does_not_have(tmp_path):
     file = open_text_file(str(path), None)
     (row,) = file.rows(file.scan())
     assert json.loads(to_json(row.record)) == {"text": "a", "day": "2024-02-29", "raw": "b'x'", "list": [1.5, None]}
+
+
+def test_the_content_says_whether_a_file_is_packed(tmp_path):
+    (tmp_path / "packed.jsonl").write_bytes(gzip.compress(JSONL.encode()))
+    (tmp_path / "unpacked.csv.gz").write_text(sheet())
+    table(tmp_path / "plain.parquet")
+    (tmp_path / "packed.parquet").write_bytes(gzip.compress((tmp_path / "plain.parquet").read_bytes()))
+    (tmp_path / "plain.parquet").rename(tmp_path / "unpacked.parquet.gz")
+    for name in ("packed.jsonl", "unpacked.csv.gz", "packed.parquet", "unpacked.parquet.gz"):
+        same(tmp_path / name)
+
+
+def test_a_list_named_jsonl(tmp_path):
+    for number, text in enumerate((json.dumps(ROWS), json.dumps(ROWS, indent=1))):
+        (tmp_path / f"{number}.jsonl").write_text(text)
+        same(tmp_path / f"{number}.jsonl")
+
+
+def test_the_list_with_the_columns_is_taken(tmp_path):
+    path = tmp_path / "rows.json"
+    for others in ({"authors": [{"name": "x"}]}, {"authors": [{"name": "x"}], "files": [{"path": "y"}]}):
+        path.write_text(json.dumps(others | {"data": ROWS}))
+        same(path)
+    path.write_text(json.dumps({"train": ROWS, "test": ROWS}))
+    with pytest.raises(UserError, match=r"row 1 has columns \['test', 'train'\], not 'text'"):
+        open_text_file(path, "text").scan()
+
+
+def test_folders_and_pointers(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.jsonl").write_text(JSONL)
+    for names in (tmp_path / "folder", f"{tmp_path}/fold*"):
+        with pytest.raises(UserError, match=r"folder is a folder, which datasets.save_to_disk did not write"):
+            open_text_file(names, "text")
+    for name in ("a.csv", "b.parquet"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:a\nsize 1\n")
+        with pytest.raises(UserError, match=rf"{name} is a pointer of Git LFS; expected the file itself"):
+            open_text_file(tmp_path / name, "text")
+
+
+def test_a_message_names_some_columns(tmp_path):
+    """An object by ids, and a CSV without a header, have no end of names."""
+    (tmp_path / "ids.json").write_text(json.dumps({str(i): {"text": "a"} for i in range(5000)}))
+    (tmp_path / "no_header.csv").write_text("x" * 5000 + ",y\n")
+    for name in ("ids.json", "no_header.csv"):
+        with pytest.raises(UserError, match=r"has columns .*, not 'text'") as error:
+            open_text_file(tmp_path / name, "text").scan()
+        assert len(str(error.value)) < 700

@@ -13,7 +13,7 @@ from seeds import some
 import nash_jax
 from nash_jax.config.parsing import parse_config
 from nash_jax.config.schema import TaskConfig, default_config
-from nash_jax.data.languages import find_language, language_ids, stored_languages, target_options
+from nash_jax.data.languages import choose_languages, find_language, language_ids, stored_languages, target_options
 from nash_jax.data.pipeline import tokenize
 from nash_jax.data.tokenizers import choose_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.errors import UserError
@@ -143,6 +143,23 @@ def test_columns_of_a_translation_name_the_languages(saved, kind, columns, codes
 def test_a_task_of_the_table_names_its_languages(saved):
     settings = task(saved("mbart"), name="wmt16_ro_en", source="hub")
     assert stored_languages(choose_tokenizer(settings, None, ROWS)) == ("ro_RO", "en_XX")
+
+
+def test_a_mixture_of_several_pairs_is_refused(saved):
+    settings = task(saved("mbart"), name="both", source="hub", mixture="wmt16_ro_en,wmt16_de_en", source_language="de")
+    with pytest.raises(UserError, match=r"config.task.mixture is .*, with 2 pairs of languages"):
+        choose_languages(load_tokenizer(str(saved("mbart"))), settings)
+    alone = dataclasses.replace(settings, mixture="wmt16_ro_en,cola", source_language="")
+    tokenizer = load_tokenizer(str(saved("mbart")))
+    choose_languages(tokenizer, alone)
+    assert stored_languages(tokenizer) == ("ro_RO", "en_XX")
+
+
+def test_a_language_that_the_user_sets_on_a_saved_tokenizer(kind, saved):
+    source, target = CODES[kind]
+    tokenizer = choose_tokenizer(task(saved(kind), source_language=source, target_language=target), None, ROWS)
+    tokenizer.src_lang = target
+    assert stored_languages(tokenizer) == (target, target)
 
 
 REFUSED = {

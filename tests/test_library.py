@@ -120,6 +120,26 @@ def tiny_model():
     return nash_jax.Seq2Seq(*lively_model(0))
 
 
+def test_numbers_of_numpy_and_references_in_arrays(tmp_path):
+    """They are read as others are: the next mistake is that there is no tokenizer."""
+    rows = {split: [{"source": f"{split} a", "target": np.array(["b", "c"])}] for split in ROWS}
+    for numbers in ({"sparsity": np.float32(0.3)}, {"decoder_layers": np.int64(1)}):
+        with pytest.raises(nash_jax.UserError, match="no tokenizer"):
+            nash_jax.prune(tiny_model(), rows, workdir=tmp_path / "run", **numbers)
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("cola", r"data is 'cola', and config.task.name is 'samsum'; expected one task"),
+        ("colla", "did you mean 'cola'"),
+    ],
+)
+def test_a_task_that_is_not_the_config_s(task, says, tmp_path):
+    with pytest.raises(nash_jax.UserError, match=says):
+        nash_jax.prune(tiny_model(), task, config=nash_jax.default_config(), workdir=tmp_path / "run")
+
+
 def test_rows_of_a_missing_split_are_refused(tmp_path):
     rows = {"train": ROWS["train"], "test": ROWS["test"]}
     with pytest.raises(nash_jax.UserError, match=r"splits \['test', 'train'\]; expected also 'validation'"):

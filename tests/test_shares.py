@@ -127,3 +127,16 @@ def test_records_in_memory(task):
     assert load_rows(task(PAIRS), records=records) == load_rows(task(PAIRS))
     with pytest.raises(UserError, match=r"the rows have the splits \['test', 'train'\]; expected also 'validation'"):
         load_rows(task(PAIRS), records=records | {"test": records["train"]})
+
+
+@pytest.mark.parametrize(
+    ("pairs", "fields", "says"),
+    [
+        ([("a", None), ("b", "")], {}, r"0 different sources.*the first .*rows.jsonl:1: column 'summary' holds None"),
+        ([(1, "x"), ("b", 2)], {}, r"0 different sources.*the first .*rows.jsonl:1: column 'document' holds 1"),
+        (PAIRS[:20], {"held_out_share": 0.6}, "20 different sources, of which each of test and validation takes 12"),
+    ],
+)
+def test_why_there_are_too_few_sources(task, pairs, fields, says):
+    with pytest.raises(UserError, match=says):
+        load_rows(task(pairs, **fields))

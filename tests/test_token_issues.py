@@ -125,6 +125,16 @@ def test_decoding(make):
     assert decode_outputs(tokenizer, tokens[1:, : len(rows[1])], skip_special_tokens=False) == whole[1:]
 
 
+def test_padding_after_another_id_that_ends_outputs():
+    """Generation may have more EOS ids than the tokenizer."""
+    tokenizer = words_tokenizer()
+    pad, eos, known = tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer("ab c")["input_ids"][:2]
+    tokens = np.array([[pad, *known, pad, pad], [pad, known[0], eos, eos, eos], [pad, pad, pad, pad, pad]])
+    found = decode_outputs(tokenizer, tokens, skip_special_tokens=False)
+    rows = [[pad, *known], [pad, known[0], eos], [pad]]
+    assert found == [tokenizer.decode(row, skip_special_tokens=False) for row in rows]
+
+
 @pytest.mark.parametrize(
     ("tokens", "says"),
     [

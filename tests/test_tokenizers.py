@@ -103,7 +103,12 @@ def test_broken_tokenizer(folder, tmp_path, content):
         (broken / "tokenizer.json").unlink()
     else:
         (broken / "tokenizer.json").write_text(content)
-    with pytest.raises(UserError, match=r"no tokenizer could be loaded from .*broken'.*; set config.task.tokenizer"):
+    says = {
+        "{": r"broken/tokenizer.json is not JSON: .*; expected the file as it was saved; download it again",
+        "[]": r"broken/tokenizer.json holds a list",
+    }
+    other = r"no tokenizer could be loaded from .*broken'.*; set config.task.tokenizer"
+    with pytest.raises(UserError, match=says.get(str(content), other)):
         load_tokenizer(str(broken))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from nash_jax.batch_generate.text_files import FileScan, TextFile, TextRow, to_json
 from nash_jax.data.decoding import decode_outputs, keep_ids
-from nash_jax.data.languages import Languages
+from nash_jax.data.languages import Languages, generation_languages
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.errors import UserError
 from nash_jax.generation.batching import generate_batches, generate_scored_batches, group_by_input, plan_batch_rows
@@ -120,7 +120,8 @@ class FileGenerator:
         keep_ids(self.tokenizer, job.keep_tokens)
         given = Languages(job.source_lang, job.target_lang)
         options = model.generation.replace(**job.options)
-        options = model.use_languages(given, options, ("--source_lang", "--target_lang"))
+        settings = ("--source_lang", "--target_lang")
+        options = generation_languages(self.tokenizer, model.spec, given, options, settings)
         labels = None if job.labels is None else LabelSet(job.labels, self.tokenizer, model.spec, options)
         self.options, self._decode = (labels.options, labels.read) if labels else (options, self._decode_text)
         dummy = pad_inputs(np.zeros((1, 1), int), np.ones((1, 1)), np.zeros(1, int), 0)

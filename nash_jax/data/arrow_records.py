@@ -1,5 +1,6 @@
 """Reads records of Parquet and Arrow files, and of folders that `datasets` saved, one record batch at a time."""
 
+import gzip
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -78,10 +79,10 @@ def _source(path: Path) -> Any:
     """The bytes of a file: mapped, or in memory where they must be decompressed."""
     import pyarrow
 
-    if path.suffix != ".gz":
-        return pyarrow.memory_map(str(path))
     with open_file(path) as file:
-        return pyarrow.BufferReader(file.read())
+        if isinstance(file, gzip.GzipFile):
+            return pyarrow.BufferReader(file.read())
+    return pyarrow.memory_map(str(path))
 
 
 def _open_folder(path: Path) -> tuple[Any, _Batches]:

@@ -179,7 +179,7 @@ class DataIssues:
         raise UserError(
             f"{dropped:,} of {read:,} {split} rows cannot be used: {listed}",
             f"no more than config.task.max_dropped={max_dropped:g} of them",
-            "correct them, or allow more",
+            "correct them, or allow more" if dropped < read else "correct them",
         )
 
 

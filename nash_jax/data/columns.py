@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.forms import Form, missing_column_message
+from nash_jax.data.forms import Form, column_names, missing_column_message
 from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError
 
@@ -30,7 +30,7 @@ class RequiredColumns:
         """Returns a message if a record (or the result of `schema_fields`) lacks a column, else an empty string."""
         messages = [missing_column_message(record, column) for column in self.names]
         if self.one_of:
-            return f"has columns {sorted(map(str, record))}" if all(messages) else ""
+            return f"has {column_names(record)}" if all(messages) else ""
         return next(filter(None, messages), "")
 
     def error(self, found: str) -> UserError:

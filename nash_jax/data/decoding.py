@@ -1,7 +1,8 @@
 """From generated ids to texts: which special tokens stay in them."""
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,20 @@ def decode_outputs(
         return list(tokenizer.batch_decode(tokens, skip_special_tokens=True))
     kept = keep_ids(tokenizer, keep_tokens)
     left_out = set(tokenizer.all_special_ids) - kept if skip_special_tokens else set()
-    rows = [[i for i in _until_eos(row, tokenizer.eos_token_id) if i not in left_out] for row in tokens.tolist()]
+    rows = [[i for i in _without_padding(row, tokenizer) if i not in left_out] for row in tokens.tolist()]
     return list(tokenizer.batch_decode(rows, skip_special_tokens=False))
 
 
-def _until_eos(row: list[int], eos_id: int | None) -> list[int]:
-    """Returns the ids up to the first EOS; the start token, which may be EOS too, does not count."""
-    return row[: row.index(eos_id, 1) + 1] if eos_id in row[1:] else row
+def _without_padding(row: list[int], tokenizer: Any) -> list[int]:
+    """Returns the ids up to the first EOS, or to the padding after another id that ended the row.
+
+    The start token, which may be EOS or padding too, does not count.
+    """
+    eos_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    if eos_id in row[1:]:
+        return row[: row.index(eos_id, 1) + 1]
+    padding = len(list(itertools.takewhile(lambda token: token == pad_id, row[:0:-1])))
+    return row[: len(row) - padding]
 
 
 def split_names(tokens: str) -> tuple[str, ...]:
@@ -51,6 +59,8 @@ def keep_ids(tokenizer: Any, tokens: Sequence[str]) -> set[int]:
     """
     if isinstance(tokens, str):
         raise UserError("keep_tokens is one string", "a list of special tokens", f"write [{tokens[:20]!r}]")
+    if not isinstance(tokens, Collection) or not all(isinstance(token, str) for token in tokens):
+        raise UserError(f"keep_tokens is {tokens!r:.60}", "a list of special tokens")
     found = {token: tokenizer.convert_tokens_to_ids(token) for token in tokens}
     for token, number in found.items():
         if number is None or (number == tokenizer.unk_token_id and token != tokenizer.unk_token):

@@ -4,6 +4,7 @@ import glob
 from pathlib import Path
 
 from nash_jax.errors import UserError
+from nash_jax.runtime.files import check_not_pointer
 
 FILE_KINDS = ".jsonl, .json, .csv, .tsv, .parquet or .arrow, also with .gz, or a folder of datasets.save_to_disk"
 _KINDS = {
@@ -30,11 +31,14 @@ def find_files(names: str, setting: str, split: str = "", output: Path | None = 
       output: a file that is written; patterns neither match it nor the files beside it, such as OUTPUT.partial.
 
     Raises:
-      UserError: for a file that does not exist, a pattern without files, or a folder of another kind.
+      UserError: for a file that does not exist or that is a pointer of Git LFS, a pattern without files, or a folder
+        of another kind.
     """
     whole = Path(names).expanduser()
     parts = [names] if whole.exists() else [part.strip() for part in names.split(",") if part.strip()]
-    found = [path for part in parts for path in _matches(part, setting, output)]
+    found = [path for part in parts or [names] for path in _matches(part, setting, output)]
+    for path in found:
+        check_not_pointer(path)
     return [_choose_split(path, setting, split) for path in dict.fromkeys(found)]
 
 
@@ -45,7 +49,11 @@ def _matches(name: str, setting: str, output: Path | None) -> list[Path]:
     matches = sorted(map(Path, glob.glob(str(path), recursive=True))) if glob.has_magic(name) else []
     files = [match for match in matches if _is_data(match) and not (output and _is_beside(match, output))]
     if not files:
-        raise UserError(f"{setting}: no file {name}".removeprefix(": "), "an existing file")
+        folder = path if path.is_dir() else next((match for match in matches if match.is_dir()), None)
+        what, do = f"no file {name}", ""
+        if folder:
+            what, do = f"{folder} is a folder, which datasets.save_to_disk did not write", f"name its files: {folder}/*"
+        raise UserError(f"{setting}: {what}".removeprefix(": "), "an existing file", do)
     return files
 
 

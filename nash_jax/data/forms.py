@@ -15,7 +15,7 @@ only the texts of the fields, for models not trained with such names; fields are
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,13 @@ def missing_column_message(record: Record, column: str) -> str:
 
 @functools.lru_cache(maxsize=64)  # the same for every row of a file
 def _missing_message(column: str, names: tuple[str, ...]) -> str:
-    return f"has columns {sorted(names)}, not {column!r}{did_you_mean(column, names)}"
+    return f"has {column_names(names)}, not {column!r}{did_you_mean(column, names)}"
+
+
+def column_names(names: Iterable[Any]) -> str:
+    """The names that a message shows: a file without header, or an object by ids, has no end of them."""
+    known = sorted(map(str, names))
+    return f"columns {[name[:60] for name in known[:20]]}" + f" and {len(known) - 20:,} more" * (len(known) > 20)
 
 
 def read_column(record: Record, column: str) -> Any:

@@ -7,16 +7,18 @@ A code is a language's name for the tokenizer: `de_DE`, `deu_Latn` or `de`.
 import contextlib
 import re
 import sys
-from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
 
 from nash_jax.config.schema import TaskConfig
 from nash_jax.data.tasks import TASKS
 from nash_jax.errors import UserError, did_you_mean
 from nash_jax.runtime.multihost import is_host0
+from nash_jax.spec import ModelSpec
 
 _CODE = re.compile(r"[a-z]{2,8}(_[A-Za-z0-9]+)*")
 _SHOWN = 12  # codes shown in a message; NLLB has 202
+Options = TypeVar("Options", bound=Any)
 SETTINGS = ("config.task.source_language", "config.task.target_language")
 
 
@@ -55,9 +57,12 @@ def find_language(tokenizer: Any, name: Any) -> str | None:
 
 
 def stored_languages(tokenizer: Any) -> Languages:
-    """Returns the languages that a tokenizer was saved with; none, unless both were: the hub's name no target."""
-    stored = Languages(*(tokenizer.init_kwargs.get(name) for name in ("src_lang", "tgt_lang")))
-    return stored if stored.source and stored.target else Languages(None, None)
+    """Returns a tokenizer's languages if it was saved with both, else none: the hub's name no target.
+
+    Those that the user has set since, as in `tokenizer.src_lang = "de_DE"`, are taken as they are now.
+    """
+    saved = all(tokenizer.init_kwargs.get(name) for name in ("src_lang", "tgt_lang"))
+    return Languages(tokenizer.src_lang, tokenizer.tgt_lang) if saved else Languages(None, None)
 
 
 def set_languages(tokenizer: Any, languages: Languages) -> None:
@@ -101,44 +106,57 @@ def choose_languages(tokenizer: Any, task: TaskConfig) -> None:
 
 
 def _translation_columns(task: TaskConfig) -> tuple[str, str]:
-    """Names of the columns of a translation, without those that they lie in; empty for other tasks."""
+    """Names of the columns of a translation, without those that they lie in; empty for other tasks.
+
+    Raises:
+      UserError: for a mixture of translations of several pairs: a run has one pair of languages.
+    """
     columns: tuple[str, ...] = ("", "")
     if task.form == "translation":
         columns = (task.source_column, task.target_column)
-    elif task.form == "auto" and task.name in TASKS and TASKS[task.name].recipe == "translation":
-        columns = TASKS[task.name].form.columns
+    elif task.form == "auto":
+        names = [name.strip() for name in (task.mixture or task.name).split(",")]
+        pairs = {TASKS[n].form.columns for n in names if n in TASKS and TASKS[n].recipe == "translation"}
+        if len(pairs) > 1:
+            raise UserError(
+                f"config.task.mixture is {task.mixture!r}, with {len(pairs)} pairs of languages",
+                "translations of one pair: a multilingual model is told one source and one target language",
+            )
+        columns = next(iter(pairs), columns)
     source, target = (column.rpartition(".")[2] for column in columns)
     return source, target
 
 
 def generation_languages(
-    tokenizer: Any, given: Languages, settings: tuple[str, str], first_ids: Collection[int | None], wraps_labels: bool
-) -> dict[str, Any]:
-    """Marks texts with the languages of a call, and returns the generation options for the target language.
+    tokenizer: Any, spec: ModelSpec, given: Languages, options: Options,
+    settings: tuple[str, str] = ("source_lang", "target_lang"),
+) -> Options:  # fmt: skip
+    """Marks texts that are tokenized from now on with their language; returns the options for the target language.
 
-    If the options of generation already make outputs begin with a language, as transformers does it, no target is
-    needed, and the source is what the tokenizer says.
+    If the options already make outputs begin with a language, as transformers does it, no target is needed, and the
+    source is what the tokenizer says.
 
     Args:
       tokenizer: of a model that generates; changed if it is multilingual.
-      given: languages asked for.
-      settings: what the user sets for the source and for the target.
-      first_ids: start token and forced first token of outputs.
-      wraps_labels: as in the model's spec.
+      spec: of the model.
+      given: languages asked for; without languages in the tokenizer, none.
+      options: `GenerationOptions`.
+      settings: what the user sets for the source and for the target, for messages.
 
     Raises:
       UserError: as `choose_languages`.
     """
     if not has_languages(tokenizer):
         _refuse_languages(tokenizer, given, settings)
-        return {}
-    if given.target is None and set(first_ids) & set(language_ids(tokenizer).values()):
-        set_languages(
-            tokenizer, _resolve(tokenizer, given, Languages(tokenizer.src_lang, tokenizer.src_lang), settings)
-        )
-        return {}
+        return options
+    start_id = options.decoder_start_token_id
+    first_ids = {options.forced_bos_token_id, spec.decoder_start_id if start_id is None else start_id}
+    if given.target is None and first_ids & set(language_ids(tokenizer).values()):
+        own = Languages(tokenizer.src_lang, tokenizer.src_lang)
+        set_languages(tokenizer, _resolve(tokenizer, given, own, settings))
+        return options
     set_languages(tokenizer, _resolve(tokenizer, given, stored_languages(tokenizer), settings))
-    return target_options(tokenizer, wraps_labels)
+    return options.replace(**target_options(tokenizer, spec.wraps_labels))
 
 
 @contextlib.contextmanager

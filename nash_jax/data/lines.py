@@ -12,6 +12,7 @@ from nash_jax.errors import UserError
 
 READ_ERRORS = (OSError, EOFError, zlib.error)  # raised when reading a plain or gzip file
 _ESCAPED = re.compile(r"[\udc80-\udcff]")  # bytes that are not UTF-8, as decoded by `surrogateescape`
+_GZIP = b"\x1f\x8b"  # first bytes of such a file
 _MARKS = (  # UTF-32's first: its mark of little-endian begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -21,8 +22,12 @@ _MARKS = (  # UTF-32's first: its mark of little-endian begins with UTF-16's
 
 
 def open_file(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    """Opens a file for reading bytes; files ending in .gz are decompressed."""
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    """Opens a file for reading bytes; one packed by gzip is decompressed, whatever its name is."""
+    file = path.open("rb")
+    if file.peek(2)[:2] != _GZIP:
+        return file
+    file.close()
+    return gzip.open(path)
 
 
 def read_lines(path: Path) -> Generator[str, None, None]:
@@ -61,5 +66,5 @@ def invalid_byte(text: str) -> str:
 
 
 def json_error(error: Exception) -> str:
-    """Returns the message of a `json.loads` error for one line, with the column."""
-    return re.sub(r": line 1 (column \d+).*", r" at \1", str(error))
+    """Returns the message of a `json.loads` error for one line, with the column and without Python's advice."""
+    return re.sub(r": line 1 (column \d+).*", r" at \1", str(error)).partition("; use sys.")[0]

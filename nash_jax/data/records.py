@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,12 @@ def read_records(path: Path, columns: RequiredColumns, all_columns: bool = False
 
 
 def _jsonl(path: Path, columns: RequiredColumns) -> Iterator[Entry]:
-    """One record per line; blank lines are skipped."""
-    yield from _all_lack(_parsed(path, columns), columns)
+    """One record per line; blank lines are skipped. What begins as a list of objects is read as in .json."""
+    first = next((line.strip() for line in read_lines(path) if line.strip()), "")
+    if re.match(r"\[\s*(\{|$)", first):
+        yield from _json(path, columns)
+    else:
+        yield from _all_lack(_parsed(path, columns), columns)
 
 
 def _parsed(path: Path, columns: RequiredColumns) -> Iterator[Entry]:
@@ -112,8 +117,9 @@ def _read_document(path: Path) -> Any:
 
 
 def _list_of_records(document: Any, columns: RequiredColumns) -> list[Any]:
-    """Returns the rows of a document: its list, the only list of objects in its object, or the object itself."""
+    """Returns the rows of a document: its list, the only list of objects (with the columns) in it, or the object."""
     if not isinstance(document, dict):
         return document if isinstance(document, list) else [document]
     lists = [value for value in document.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
-    return lists[0] if columns.missing(document) and len(lists) == 1 else [document]
+    fitting = [each for each in lists if not columns.missing(each[0])] or lists
+    return fitting[0] if columns.missing(document) and len(fitting) == 1 else [document]

@@ -44,39 +44,49 @@ def take_shares(
     Raises:
       UserError: if there are fewer sources than splits.
     """
-    hashes = np.unique(np.array(array("Q", _hashes(entries(), to_rows, seed)), np.uint64))
+    unusable: list[str] = []
+    hashes = np.unique(np.array(array("Q", _hashes(entries(), to_rows, seed, unusable)), np.uint64))
     count = max(1, round(share * len(hashes)))
     if len(hashes) <= len(splits) * count:
+        rest = f", of which each of {' and '.join(splits)} takes {count}" if len(hashes) > len(splits) else ""
+        first = f"; unusable rows, the first {unusable[0]}" if unusable else ""
         raise UserError(
-            f"{place}: {len(hashes)} different sources, for the splits train, {', '.join(splits)}",
+            f"{place}: {len(hashes)} different sources{rest}, for the splits train, {', '.join(splits)}{first}",
             "a source for each split at least",
-            "or name a file for each split",
+            "lower config.task.held_out_share" if rest else "or name a file for each split",
         )
     bounds = hashes[count : (len(splits) + 1) * count : count].tolist()  # the first hash after each split
 
     def select(wanted: str) -> Iterator[Entry]:
         for entry in entries():
-            number = None if isinstance(entry[1], RowIssue) else _hash(entry[1], to_rows, seed)
-            index = len(splits) if number is None else bisect.bisect_right(bounds, number)
+            number = _hash(entry[1], to_rows, seed)
+            index = bisect.bisect_right(bounds, number) if isinstance(number, int) else len(splits)
             if (*splits, "train")[index] == wanted:
                 yield entry
 
     return {split: lambda split=split: select(split) for split in (*splits, "train")}  # type: ignore[misc]
 
 
-def _hashes(entries: Iterable[Entry], to_rows: Callable[[Row], Sequence[Row]], seed: int) -> Iterator[int]:
-    for _, record in entries:
-        number = None if isinstance(record, RowIssue) else _hash(record, to_rows, seed)
-        if number is not None:
-            yield number
+def _hashes(
+    entries: Iterable[Entry], to_rows: Callable[[Row], Sequence[Row]], seed: int, unusable: list[str]
+) -> Iterator[int]:
+    """Hashes of the sources; the first row that cannot be used is added to `unusable`."""
+    for place, record in entries:
+        found = _hash(record, to_rows, seed)
+        if isinstance(found, int):
+            yield found
+        elif found and not unusable:
+            unusable.append(f"{place}: {found.detail}")
 
 
-def _hash(record: Row, to_rows: Callable[[Row], Sequence[Row]], seed: int) -> int | None:
-    """Hash of a record's source, 64 bits; None if it has no rows."""
+def _hash(record: Row | RowIssue, to_rows: Callable[[Row], Sequence[Row]], seed: int) -> int | RowIssue | None:
+    """Hash of a record's source, 64 bits; the issue for which it cannot be used; None if it has no rows."""
+    if isinstance(record, RowIssue):
+        return record
     try:
         rows = to_rows(record)
-    except RowIssueError:
-        return None
+    except RowIssueError as error:
+        return error.issue
     if not rows:
         return None
     text = f"{seed} {rows[0]['source']}".encode("utf-8", "surrogatepass")

@@ -74,6 +74,9 @@ def load_tokenizer(name: str) -> Any:
         try:
             return _read_tokenizer(folder)
         except Exception as error:  # many types, including plain Exception from the Rust library
+            for path in files:
+                if path.suffix == ".json" and path.name in _VOCABULARIES:
+                    read_json(path)  # raises for a damaged one, which the library does not name
             found = sorted(path.name for path in files if path.name in _VOCABULARIES) or "no such file"
             raise UserError(
                 f"no tokenizer could be loaded from {name!r}, which has {found}: {first_line(error)}",

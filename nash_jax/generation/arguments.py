@@ -24,6 +24,8 @@ def read_texts(texts: Any) -> list[str]:
         raise UserError(f"texts is one string, {preview(texts)}", "a list of texts", "write [text]")
     if not isinstance(texts, Iterable) or isinstance(texts, Mapping | Set):
         raise UserError(f"texts is a {type(texts).__name__}", "a list of texts")
+    if hasattr(texts, "columns"):  # iterating over a DataFrame gives the names of its columns
+        raise UserError(f"texts is a table, a {type(texts).__name__}", "a list of texts", "take one column of it")
     try:
         found = list(texts)
     except TypeError as error:  # an array without dimensions
@@ -90,6 +92,17 @@ def read_count(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value < _INT_LIMIT:
         raise UserError(f"{name} is {preview(value)}", "a whole number, 1 or more")
     return int(value)
+
+
+def read_flag(value: Any, name: str) -> bool:
+    """Returns True or False; a word would count as True, also "no".
+
+    Raises:
+      UserError: for something else.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise UserError(f"{name} is {preview(value)}", "True or False")
+    return bool(value)
 
 
 def read_dtype(value: Any) -> str:

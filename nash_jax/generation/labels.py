@@ -31,7 +31,7 @@ class LabelSet:
         texts = _check_labels(labels)
         self._eos_ids = (spec.eos_id,) if options.eos_token_id is None else options.eos_token_id
         self._labels: dict[tuple[int, ...], str] = {}
-        for text, ids in zip(texts, tokenizer(text_target=texts)["input_ids"], strict=True):
+        for text, ids in zip(texts, tokenizer(text_target=texts, verbose=False)["input_ids"], strict=True):
             other = self._labels.setdefault(self._until_eos(ids) or self._eos_ids[:1], text)
             if other != text:
                 found = f"the labels {other!r} and {text!r} have the same tokens"

@@ -42,7 +42,10 @@ def check_masks(spec: ModelSpec, masks: Mapping[str, Any]) -> None:
     for name, value in masks.items():
         if name not in shapes:
             raise UserError(f"there is no mask {name!r}{did_you_mean(str(name), shapes)}", "an axis or a sub-layer")
-        found = np.asarray(value)
+        try:
+            found = np.asarray(value)
+        except Exception as error:  # NumPy raises many types, and so do array types of other libraries
+            raise UserError(f"the mask {name} is no array: {error}", f"finite numbers {shapes[name]}") from error
         if found.dtype.kind not in "biuf" or found.shape != shapes[name] or not np.isfinite(found).all():
             raise UserError(
                 f"the mask {name} has shape {found.shape} and type {found.dtype}", f"finite numbers {shapes[name]}"

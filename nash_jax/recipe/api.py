@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from nash_jax.config.parsing import expected, parse_config
 from nash_jax.config.schema import STAGES, default_config
 from nash_jax.data.sources import Records
+from nash_jax.data.tasks import get_task
 from nash_jax.errors import UserError
 from nash_jax.recipe.presets import task_config
 from nash_jax.recipe.run import PruningRun
@@ -101,12 +103,20 @@ def _read_records(data: Any) -> Records:
         for number, record in enumerate(found[str(split)], 1):
             if not isinstance(record, Mapping) or not all(isinstance(name, str) for name in record):
                 raise UserError(f"data[{split!r}] record {number} is {record!r:.60}", '{"source": …, "target": …}')
+        found[str(split)] = [{name: _plain(value) for name, value in row.items()} for row in found[str(split)]]
     return found
+
+
+def _plain(value: Any) -> Any:
+    """A list for several references that come as a tuple or an array."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _set(settings: ml_collections.ConfigDict, name: str, value: Any) -> None:
     try:
-        settings.update_from_flattened_dict({name: value})
+        settings.update_from_flattened_dict({name: value.item() if isinstance(value, np.generic) else value})
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{name.rpartition('.')[2]} is {value!r:.60}", expected(name)) from error
 
@@ -123,7 +133,12 @@ def _settings(data: str | Records, config: ml_collections.ConfigDict | None) -> 
         if not isinstance(data, str):
             settings.task.update(name="records", prefix="")
     settings.model.init = ""
-    if not isinstance(data, str):
+    if isinstance(data, str):
+        if settings.task.name != data:
+            get_task(data)
+            found, do = f"data is {data!r}, and config.task.name is {settings.task.name!r}", "config.task.update({})"
+            raise UserError(found, "one task", do.format(f"nash_jax.data.tasks.task_settings({data!r})"))
+    else:
         first = next(iter(data.get("train") or ()), {})
         target = "references" if "references" in first and "target" not in first else "target"
         settings.task.update(source="files", form="text", source_column="source", target_column=target)

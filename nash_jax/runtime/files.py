@@ -50,7 +50,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path.parent} has no {path.name}", "a folder in the hub's layout") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
+        raise UserError(f"{path} is not JSON: {error}", "the file as it was saved", "download it again") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} holds a {type(found).__name__}", "the settings of a model")
     return found
