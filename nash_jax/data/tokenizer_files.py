@@ -35,13 +35,14 @@ def _fits(tokenizer: Any, folder: Path) -> bool:
     """Whether the class has read the words: the model of tokenizer.json, or any word at all of other files."""
     file, backend = folder / "tokenizer.json", getattr(tokenizer, "backend_tokenizer", None)
     if file.exists():
-        return backend is None or json.loads(backend.to_str())["model"]["type"] == _model_type(file)
+        kind = _model_type(file)
+        return backend is None or kind is None or json.loads(backend.to_str())["model"]["type"] == kind
     return len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) > 1  # T5's class has ▁ of its own
 
 
 def _model_type(file: Path) -> Any:
-    model = read_json(file).get("model", {})
-    return model.get("type", "BPE")  # old files of BPE do not say it
+    """BPE, Unigram, WordPiece or WordLevel; None: an old file does not say it."""
+    return read_json(file)["model"].get("type")
 
 
 def _read_by_files(folder: Path, error: Exception) -> Any:
@@ -69,7 +70,7 @@ def _kind_of_files(folder: Path) -> str | None:
 
     if any(map(has, SENTENCEPIECE)):
         kind = _setting(folder / "config.json", "model_type")
-        return "t5" if kind in (None, "umt5") else str(kind)  # transformers names no class for UMT5, whose files are T5's
+        return "t5" if kind in (None, "umt5") else str(kind)  # UMT5's files are T5's, and it has no class
     if has("vocab.json", "merges.txt"):
         return "roberta"  # BART's and CodeT5's too
     return "bert" if has("vocab.txt") and not has("bpe.codes") else None
@@ -86,8 +87,7 @@ def _has_own_class(folder: Path, kind: str) -> bool:
     )
     if name is None or name in _ANY_FILES:
         return False
-    known = tokenizer_class_from_name(str(name)) is not None
-    return known if kind != "bert" else True
+    return kind == "bert" or tokenizer_class_from_name(str(name)) is not None
 
 
 def _setting(file: Path, name: str) -> Any:
