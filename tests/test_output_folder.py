@@ -254,7 +254,7 @@ def test_settings_of_another_program_beside_an_output(tmp_path):
     file = ResumableFile(tmp_path / "out.txt", {"model": "ab"})
     with pytest.raises(UserError, match=r"out.txt.settings.json was not written by nash_jax; expected"), file.open(1):
         pytest.fail("it would be overwritten")
-    assert json.loads((tmp_path / "out.txt.settings.json").read_text()) == {"theme": "dark"}
+    assert contents(tmp_path) == {"out.txt.settings.json": b'{"theme": "dark"}'}
 
 
 def test_resolved(tmp_path):
