@@ -174,6 +174,18 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
             "a folder with a LoRA or another adapter of PEFT, without the model that it belongs to",
             "load both with PEFT, `merge_and_unload()`, `save_pretrained`",
         ),
+        "match:model.safetensors holds quantized weights": (
+            "weights of 8 or 4 bits, as bitsandbytes and others save them",
+            "save the model as it was before, or `dequantize()` it in transformers",
+        ),
+        "match:holds a dict, not only tensors; …; save its": (
+            "a checkpoint of training in PyTorch (Lightning's, for one), with more than the weights",
+            "save the weights alone, with `torch.save`",
+        ),
+        "match:was changed since nash_jax wrote it; expected a new folder": (
+            "another program, or you, wrote a file of an earlier save since; it would be lost",
+            "save to another folder, or move that file away",
+        ),
         "match:values that are inf or NaN; expected finite weights": (
             "weights that are no numbers, as after an overflow in float16",
             "save the model in float32 or bfloat16; it may have to be trained again",

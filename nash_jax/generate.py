@@ -54,7 +54,9 @@ def parse(argv: Sequence[str]) -> GenerationJob:
     for name in ("model", "input", "output"):
         if not given.get(name):
             raise UserError(f"no --{name}", "--model=FOLDER_OR_HUB_NAME --input=FILE --output=FILE")
-    given |= {"output": Path(given["output"]).expanduser(), "keep_tokens": split_names(given["keep_tokens"])}
+    output = Path(given["output"]).expanduser()
+    output = Path(os.path.realpath(output)) if os.path.islink(output) else output  # renaming would replace the link
+    given |= {"output": output, "keep_tokens": split_names(given["keep_tokens"])}
     if given["return_scores"] and given["output"].suffix != ".jsonl":
         raise UserError(f"--return_scores with --output={given['output']}", "--output=NAME.jsonl, which holds scores")
     if "labels" in given:

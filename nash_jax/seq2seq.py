@@ -265,7 +265,7 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool =
     else:
         spec, params = hf.load_hf(folder)
     tokenizer = fill_special_tokens(load_tokenizer(str(folder)), spec) if has_tokenizer(folder) else None
-    return Seq2Seq(spec, params, tokenizer, dtype, load_generation_options(folder))
+    return Seq2Seq(spec, params, tokenizer, dtype, load_generation_options(folder, spec.vocab_size))
 
 
 def _load_export(folder: Path) -> tuple[ModelSpec, dict[str, Any]]:

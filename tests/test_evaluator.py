@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from nash_jax.config.parsing import parse_config
 from nash_jax.config.schema import Config, default_config
@@ -63,6 +65,40 @@ def test_labels_only(quick_engine, tmp_path):
         free, bound = (Evaluator(rows, tokenizer, task, options, 2, tmp_path, only) for only in (False, True))
         assert set(bound.generate(engine)[0]) <= set(LABELS) and bound.evaluate(engine)["invalid"] == 0
         assert free.evaluate(engine)["invalid"] == 100
+
+
+def uncased(words):
+    """A tokenizer as Chinese BART's: without case and compatibility forms, and with spaces between characters."""
+    vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[SEP]", *words])}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    backend.post_processor = processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", eos_token="[SEP]", unk_token="[UNK]"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "exact_match"])
+@pytest.mark.parametrize("labels", [("体育", "财经"), ("Positive", "Négative")])
+def test_outputs_that_the_tokenizer_cannot_write_as_the_references(tmp_path, metric, labels):
+    """What is right has full marks, and nothing else has any."""
+    tokenizer = uncased([*"体育财经", "positive", "negative"])
+    own = {"labels": list(labels)} if metric == "accuracy" else {}
+    rows = [{"source": "体", "references": [label]} | own for label in labels]
+    task = dataclasses.replace(config().task, metric=metric)
+    evaluator = Evaluator(rows, tokenizer, task, GenerationOptions(), 2, tmp_path)
+    right = [tokenizer.decode(tokenizer(label)["input_ids"], skip_special_tokens=True) for label in labels]
+    assert not set(right) & set(labels)
+    (subset,) = evaluator.subsets
+    assert subset.metric.score(evaluator.postprocess(right), rows)[metric] == 100
+    assert subset.metric.score(evaluator.postprocess(right[::-1]), rows)[metric] == 0
+
+
+def test_a_reference_with_unknown_characters_is_not_met(tmp_path):
+    rows = [{"source": "体", "references": ["体x育"]}, {"source": "育", "references": ["体育"]}]
+    evaluator = Evaluator(rows, uncased("体育"), config().task, GenerationOptions(), 2, tmp_path)
+    assert evaluator.postprocess(["体 育", "体 育"]) == ["体 育", "体育"]
 
 
 @pytest.mark.parametrize(

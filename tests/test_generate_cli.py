@@ -330,6 +330,20 @@ def test_another_batch_size_goes_on(tmp_path, command, stopped):
     assert (tmp_path / "out.txt").read_bytes() == (tmp_path / "whole.txt").read_bytes()
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_an_output_that_is_a_link(tmp_path, command, there):
+    """The link stays one, and the text lies where it leads."""
+    (tmp_path / "elsewhere").mkdir()
+    write_lines(tmp_path / "rows.txt", ["a", "b"])
+    (tmp_path / "out.txt").symlink_to(Path("elsewhere") / "real.txt")
+    if there:
+        (tmp_path / "elsewhere" / "real.txt").write_text("mine")
+    status, *_ = command()
+    assert status == (2 if there else 0) and (tmp_path / "out.txt").is_symlink()
+    found = (tmp_path / "elsewhere" / "real.txt").read_text()
+    assert (found == "mine") if there else (found.count("\n") == 2)
+
+
 def test_done(tmp_path, command):
     write_lines(tmp_path / "rows.txt", ["cat", "tac"])
     assert command()[0] == 0

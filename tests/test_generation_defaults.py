@@ -8,6 +8,7 @@ from families import FAMILIES, T5_LIKE, TORCH_WARNINGS, random_inputs, random_mo
 
 import nash_jax
 from nash_jax.convert.generation_config import GENERATION_FILE
+from nash_jax.generation.options import GenerationOptions
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
 
@@ -102,3 +103,39 @@ def test_rows_of_nothing_but_padding(tmp_path, family, ids):
     for num_beams in (1, 3):
         theirs, ours = generated(tmp_path, inputs, {"num_beams": num_beams}, use_cache=cached)
         np.testing.assert_array_equal(ours, theirs)
+
+
+IDS_BEYOND = [
+    {"eos_token_id": [1, 500]},
+    {"suppress_tokens": [7, 500], "begin_suppress_tokens": [900]},
+    {"pad_token_id": 500},
+]
+
+
+@pytest.mark.usefixtures("torch")
+@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("own", IDS_BEYOND, ids=str)
+def test_ids_that_the_model_does_not_have(tmp_path, capsys, family, own):
+    """They are left out, and the rest counts, as in transformers."""
+    model = random_model(family, 3)
+    model.save_pretrained(tmp_path)
+    base = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 4, "num_beams": 2}
+    (tmp_path / GENERATION_FILE).write_text(json.dumps(base | own))
+    inputs = random_inputs(model.config, 1, source=9)
+    theirs, ours = generated(tmp_path, {name: inputs[name][:1] for name in ("input_ids", "attention_mask")})
+    np.testing.assert_array_equal(ours, theirs)
+    said = capsys.readouterr().out
+    assert all(
+        f"{name} holds ids beyond the model's {model.config.vocab_size:,} tokens; ignored" in said for name in own
+    )
+
+
+@pytest.mark.parametrize(
+    "own", [{"eos_token_id": 19}, {"forced_bos_token_id": 50}, {"bad_words_ids": [[4, 30]]}], ids=str
+)
+def test_an_option_of_which_no_id_is_left(tmp_path, own):
+    """It is as if it were not set, where transformers fails or ends no output."""
+    spec = dense_spec(vocab_size=19, d_model=8, d_ff=12, num_heads=2, encoder_layers=1, decoder_layers=1)
+    nash_jax.Seq2Seq(spec, random_params(spec)).save_hf(tmp_path)
+    (tmp_path / GENERATION_FILE).write_text(json.dumps({"num_beams": 2} | own))
+    assert nash_jax.load(tmp_path).generation == GenerationOptions(num_beams=2)

@@ -160,6 +160,14 @@ def test_answers_of_which_no_word_is_left(answer):
         assert METRICS[name].score(["dog"], rows_of(answer)) == {"exact_match": 0, "f1": 0}
 
 
+@pytest.mark.parametrize("texts", [("great 😀", "ok 👍", "😂"), ("x^2", "∑", "=")])
+def test_references_of_which_some_have_no_letter(texts):
+    """Emoji or formulas: `auto` takes the tokenizer that counts them."""
+    rows = rows_of(*texts)
+    assert check_metric_rows("rouge", rows) == []
+    assert METRICS["rouge"].score(["zzz"] * len(rows), rows)["rougeL"] == 0
+
+
 def test_a_few_rows_without_words_are_only_noted():
     rows = rows_of(*["The cat sat."] * 400, ":)")
     assert "score 99.8 rougeL" in check_metric_rows("rouge", rows)[0]

@@ -95,6 +95,20 @@ def test_a_file_of_another_origin_is_in_the_way(save, make, named, tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize(("save", "name"), [("save_hf", "model.safetensors"), ("save", "generation_config.json")])
+def test_a_file_that_another_program_has_written_since(save, name, tmp_path):
+    """As when a model that was saved here has been trained further elsewhere, and saved to the same folder."""
+    getattr(MODEL, save)(tmp_path)
+    (tmp_path / name).write_text("days of training")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=rf"{name} was changed since nash_jax wrote it; expected a new folder, or that"):
+        getattr(MODEL, save)(tmp_path)
+    assert contents(tmp_path) == before
+    (tmp_path / name).rename(tmp_path / "moved_away")
+    getattr(MODEL, save)(tmp_path)
+    assert (tmp_path / "moved_away").read_text() == "days of training"
+
+
 def test_the_name_of_the_staging_folder_is_taken(tmp_path):
     (tmp_path / ".nash_jax").mkdir()
     foreign(".nash_jax/mine")(tmp_path)
@@ -131,6 +145,7 @@ def test_folders_by_other_names(tmp_path, monkeypatch):
         ("/proc/none", "cannot be written: "),
         ("x" * 300, "File name too long"),
         ("a\\b", r"a\\b lies in a folder with a backslash in its name; expected a name without"),
+        ("a\udcffb", r"lies in a folder whose name is not UTF-8; expected a name in UTF-8"),
         ("s3://bucket/x", "s3://bucket/x is not a local folder; expected a path"),
     ],
 )
@@ -239,7 +254,7 @@ def test_settings_of_another_program_beside_an_output(tmp_path):
     file = ResumableFile(tmp_path / "out.txt", {"model": "ab"})
     with pytest.raises(UserError, match=r"out.txt.settings.json was not written by nash_jax; expected"), file.open(1):
         pytest.fail("it would be overwritten")
-    assert json.loads((tmp_path / "out.txt.settings.json").read_text()) == {"theme": "dark"}
+    assert contents(tmp_path) == {"out.txt.settings.json": b'{"theme": "dark"}'}
 
 
 def test_resolved(tmp_path):

@@ -78,6 +78,12 @@ def test_a_tokenizer_that_loses_much(tmp_path):
     assert kept["control_token"][0] == 2
 
 
+@pytest.mark.parametrize("end", ["\r", "\x85", "\u2028", "\u2029"])
+def test_every_kind_of_line_end(tmp_path, end):
+    assert found_in(tmp_path, words_tokenizer(), [("one", f"one{end}two")])["lost_line_end"][0] == 1
+    assert "lost_line_end" not in found_in(tmp_path, bytes_tokenizer(), [("one", f"one{end}two")])
+
+
 def test_a_tokenizer_that_loses_nothing(tmp_path):
     pairs = [*TARGETS[:4], ("a</s></s>b", "a form's separator"), ("c", "世 🌍 é\r\n\t{~}")]
     assert found_in(tmp_path, bytes_tokenizer(), pairs) == {}

@@ -94,8 +94,8 @@ def test_half_precision_shards_and_chunks(tmp_path, monkeypatch, family, dtype):
     ("content", "message"),
     [
         (
-            b"version 1 of something else\n",
-            "cannot be read: .*; expected parameters as Flax",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "flax_model.msgpack is a pointer of Git LFS; expected the file itself",
         ),
         (b"", "cannot be read: .*; expected parameters as Flax saves them; download it again"),
         (pickle.dumps({"shared": np.zeros(2)}), "cannot be read: .*; expected parameters as Flax"),
@@ -148,6 +148,11 @@ def rewrite(folder, change):
         (lambda name: f"module.{name}", "module."),
         (lambda name: f"module._orig_mod.{name}", "_orig_mod. and module."),
         (lambda name: name.replace("encoder.", "encoder._orig_mod.", 1), "_orig_mod."),
+        (lambda name: name.replace(".0.", ".0._checkpoint_wrapped_module."), "_checkpoint_wrapped_module."),
+        (lambda name: f"_forward_module.{name}", "_forward_module."),
+        (lambda name: f"model.{name}", "model."),  # an attribute of a LightningModule
+        (lambda name: f"base_model.model.{name}", "base_model.model."),  # PEFT, merged but not unloaded
+        (lambda name: f"module.pretrained_model.{name}", "pretrained_model."),
     ],
 )
 def test_names_that_wrappers_changed(model, tmp_path, capsys, rename, said):
@@ -157,6 +162,52 @@ def test_names_that_wrappers_changed(model, tmp_path, capsys, rename, said):
     assert f"the names of the weights are read without {said}\n" in capsys.readouterr().out
     for (path, leaf), other in zip(flatten(found.params).items(), flatten(model.params).values(), strict=True):
         np.testing.assert_array_equal(leaf, other, err_msg=path)
+
+
+def test_two_models_in_one_file(model, tmp_path):
+    """Nobody can tell which is meant."""
+    save_as_others(model, tmp_path / "m")
+    state = load_file(tmp_path / "m" / "model.safetensors")
+    both = {f"{who}.{name}": x for who in ("teacher", "student") for name, x in state.items()}
+    save_file(both, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(UserError, match=r"does not fit its config.json: missing .*, left over \['(model.)?student"):
+        nash_jax.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("part", ["ia3_l.default", "base_layer.weight", "modules_to_save.default.weight"])
+def test_weights_of_other_adapters(model, tmp_path, part):
+    save_as_others(model, tmp_path / "m")
+    rewrite(tmp_path / "m", lambda name, value: (name.replace("wo.weight", f"wo.{part}").replace(
+        "fc2.weight", f"fc2.{part}"), value))  # fmt: skip
+    with pytest.raises(UserError, match=rf"has weights of an adapter \(PEFT\), \S*{part.split('.')[0]}"):
+        nash_jax.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, "float8"])
+def test_quantized_weights(model, tmp_path, dtype):
+    save_as_others(model, tmp_path / "m")
+    path = tmp_path / "m" / "model.safetensors"
+    state = load_file(path)
+    name = next(n for n in state if n.endswith(("wo.weight", "fc2.weight")))
+    if dtype == "float8":
+        torch, theirs = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch")
+        tensors = {n: torch.from_numpy(x) for n, x in state.items()}
+        theirs.save_file(tensors | {name: tensors[name].to(torch.float8_e4m3fn)}, path)
+    else:
+        save_file(state | {name: state[name].astype(dtype)}, path)
+    with pytest.raises(
+        UserError, match=r"model.safetensors holds quantized weights: .*; expected float32, bfloat16 or"
+    ):
+        nash_jax.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_a_checkpoint_of_training_in_pytorch(torch, model, tmp_path, key):
+    save_as_others(model, tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").unlink()
+    torch.save({key: {"a": torch.zeros(2)}, "epoch": 3}, tmp_path / "m" / "pytorch_model.bin")
+    with pytest.raises(UserError, match=f"holds a dict, not only tensors; .*; save its '{key}' alone"):
+        nash_jax.load(tmp_path / "m")
 
 
 def test_two_weights_of_one_name(model, tmp_path):

@@ -57,6 +57,8 @@ class ResumableFile:
             written.
         """
         with _writing(self.partial):
+            if not self.partial.exists():
+                self._check_record()  # before anything is created
             file = self.partial.open("ab", buffering=0)  # unbuffered: a failed write is not repeated on closing
         with file, self._locked():
             with _writing(self.partial):

@@ -113,7 +113,7 @@ def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) ->
       UserError: for missing or unknown weights, or wrong shapes.
     """
     layout = get_layout(spec)
-    state = _with_prefix(layout, state)
+    state = _with_prefix(layout, _without_owner(layout, state, source))
     spec, state = _settle_tables(spec, state, layout.prefix)
     if spec.positions in SINUSOIDS:
         for name in _position_names(layout.prefix):
@@ -139,6 +139,20 @@ def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) ->
     params = unflatten(flat)
     check_params(spec, params, source)
     return spec, params
+
+
+def _without_owner(layout: Layout, state: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """Removes what names begin with where the model was a part of another module: Lightning's, TRL's, PEFT's.
+
+    Only a beginning that all tables of embeddings share is removed: two models in one file stay two.
+    """
+    tables = ("shared.weight", "encoder.embed_tokens.weight")
+    owners = {name.removesuffix(table) for name in state for table in tables if f".{name}".endswith(f".{table}")}
+    owner = owners.pop().removesuffix(layout.prefix) if len(owners) == 1 else ""
+    if not owner:
+        return state
+    print(f"note: {source}: the names of the weights are read without {owner}")
+    return {name.removeprefix(owner): leaf for name, leaf in state.items()}
 
 
 def _with_prefix(layout: Layout, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -73,12 +73,16 @@ def refuse_adapter(folder: Path) -> None:
 _MERGE = ("all weights of a model", "merge it with PEFT: merge_and_unload(), then save_pretrained(FOLDER)")
 
 
-_WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module")  # parts of names, by torch.compile, DDP and FSDP
+_ADAPTED = ("lora_", "ia3_", ".base_layer.", ".modules_to_save.", "prompt_encoder.")  # parts of names, by PEFT
+
+_WRAPPERS = (  # parts of names, by torch.compile, DDP, FSDP, activation checkpointing and Lightning Fabric
+    "_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module",
+)  # fmt: skip
 
 
 def _plain_names(folder: Path, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Removes what wrappers of PyTorch add to the names of weights, and refuses weights of an adapter."""
-    if adapter := [name for name in state if "lora_" in name]:
+    if adapter := [name for mark in _ADAPTED for name in state if mark in name]:
         raise UserError(f"{folder} has weights of an adapter (PEFT), {adapter[0]}", *_MERGE)
     names = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in state}
     found = [wrapper for wrapper in _WRAPPERS if any(wrapper in name.split(".") for name in state)]
@@ -112,6 +116,8 @@ def _checked(file: Path, read: Callable[[Path], Tensors]) -> dict[str, np.ndarra
     check_not_pointer(file)
     found = {name: _float32(tensor) for name, tensor in read(file)}
     for name, tensor in found.items():
+        if name.endswith(".weight") and tensor.dtype in (np.int8, np.uint8):
+            raise _quantized(file, f"{name} is {tensor.dtype}")
         if not np.isfinite(tensor).all():
             raise UserError(
                 f"{file}: {name} holds {int((~np.isfinite(tensor)).sum()):,} values that are inf or NaN",
@@ -132,6 +138,16 @@ def _safetensors(file: Path) -> Tensors:
         raise UserError(
             f"{file} cannot be read: {error}", "a complete safetensors file", "download it again"
         ) from error
+    except (AttributeError, TypeError) as error:  # of a type that NumPy does not have, such as float8
+        raise _quantized(file, str(error)) from error
+
+
+def _quantized(file: Path, what: str) -> UserError:
+    return UserError(
+        f"{file} holds quantized weights: {what}",
+        "float32, bfloat16 or float16",
+        "save the model as it was before, or dequantize() it in transformers",
+    )
 
 
 def _float32(tensor: np.ndarray) -> np.ndarray:
@@ -151,7 +167,9 @@ def _torch_file(file: Path) -> Tensors:
             "code in such a file is never run",
         ) from error
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise UserError(f"{file} holds a {type(state).__name__}, not only tensors", "a state dict of tensors")
+        inner = [name for name, value in state.items() if isinstance(value, dict)] if isinstance(state, dict) else []
+        do = f"save its {' or '.join(map(repr, inner[:3]))} alone" if inner else ""
+        raise UserError(f"{file} holds a {type(state).__name__}, not only tensors", "a state dict of tensors", do)
     for name, tensor in state.items():
         yield name, (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
 

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,40 @@ def decode_outputs(
       UserError: for a token to keep that the tokenizer does not have.
     """
     if skip_special_tokens and not keep_tokens:
-        return list(tokenizer.batch_decode(tokens, skip_special_tokens=True))
+        return _decode(tokenizer, tokens.tolist(), True)
     kept = keep_ids(tokenizer, keep_tokens)
     left_out = set(tokenizer.all_special_ids) - kept if skip_special_tokens else set()
     rows = [[i for i in _without_padding(row, tokenizer) if i not in left_out] for row in tokens.tolist()]
-    return list(tokenizer.batch_decode(rows, skip_special_tokens=False))
+    return _decode(tokenizer, rows, False)
+
+
+def _decode(tokenizer: Any, rows: list[list[int]], skip_special_tokens: bool) -> list[str]:
+    """Decodes rows without the ids of a padded table: fast tokenizers leave them out, slow ones raise many types."""
+    try:
+        return list(tokenizer.batch_decode(rows, skip_special_tokens=skip_special_tokens))
+    except (KeyError, IndexError, ValueError, TypeError, OverflowError):
+        known = set(tokenizer.get_vocab().values())
+        own = [[number for number in row if number in known] for row in rows]
+        return list(tokenizer.batch_decode(own, skip_special_tokens=skip_special_tokens))
+
+
+def written_forms(tokenizer: Any, texts: Iterable[str], keep_tokens: Sequence[str] = ()) -> dict[str, str]:
+    """Returns text → the output that means it, for texts that the tokenizer cannot write as they are.
+
+    Some lose case or compatibility forms, and BERT's puts spaces between Chinese characters. Texts with characters that
+    the tokenizer does not know are left out: no output means them.
+
+    Args:
+      tokenizer: a `transformers` tokenizer.
+      texts: targets.
+      keep_tokens: special tokens that outputs keep.
+    """
+    unique = list(dict.fromkeys(texts))
+    left_out = set(tokenizer.all_special_ids) - keep_ids(tokenizer, keep_tokens)
+    all_ids = tokenizer(text_target=unique, verbose=False)["input_ids"] if unique else []
+    outputs = _decode(tokenizer, [[i for i in ids if i not in left_out] for ids in all_ids], False)
+    pairs = zip(unique, all_ids, (space_tokens(output, keep_tokens).strip() for output in outputs), strict=True)
+    return {text: form for text, ids, form in pairs if form != text.strip() and tokenizer.unk_token_id not in ids}
 
 
 def _without_padding(row: list[int], tokenizer: Any) -> list[int]:

@@ -24,11 +24,26 @@ def fill_special_tokens(tokenizer: Any, spec: ModelSpec) -> Any:
     Returns:
       The tokenizer.
     """
+    separator = getattr(tokenizer, "sep_token", None)
+    if tokenizer.eos_token is None and separator and tokenizer("a")["input_ids"][-1] == tokenizer.sep_token_id:
+        tokenizer.eos_token = separator  # a model trained with it ends texts so, whatever its config.json says
     for token, role in _ROLES.items():
         number = getattr(spec, role)
         if getattr(tokenizer, token) is None and number < len(tokenizer):
             setattr(tokenizer, token, tokenizer.convert_ids_to_tokens(number))
     return tokenizer
+
+
+def end_with_eos(tokenizer: Any) -> None:
+    """Makes a tokenizer that adds nothing to texts (KoBART's, GPT-2's) end them with EOS; it is changed, with a note.
+
+    Args:
+      tokenizer: a `transformers` tokenizer.
+    """
+    plain = tokenizer("a")["input_ids"] == tokenizer("a", add_special_tokens=False)["input_ids"]
+    if plain and tokenizer.eos_token is not None and hasattr(tokenizer, "add_eos_token"):
+        tokenizer.add_eos_token = True
+        print(f"note: the tokenizer ends no text with {tokenizer.eos_token}; this run's does", file=sys.stderr)
 
 
 def check_special_tokens(tokenizer: Any, text: str) -> None:

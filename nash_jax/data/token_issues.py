@@ -88,5 +88,5 @@ def _loses_line_ends(tokenizer: Any) -> bool:
     return "\n" not in tokenizer.decode(ids, skip_special_tokens=True)
 
 
-_LINE_ENDS = frozenset("\n\r")
+_LINE_ENDS = frozenset("\n\r\x85\u2028\u2029")
 _SHOWN = 8  # characters named

@@ -8,13 +8,14 @@ from typing import Any
 from nash_jax.config.schema import TaskConfig
 from nash_jax.data.hub import fetch_repository, first_line
 from nash_jax.data.languages import choose_languages, has_languages
-from nash_jax.data.special_tokens import check_first_rows, check_special_tokens, fill_special_tokens
+from nash_jax.data.special_tokens import check_first_rows, check_special_tokens, end_with_eos, fill_special_tokens
+from nash_jax.data.tokenizer_files import SENTENCEPIECE, read_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.runtime.files import check_not_pointer, find_folder, read_json
+from nash_jax.runtime.files import check_not_pointer, find_folder
 from nash_jax.runtime.quiet import quiet_transformers
 from nash_jax.spec import ModelSpec
 
-HUB_FILES = ("*.json", "*.txt", "*.model", "*.spm")  # patterns of a tokenizer's files on the hub
+HUB_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.codes")  # patterns of a tokenizer's files on the hub
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 
 
@@ -44,6 +45,7 @@ def choose_tokenizer(
     choose_languages(tokenizer, task)
     if spec is not None:
         fill_special_tokens(tokenizer, spec)
+        end_with_eos(tokenizer)
         check_first_rows(tokenizer, spec, rows)
     check_special_tokens(tokenizer, rows[0]["source"])
     return tokenizer
@@ -72,7 +74,7 @@ def load_tokenizer(name: str) -> Any:
         check_not_pointer(path)
     with quiet_transformers():
         try:
-            return _read_tokenizer(folder)
+            return read_tokenizer(folder)
         except Exception as error:  # many types, including plain Exception from the Rust library
             for path in files:
                 if path.suffix == ".json" and path.name in _VOCABULARIES:
@@ -85,29 +87,13 @@ def load_tokenizer(name: str) -> Any:
             ) from error
 
 
-def _read_tokenizer(folder: Path) -> Any:
-    """Reads a tokenizer of the class that its files name, or else of its model's: transformers 5 has fewer."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except Exception:
-        if not any((folder / name).exists() for name in _SENTENCEPIECE):
-            raise
-        config = folder / "config.json"
-        kind = read_json(config).get("model_type") if config.exists() else None
-        kind = "t5" if kind in (None, "umt5") else kind  # transformers names no class for UMT5, whose files are T5's
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, tokenizer_type=kind)
-
-
 def has_tokenizer(folder: Path) -> bool:
     """Whether a model folder contains tokenizer files."""
     return any((folder / name).exists() for name in _VOCABULARIES)
 
 
-_SENTENCEPIECE = ("spiece.model", "sentencepiece.bpe.model")
 _VOCABULARIES = (
-    "tokenizer.json", "tokenizer_config.json", *_SENTENCEPIECE, "source.spm", "vocab.json", "vocab.txt",
+    "tokenizer.json", "tokenizer_config.json", *SENTENCEPIECE, "source.spm", "vocab.json", "vocab.txt",
 )  # fmt: skip
 
 

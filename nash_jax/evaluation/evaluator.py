@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nash_jax.config.schema import Config, TaskConfig, chosen_stages
-from nash_jax.data.decoding import decode_outputs, space_tokens, split_names
+from nash_jax.data.decoding import decode_outputs, space_tokens, split_names, written_forms
 from nash_jax.data.pipeline import tokenize_sources
 from nash_jax.data.postprocess import postprocess_output
 from nash_jax.errors import UserError
@@ -84,6 +84,8 @@ class Evaluator:
         ]
         self._labels = shared_labels(rows) if labels_only else None
         self.subsets = split_by_task(task.metric, self.rows, task)
+        targets = (text for row in self.rows for text in (*row["references"], *(row.get("labels") or ())))
+        self._written = written_forms(tokenizer, targets, self.keep_tokens)
         self.sources = tokenize_sources(rows, tokenizer, task, cache)
 
     def generate(self, engine: Engine) -> tuple[list[str], np.ndarray]:
@@ -99,8 +101,16 @@ class Evaluator:
         return texts, lengths
 
     def postprocess(self, texts: Sequence[str]) -> list[str]:
-        """Converts generated texts to the form of their rows' references."""
-        return [postprocess_output(text, row) for text, row in zip(texts, self.rows, strict=True)]
+        """Converts generated texts to the form of their rows' references, also where no output can be equal to one."""
+        pairs = zip(texts, self.rows, strict=True)
+        return [self._meant(postprocess_output(text, row), row) for text, row in pairs]
+
+    def _meant(self, output: str, row: Mapping[str, Any]) -> str:
+        """Returns the reference or label that the tokenizer writes as this output, or else the output."""
+        if not self._written or "targets" in row:
+            return output
+        texts = (*row["references"], *(row.get("labels") or ()))
+        return next((text for text in texts if self._written.get(text) == output.strip()), output)
 
     def evaluate(self, engine: Engine) -> dict[str, float]:
         """Returns the task's metrics (for a mixture also those of each task) and the mean generated length (tokens)."""

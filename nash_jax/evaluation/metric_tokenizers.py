@@ -14,7 +14,7 @@ from nash_jax.evaluation.statistics import Row
 AUTO = "auto"
 ENGLISH, UNICODE = "english", "unicode"  # of ROUGE; those of BLEU have sacrebleu's names
 ENGLISH_LOST = 0.005  # English texts have fewer letters outside a to z (café, names), German or French ones more
-ENGLISH_EMPTIED = 0.01  # references that have letters, but none from a to z
+ENGLISH_EMPTIED = 0.01  # references of which it leaves nothing: of other scripts, or only emoji
 UNSPACED_SHARE = 0.1  # from this share of letters on, words between spaces are not the words of the references
 _KANA_SHARE = 0.05  # of the unspaced letters; Japanese has about half, Chinese none but in names
 
@@ -34,7 +34,7 @@ def choose_rouge_tokenizer(setting: str, rows: Sequence[Row]) -> str:
 
 def _fitting_rouge_tokenizer(references: Sequence[str]) -> str:
     counts = count_letters(references)
-    emptied = sum(not any(c.isascii() and c.isalnum() for c in r) and any(map(str.isalnum, r)) for r in references)
+    emptied = sum(not any(c.isascii() and c.isalnum() for c in reference) for reference in references)
     lost = counts.all - counts.ascii
     keeps = lost <= ENGLISH_LOST * counts.all and emptied <= ENGLISH_EMPTIED * len(references)
     return ENGLISH if counts.ascii and keeps else UNICODE

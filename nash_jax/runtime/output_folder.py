@@ -10,6 +10,7 @@ folder completes the save.
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
@@ -28,6 +29,7 @@ MANIFEST_VERSION = 1
 _STAGING = ".nash_jax"
 _EDITABLE = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 _SAVE_AGAIN = f"copy the folder anew; if another program saved there since, delete {MANIFEST}"
+_FOREIGN = "was not written by nash_jax"
 
 
 def resolve_folder(folder: Any) -> Path:
@@ -47,6 +49,8 @@ def resolve_folder(folder: Any) -> Path:
         raise UserError(f"{folder!r} is no path: {error}", "a folder to write to") from error
     if "\\" in str(found):  # TensorStore reads it as another separator
         raise UserError(f"{folder} lies in a folder with a backslash in its name", "a name without")
+    if not str(found).isascii() and re.search(r"[\ud800-\udfff]", str(found)):
+        raise UserError(f"{str(folder)!r} lies in a folder whose name is not UTF-8", "a name in UTF-8")
     if wrong:
         raise UserError(f"{folder} is not a folder", "a folder to write to")
     return found
@@ -80,7 +84,7 @@ def fill_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
             in_the_way = broadcast_from_host0(_foreign_files(target, new) if is_host0() else None)
             if in_the_way:
                 raise UserError(
-                    f"{target / in_the_way[0]} was not written by nash_jax",
+                    str(target / in_the_way[0]),
                     "a new folder, or that of an earlier save",
                     "name another folder or move that file away",
                 )
@@ -167,16 +171,21 @@ def _begin(target: Path, new: Path) -> FileLock:
 
 
 def _foreign_files(target: Path, new: Path) -> list[str]:
-    """Paths that the new files need and that hold something that no save wrote."""
+    """Paths that the new files need and that hold something that no save wrote, or changed since, and which of both."""
     ours, found = read_manifest(target), []
     for name in [*list_files(new), MANIFEST]:
         parents = [target / parent for parent in list(Path(name).parents)[:-1]]
         blocked = [p for p in parents if os.path.lexists(p) and (p.is_symlink() or not p.is_dir())]
         if blocked:
-            found.append(str(blocked[0].relative_to(target)))
-        elif os.path.lexists(target / name) and name not in ours and not (name == MANIFEST and ours):
-            found.append(name)
+            found.append(f"{blocked[0].relative_to(target)} {_FOREIGN}")
+        elif os.path.lexists(target / name) and not (name == MANIFEST and ours) and not _is_saved(target, name, ours):
+            found.append(f"{name} {'was changed since nash_jax wrote it' if name in ours else _FOREIGN}")
     return found
+
+
+def _is_saved(target: Path, name: str, saved: Mapping[str, Any]) -> bool:
+    """Whether a file is still the one of an earlier save: another program may have written a newer one."""
+    return name in saved and (target / name).is_file() and checksum(target / name) == saved[name]
 
 
 def write_manifest(new: Path) -> None:
@@ -206,7 +215,7 @@ def _remove_stale(target: Path, new: Mapping[str, Any]) -> None:
     for name, entry in read_manifest(target).items():
         path = target / name
         inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-        if name in new or not inside or not path.is_file() or path.is_symlink() or checksum(path) != entry:
+        if name in new or not inside or path.is_symlink() or not _is_saved(target, name, {name: entry}):
             continue
         path.unlink()
         _remove_empty([target / parent for parent in list(Path(name).parents)[:-1]])
