@@ -170,7 +170,6 @@ USUAL = {  # what is right, to be spoilt one argument after the other
 def test_every_public_function_is_tried():
     methods = {name for name, _ in inspect.getmembers(nash_jax.Seq2Seq, inspect.isfunction) if name[0] != "_"}
     others = {"PruneResult", "UserError", "__version__", "default_config"}  # a result, an error, no arguments
-    others |= {"use_languages"}  # what the command calls, with checked arguments
     assert FUNCTIONS.keys() == (methods | set(nash_jax.__all__)) - others
     assert all(set(inspect.signature(FUNCTIONS[name]).bind(**usual).arguments) for name, usual in USUAL.items())
 

@@ -11,7 +11,7 @@ from nash_jax.data.languages import choose_languages, has_languages
 from nash_jax.data.special_tokens import check_first_rows, check_special_tokens, end_with_eos, fill_special_tokens
 from nash_jax.data.tokenizer_files import SENTENCEPIECE, read_tokenizer
 from nash_jax.errors import UserError
-from nash_jax.runtime.files import check_not_pointer, find_folder
+from nash_jax.runtime.files import check_not_pointer, find_folder, read_json
 from nash_jax.runtime.quiet import quiet_transformers
 from nash_jax.spec import ModelSpec
 
