@@ -144,8 +144,9 @@ def test_one_process_at_a_time(path):
 def test_no_room(path):
     """A result that does not fit on the disk is removed by the next start."""
     stopped(path, 1)
+    room = os.path.getsize(f"{path}.partial") + 10  # for a part of the next result
     code = "import pathlib, resource, sys, test_resumable\n"
-    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (40, 40))\n"  # Python ignores the signal: writing fails
+    code += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))\n"  # Python ignores the signal: writing fails
     code += "test_resumable.fill(pathlib.Path(sys.argv[1]))"
     search = os.pathsep.join(map(str, (Path(__file__).parent, Path(nash_jax.__file__).parents[1])))
     done = subprocess.run(
@@ -154,7 +155,7 @@ def test_no_room(path):
     )  # fmt: skip
     says = f"UserError: {path}.partial cannot be written: File too large; expected a folder to write to and room in it"
     assert says in done.stderr
-    assert os.path.getsize(f"{path}.partial") == 40 and not path.exists()
+    assert os.path.getsize(f"{path}.partial") == room and not path.exists()
     assert fill(path) == ORDER[:2] and path.read_bytes() == WHOLE
 
 

@@ -227,7 +227,6 @@ def test_broken_gzip(task, kind):
         whole[:middle],  # cut short
         whole[:middle] + bytes(b ^ 255 for b in whole[middle : middle + 20]) + whole[middle + 20 :],
         whole[:-8] + bytes(8),  # checksum
-        b"text, not gzip",
     ):
         path.write_bytes(broken)
         assert re.match(rf"rows\.{kind}\.gz(:\d+:)? cannot be read: .+; expected a complete ", complaint(task(path)))
@@ -255,7 +254,11 @@ def test_other_encodings(task, name):
 
 def test_files_that_cannot_be_used(task, tmp_path):
     (tmp_path / "folder.jsonl").mkdir()
-    for name in ("none.jsonl", "folder.jsonl", "no/such/folder.csv"):
+    says = (
+        "folder.jsonl is a folder, which datasets.save_to_disk did not write; expected an existing file; name its files"
+    )
+    assert complaint(task("folder.jsonl")).startswith(f"config.task.train_file: {says}: folder.jsonl/*")
+    for name in ("none.jsonl", "no/such/folder.csv"):
         assert complaint(task(name)) == f"config.task.train_file: no file {name}; expected an existing file"
     assert complaint(task("")) == f"config.task.train_file is empty; expected a file: {FILE_KINDS}"
     missing = dataclasses.replace(task(), test_file="none.csv")

@@ -1,7 +1,5 @@
 """The table of stages, and what a run's context keeps in memory."""
 
-from pathlib import Path
-
 import pytest
 
 from nash_jax.config.schema import STAGES, Config
@@ -36,9 +34,9 @@ def test_models_that_no_later_stage_needs_are_released(tmp_path, monkeypatch):
     def run(name: str, work: object) -> dict:
         context._models[name] = (None, {})
         seen[name] = sorted(context._models)
-        (Path(context.workdir.stage(name)) / "done").write_text("{}")
-        return {}
+        return own(name, lambda folder: {})
 
+    own = context.workdir.run
     monkeypatch.setattr(context.workdir, "run", run)
     run_stages(STAGES, context)
     assert seen["retrain"] == ["compact", "finetune", "retrain"]
@@ -50,6 +48,6 @@ def test_the_given_model_is_released_once_there_is_a_fine_tuned_one(tmp_path):
     context = RunContext(Config(), Workdir(tmp_path, {}), mesh=None, given=object())
     context.release(())
     assert "given" in context.__dict__
-    (context.workdir.stage("finetune") / "done").write_text("{}")
+    context.workdir.run("finetune", lambda folder: {})
     context.release(())
     assert "given" not in context.__dict__
