@@ -144,7 +144,7 @@ def test_one_process_at_a_time(path):
 def test_no_room(path):
     """A result that does not fit on the disk is removed by the next start."""
     stopped(path, 1)
-    room = os.path.getsize(f"{path}.partial") + 10  # for a part of the next result
+    room = 2 * os.path.getsize(f"{path}.partial") + 10  # for the next result and a part of the one after it
     code = "import pathlib, resource, sys, test_resumable\n"
     code += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))\n"  # Python ignores the signal: writing fails
     code += "test_resumable.fill(pathlib.Path(sys.argv[1]))"
