@@ -188,23 +188,29 @@ def test_what_a_file_system_refused(error, says):
     assert storage_problem(error) == says
 
 
-def test_ctrl_c_does_not_wait_for_threads():
-    """As those of Orbax, which may wait for ever when a checkpoint is written just then."""
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_a_signal_ends_a_command_at_once(number, name):
+    """Whatever a library makes of exceptions, and without waiting for its threads: they may write a checkpoint."""
     code = """
-import sys, threading
+import signal, sys, threading
 from nash_jax.runtime.command import run_command
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell is started without
 def run(argv):
     threading.Thread(target=threading.Event().wait).start()
     print("started", flush=True)
-    threading.Event().wait()
+    while True:
+        try:
+            threading.Event().wait()
+        except BaseException:
+            raise RuntimeError("Event loop is closed") from None
 sys.exit(run_command(run, sys.argv, "", ""))
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "started\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == 130
-    assert err == "error: stopped by Ctrl-C; the same command continues from here\n"
+    assert process.returncode == 128 + number
+    assert err == f"error: stopped by {name}; the same command continues from here\n"
 
 
 @pytest.mark.parametrize(
