@@ -117,3 +117,14 @@ def save_as_others(model, folder):
     """Saves a folder as other programs do: without nash_jax's manifest, so its files may be changed."""
     model.save_hf(folder)
     (folder / "nash_jax.json").unlink()
+
+
+def random_pair(family, folder):
+    """The same random model in PyTorch and here, and padded inputs."""
+    from nash_jax import Seq2Seq
+    from nash_jax.convert.hf import load_hf
+
+    model = random_model(family, 100)
+    model.save_pretrained(folder)
+    inputs = random_inputs(model.config, 100, source=14, target=6)
+    return model, Seq2Seq(*load_hf(folder)), {name: inputs[name] for name in ("input_ids", "attention_mask")}

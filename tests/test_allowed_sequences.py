@@ -4,10 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from families import TORCH_WARNINGS, random_inputs, random_model
+from families import TORCH_WARNINGS, random_pair
 from test_generate_cli import byte_tokenizer
 
-from nash_jax.convert.hf import load_hf
 from nash_jax.errors import UserError
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
@@ -26,10 +25,7 @@ LABELS = {
 @pytest.fixture(scope="module", params=["t5", "bart", "pegasus"])
 def pair(request, torch, tmp_path_factory):
     """The same random model in PyTorch and here, and padded inputs."""
-    model, folder = random_model(request.param, 100), tmp_path_factory.mktemp("model")
-    model.save_pretrained(folder)
-    inputs = random_inputs(model.config, 100, source=14, target=6)
-    return model, Seq2Seq(*load_hf(folder)), {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    return random_pair(request.param, tmp_path_factory.mktemp("model"))
 
 
 def theirs(torch, model, inputs, sequences, fields):

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from families import TORCH_WARNINGS, random_inputs, random_model
+from families import TORCH_WARNINGS, random_pair
 from scipy.special import log_softmax
 from test_generate_cli import byte_tokenizer
 
-from nash_jax.convert.hf import load_hf
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.seq2seq import Seq2Seq
@@ -27,10 +26,7 @@ SEARCHES = {
 @pytest.fixture(scope="module", params=["t5", "bart", "mbart"])
 def pair(request, torch, tmp_path_factory):
     """The same random model in PyTorch and here, and padded inputs."""
-    model, folder = random_model(request.param, 100), tmp_path_factory.mktemp("model")
-    model.save_pretrained(folder)
-    inputs = random_inputs(model.config, 100, source=14, target=6)
-    return model, Seq2Seq(*load_hf(folder)), {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    return random_pair(request.param, tmp_path_factory.mktemp("model"))
 
 
 def theirs(torch, model, inputs, fields):

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.errors import UserError
-from nash_jax.runtime.files import read_json
+from nash_jax.runtime.files import read_json, writing
 from nash_jax.runtime.locks import LockedError, acquire, make_lock
+
+_KEPT = "the results so far are kept; run the same command again to continue"
 
 
 class ResumableFile:
@@ -56,19 +58,19 @@ class ResumableFile:
           UserError: for results with other settings, another process that writes the file, or a file that cannot be
             written.
         """
-        with _writing(self.partial):
+        with writing(self.partial, _KEPT):
             if not self.partial.exists():
                 self._check_record()  # before anything is created
             file = self.partial.open("ab", buffering=0)  # unbuffered: a failed write is not repeated on closing
         with file, self._locked():
-            with _writing(self.partial):
+            with writing(self.partial, _KEPT):
                 if os.fstat(file.fileno()).st_size == 0:  # no results yet, so no results can be lost
                     self._check_record()
                     _write_whole(self.record, [json.dumps(self.settings, indent=1)])
                 self._compare(self.partial)
                 results = PartialResults(self.partial, file)
             yield results
-            with _writing(self.path):
+            with writing(self.path, _KEPT):
                 _write_whole(self.path, results.in_order(total))
                 self.partial.unlink()
 
@@ -140,7 +142,7 @@ class PartialResults:
         """Appends results, each a list of lines without line ends; they are on disk when it returns."""
         lines = [_line(number, list(lines)) for number, lines in results.items()]
         rest = memoryview(b"".join(lines))
-        with _writing(self._path):
+        with writing(self._path, _KEPT):
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
@@ -185,18 +187,6 @@ def _write_whole(path: Path, lines: Iterable[str]) -> None:
         os.fsync(file.fileno())
     beside.rename(path)
     _sync_folder(path.parent)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror or error}",
-            "a folder to write to and room in it",
-            "the results so far are kept; run the same command again to continue",
-        ) from error
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:

@@ -110,8 +110,10 @@ class Workdir:
         if name in self.shared:
             return self.shared[name].result(name)
         is_done = is_host0() and (self.folder / name / "done").exists()
-        found = read_done(self.folder / name, verify_files=name not in self._verified) if is_done else None
-        self._verified.add(name)
+        found = None
+        if is_done:
+            found = read_done(self.folder / name, verify_files=name not in self._verified)
+            self._verified.add(name)
         return broadcast_from_host0(found)
 
     def files(self, name: str) -> list[Path]:

@@ -1,7 +1,9 @@
 """Small files: written whole or not at all, read with a message for what is wrong."""
 
+import contextlib
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,24 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{socket.gethostname()}.nash_jax")
     partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
+
+
+@contextlib.contextmanager
+def writing(path: Path, do: str = "") -> Iterator[None]:
+    """Turns an error of the file system within the block into one line.
+
+    Args:
+      path: what is written.
+      do: what the message says to do.
+
+    Raises:
+      UserError: for such an error.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = f"{path} cannot be written: {error.strerror or error}"
+        raise UserError(reason, "a folder to write to and room in it", do) from error
 
 
 def find_folder(name: str) -> Path | None:

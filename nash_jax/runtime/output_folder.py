@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from nash_jax.errors import UserError
 from nash_jax.runtime.checksums import changed_file, checksum, checksums, list_files
+from nash_jax.runtime.files import writing
 from nash_jax.runtime.locks import LockedError, acquire, make_lock
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 
@@ -74,7 +75,7 @@ def fill_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = resolve_folder(folder)
     new = target / _STAGING / "new"
-    with _saying(target):
+    with writing(target):
         made, lock = _missing_folders(target), None
         try:
             lock = _begin(target, new) if is_host0() else None
@@ -108,7 +109,7 @@ def complete_save(folder: Path) -> None:
     """
     if not (folder / _STAGING / "commit").is_dir() or not is_host0():
         return
-    with _saying(folder):
+    with writing(folder):
         lock = make_lock(folder / _STAGING / "lock")
         acquire(lock, lambda: f"waiting for the process that saves to {folder} …")
         try:
@@ -241,14 +242,3 @@ def _remove_empty(folders: Iterable[Path]) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
-
-
-@contextlib.contextmanager
-def _saying(target: Path) -> Iterator[None]:
-    """Turns an error of the file system into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{target} cannot be written: {error.strerror or error}", "a folder to write to and room in it"
-        ) from error
