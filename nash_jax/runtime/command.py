@@ -30,10 +30,7 @@ def parse_arguments(own: flags.FlagValues, argv: Sequence[str], usage: str) -> l
     Raises:
       UserError: for an unknown flag, or no names.
     """
-    try:
-        names = own(list(argv))[1:]
-    except flags.Error as error:
-        raise unusable(error) from error
+    names = _read(own, argv, unusable)
     if not names:
         raise UserError("command line: nothing is named", usage)
     return names
@@ -56,12 +53,16 @@ def parse_flags(
     Raises:
       UserError: for an unknown flag, a value that a flag does not take, or a word that is not a flag.
     """
+    if rest := _read(own, argv, mistake):
+        raise UserError(f"command line: {rest[0]!r} is not a flag", usage)
+
+
+def _read(own: flags.FlagValues, argv: Sequence[str], mistake: Callable[[flags.Error], UserError]) -> list[str]:
+    """Reads the flags of a command line; returns the words that are none, without the program's name."""
     try:
-        rest = own(list(argv))
+        return list(own(list(argv))[1:])
     except flags.Error as error:
         raise mistake(error) from error
-    if len(rest) > 1:
-        raise UserError(f"command line: {rest[1]!r} is not a flag", usage)
 
 
 def print_result(*lines: str) -> None:
