@@ -8,7 +8,8 @@
   --truncate    cuts texts that are longer than the positions of the model, instead of refusing them
   --source_lang and --target_lang  languages of the texts and of the outputs, for mBART, NLLB and M2M100
   --batch_size  texts generated together (16)
-  --dtype       float32 (default) or bfloat16
+  --engine      jax (default) or ctranslate2, where it is installed: often faster on CPUs
+  --dtype       float32 (default) or bfloat16; with --engine=ctranslate2 also int8, int16, float16
   --labels      a list in JSON: each output is one of these texts, such as --labels='["yes","no"]'
   --return_scores  writes log-probabilities too, in the column "output_scores" of .jsonl
   --keep_tokens special tokens that stay in outputs, such as --keep_tokens='<sep>,<br>'; --noskip_special_tokens: all
@@ -37,6 +38,7 @@ from nash_jax.batch_generate.text_files import UNSUPPORTED_SUFFIXES, open_text_f
 from nash_jax.data.decoding import split_names
 from nash_jax.data.files import file_kind
 from nash_jax.errors import UserError
+from nash_jax.generation.arguments import ENGINES
 from nash_jax.generation.options import UNSUPPORTED_FIELDS, GenerationOptions
 from nash_jax.runtime.command import parse_flags, print_result, run_command, unusable
 from nash_jax.runtime.progress import Progress
@@ -75,7 +77,8 @@ def _define_flags() -> flags.FlagValues:
     flags.DEFINE_bool("truncate", False, "", flag_values=own)
     flags.DEFINE_bool("return_scores", False, "", flag_values=own)
     flags.DEFINE_integer("batch_size", 16, "", lower_bound=1, flag_values=own)
-    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "", flag_values=own)
+    flags.DEFINE_enum("engine", "jax", list(ENGINES), "", flag_values=own)
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "int8", "int16", "float16"], "", flag_values=own)
     for field in dataclasses.fields(GenerationOptions):
         define = flags.DEFINE_bool if field.type is bool else flags.DEFINE_string
         define(field.name, None, "", flag_values=own)
@@ -87,7 +90,11 @@ def _mistake(error: flags.Error) -> UserError:
     if isinstance(error, flags.UnrecognizedFlagError) and error.flagname in UNSUPPORTED_FIELDS:
         return UserError(f"option {error.flagname} of transformers is not supported", do="leave it out")
     if wrong := re.match(r"flag --(\w+)=(.*?): ", str(error)):
-        expected = {"batch_size": "a whole number, 1 or more", "dtype": "float32 or bfloat16"}
+        expected = {
+            "batch_size": "a whole number, 1 or more",
+            "dtype": "float32 or bfloat16",
+            "engine": " or ".join(ENGINES),
+        }
         return UserError(f"--{wrong[1]} is {wrong[2]!r}", expected.get(wrong[1], "true or false"))
     return unusable(error)
 
@@ -155,7 +162,7 @@ def _load(job: GenerationJob) -> FileGenerator:
 
     keep_freed_memory()
     enable_cache()
-    return FileGenerator(load(job.model, dtype=job.dtype), job)
+    return FileGenerator(load(job.model, dtype=job.dtype, engine=job.engine), job)
 
 
 def summary(stats: GenerationStats, seconds: float) -> str:

@@ -19,8 +19,11 @@ from nash_jax.data.hub import fetch_model
 from nash_jax.data.languages import Languages, generation_languages, restored_languages
 from nash_jax.data.special_tokens import fill_special_tokens
 from nash_jax.data.tokenizers import HUB_FILES, has_tokenizer, load_tokenizer, save_tokenizer
+from nash_jax.engines.ct2 import CTranslate2Engine
 from nash_jax.errors import UserError
+from nash_jax.export.ct2 import check_quantization, write_ctranslate2
 from nash_jax.generation.arguments import (
+    ENGINES,
     check_decoder_inputs,
     check_model_parts,
     read_count,
@@ -31,7 +34,7 @@ from nash_jax.generation.arguments import (
     read_path,
     read_texts,
 )
-from nash_jax.generation.engine import Engine
+from nash_jax.generation.engine import BatchGenerator, Engine
 from nash_jax.generation.inputs import check_inputs
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.outputs import ScoredIds, ScoredTexts
@@ -63,6 +66,7 @@ class Seq2Seq:
         self.spec, self.params, self.tokenizer, self.dtype = spec, params, tokenizer, read_dtype(dtype)
         self.generation = GenerationOptions() if generation is None else generation
         self._engine: Engine | None = None
+        self._generator: BatchGenerator | None = None
 
     @property
     def engine(self) -> Engine:
@@ -70,6 +74,11 @@ class Seq2Seq:
         if self._engine is None:
             self._engine = Engine(self.spec, self.params, self.dtype)
         return self._engine
+
+    @property
+    def generator(self) -> BatchGenerator:
+        """What `generate` and `generate_ids` run: the jitted functions, or the engine that `load` was told."""
+        return self._generator or self.engine
 
     @overload
     def generate(
@@ -130,7 +139,7 @@ class Seq2Seq:
         with restored_languages(self.tokenizer):
             languages = Languages(source_lang, target_lang)
             chosen = generation_languages(self.tokenizer, self.spec, languages, chosen)
-            generator = TextGenerator(self.engine, self.tokenizer, chosen, labels, decode)
+            generator = TextGenerator(self.generator, self.tokenizer, chosen, labels, decode)
             sources = self.tokenizer(given, verbose=False)["input_ids"] if given else []
         return (generator.scored if return_scores else generator.texts)(sources, batch_size, progress)
 
@@ -170,7 +179,8 @@ class Seq2Seq:
         chosen = self.generation.replace(**options)
         inputs = self._inputs(input_ids, attention_mask, chosen)
         prompts = None if decoder_input_ids is None else read_ids(decoder_input_ids, "decoder_input_ids")
-        generate = self.engine.generate_scored if read_flag(return_scores, "return_scores") else self.engine.generate
+        scored = read_flag(return_scores, "return_scores")
+        generate = self.generator.generate_scored if scored else self.generator.generate
         return generate(*inputs, chosen, decoder_input_ids=prompts)
 
     def logits(
@@ -235,12 +245,31 @@ class Seq2Seq:
                 hf.write_hf(new, self.spec, self.params, self.generation.to_dict())
                 self._write_tokenizer(new)
 
+    def save_ct2(self, folder: str | os.PathLike[str], quantization: str = "float32") -> None:
+        """Writes a folder that `ctranslate2.Translator` loads, with the tokenizer and generation_config.json beside.
+
+        The folder is treated as by `save`. A model of ragged layers keeps its widths (`nash_jax.export.ct2`).
+
+        Args:
+          folder: as of `save`.
+          quantization: type of the stored weights: float32, int8, int8_float32, int16 or float16.
+
+        Raises:
+          UserError: for another quantization, if the package ctranslate2 is not installed, and as `save`.
+        """
+        check_quantization(quantization)
+        with fill_folder(folder) as new:
+            if is_host0():
+                write_ctranslate2(new, self.spec, self.params, self.tokenizer, quantization)
+                (new / GENERATION_FILE).write_text(json.dumps(self.generation.to_dict(), indent=1), encoding="utf-8")
+                self._write_tokenizer(new)
+
     def _write_tokenizer(self, folder: Path) -> None:
         if self.tokenizer is not None:
             save_tokenizer(self.tokenizer, folder)
 
 
-def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool = True) -> Seq2Seq:
+def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool = True, engine: str = "jax") -> Seq2Seq:
     """Loads a model from a nash_jax export, a folder in the hub's layout, or the hub.
 
     Weights are read from safetensors, or, if there are none, from `pytorch_model.bin`, which needs PyTorch and is read
@@ -251,11 +280,16 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool =
       name: folder, or hub name such as "google/flan-t5-small".
       dtype: compute dtype of generation and logits.
       verify: compare the files of a folder that nash_jax saved with the checksums in its manifest.
+      engine: what generates: "jax", or "ctranslate2", which is often faster on CPUs and takes further dtypes
+        (`nash_jax.engines.ct2.DTYPES`, such as "int8"); logits are always jax's, in float32 then.
 
     Raises:
-      UserError: if there is no such model, it is not supported, or a file was changed since it was saved.
+      UserError: if there is no such model or engine, it is not supported, or a file was changed since it was saved.
     """
-    name, dtype = read_path(name, "the model"), read_dtype(dtype)
+    if engine not in ENGINES:
+        raise UserError(f"engine is {engine!r}", f"one of {', '.join(ENGINES)}")
+    name = read_path(name, "the model")
+    own = read_dtype(dtype if engine == "jax" else "float32")
     folder = find_folder(name) or fetch_model(name, HUB_FILES)
     complete_save(folder)
     for file in verify_save(folder) if verify else []:
@@ -265,7 +299,10 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool =
     else:
         spec, params = hf.load_hf(folder)
     tokenizer = fill_special_tokens(load_tokenizer(str(folder)), spec) if has_tokenizer(folder) else None
-    return Seq2Seq(spec, params, tokenizer, dtype, load_generation_options(folder, spec.vocab_size))
+    model = Seq2Seq(spec, params, tokenizer, own, load_generation_options(folder, spec.vocab_size))
+    if engine == "ctranslate2":
+        model._generator = CTranslate2Engine(spec, params, dtype)
+    return model
 
 
 def _load_export(folder: Path) -> tuple[ModelSpec, dict[str, Any]]:

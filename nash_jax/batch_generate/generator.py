@@ -47,6 +47,7 @@ class GenerationJob:
       prefix: text before every input.
       truncate: truncate texts that are longer than the model's position table.
       batch_size: texts generated together.
+      engine: what generates, as of `nash_jax.load`.
       dtype: compute dtype.
       return_scores: also write log-probabilities, in JSONL.
       labels: the only outputs that are possible; None: all.
@@ -64,6 +65,7 @@ class GenerationJob:
     prefix: str = ""
     truncate: bool = False
     batch_size: int = 16
+    engine: str = "jax"
     dtype: str = "float32"
     return_scores: bool = False
     labels: Any = None
@@ -126,13 +128,15 @@ class FileGenerator:
         self.options, self._decode = (labels.options, labels.read) if labels else (options, self._decode_text)
         dummy = pad_inputs(np.zeros((1, 1), int), np.ones((1, 1)), np.zeros(1, int), 0)
         make_program_args(model.spec, self.options, dummy, None, stop_at_eos=True)  # checks the options
+        model.generator.check_options(self.options)
         self._rows: dict[int, int] = {}
         self.positions = model.spec.max_positions if model.spec.absolute_positions else None
 
     def settings(self, file: TextFile, scan: FileScan) -> dict[str, Any]:
         """Returns all settings that the outputs depend on; not the batch size, so that it can be changed on restart."""
         chosen = {name: getattr(self.job, name) for name in ("prefix", "truncate", "dtype")}
-        own = {"return_scores": self.job.return_scores or None, "labels": self.job.labels}
+        engine = None if self.job.engine == "jax" else self.job.engine
+        own = {"return_scores": self.job.return_scores or None, "labels": self.job.labels, "engine": engine}
         chosen |= {name: value for name, value in own.items() if value is not None}  # files of older versions lack them
         content = {"model": _digest(self.model, self.tokenizer), "input": scan.digest[:16], "column": file.column}
         decoding = {"skip_special_tokens": self.job.skip_special_tokens, "keep_tokens": list(self.job.keep_tokens)}
@@ -184,7 +188,7 @@ class FileGenerator:
         ids, _ = self._encode(chunk)
         generate = generate_scored_batches if self.job.return_scores else generate_batches
         for numbers, found in generate(
-            self.model.engine, ids, self.options, self.job.batch_size,
+            self.model.generator, ids, self.options, self.job.batch_size,
             progress=False, first_row=first, done=skipped, rows=self._rows,
         ):  # fmt: skip
             tokens = found.ids if isinstance(found, ScoredIds) else found

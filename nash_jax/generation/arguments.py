@@ -11,6 +11,7 @@ from nash_jax.generation.options import GenerationOptions
 from nash_jax.spec import ModelSpec
 
 DTYPES = ("float32", "bfloat16", "float16")
+ENGINES = ("jax", "ctranslate2")  # what generates
 _INT_LIMIT = 2**31
 
 

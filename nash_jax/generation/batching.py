@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from nash_jax.generation.engine import Engine
+from nash_jax.generation.engine import BatchGenerator
 from nash_jax.generation.inputs import PaddedInputs, batch_bucket, check_ids, check_length, length_bucket
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.outputs import ScoredIds
@@ -24,7 +24,7 @@ PROGRESS_DELAY_S = 5.0  # seconds before a progress bar appears
 
 
 def generate_batches(
-    engine: Engine,
+    engine: BatchGenerator,
     sources: Ragged | Sequence[Sequence[int]],
     options: GenerationOptions,
     batch_size: int,
@@ -53,14 +53,14 @@ def generate_batches(
       Indices of inputs, int [B], and their outputs, int32 [B·n, L]: n consecutive rows for each input.
 
     Raises:
-      UserError: for ids outside the vocabulary, and as `Engine.generate`.
+      UserError: for ids outside the vocabulary, and as `BatchGenerator.generate`.
     """
     for numbers, inputs in _batches(engine, sources, batch_size, progress, first_row, done, rows):
         yield numbers, engine.generate_padded(inputs, options)
 
 
 def generate_scored_batches(
-    engine: Engine, sources: Ragged | Sequence[Sequence[int]], options: GenerationOptions, batch_size: int,
+    engine: BatchGenerator, sources: Ragged | Sequence[Sequence[int]], options: GenerationOptions, batch_size: int,
     progress: bool | None = None, first_row: int = 0, done: Collection[int] = (),
     rows: Mapping[int, int] | None = None,
 ) -> Iterator[tuple[np.ndarray, ScoredIds]]:  # fmt: skip
@@ -81,7 +81,7 @@ def generate_scored_batches(
 
 
 def _batches(
-    engine: Engine, sources: Ragged | Sequence[Sequence[int]], batch_size: int, progress: bool | None, first_row: int,
+    engine: BatchGenerator, sources: Ragged | Sequence[Sequence[int]], batch_size: int, progress: bool | None, first_row: int,
     done: Collection[int], rows: Mapping[int, int] | None,
 ) -> Iterator[tuple[np.ndarray, PaddedInputs]]:  # fmt: skip
     """Yields the indices and the padded inputs of each batch; shows progress as they are taken."""

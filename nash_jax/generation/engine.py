@@ -1,5 +1,6 @@
 """Generation for inputs of any length with few compilations: lengths are padded to buckets."""
 
+import abc
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,38 +21,14 @@ from nash_jax.spec import ModelSpec
 from nash_jax.tree import map_with_path
 
 
-class Engine:
-    """Generates with a model: parameters on the device in the compute dtype, and jitted functions.
+class BatchGenerator(abc.ABC):
+    """What generates token ids for batches: our engine, or another that has the same calls.
 
-    Args:
+    Attributes:
       spec: the model's architecture.
-      params: its parameters.
-      dtype: compute dtype.
     """
 
-    def __init__(self, spec: ModelSpec, params: Mapping[str, Any], dtype: Any = jnp.float32) -> None:
-        self.spec, untied = untie_head(spec, params)
-        self.model = build(self.spec, dtype=jnp.dtype(dtype))
-        self._encode = jax.jit(self._encode_fn, static_argnums=3)
-        self._generate = jax.jit(self._generate_fn, static_argnums=4)
-        self._logits = jax.jit(lambda params, *inputs: self.model.apply({"params": params}, *inputs))
-        self.update_params(untied)
-
-    def update_params(self, params: Mapping[str, Any]) -> None:
-        """Replaces the parameters by others with the same shapes (tied or untied); nothing is recompiled."""
-        if "lm_head" not in params:
-            params = {**params, "lm_head": tied_lm_head(params)}
-        self.params = map_with_path(lambda _, leaf: jnp.asarray(leaf, self.model.dtype), params)
-
-    def _encode_fn(self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, max_length: int) -> Any:
-        return encode(self.model, params, input_ids, attention_mask, max_length)
-
-    def _generate_fn(
-        self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, traced: TracedArgs, static: StaticArgs
-    ) -> Decoded:
-        encoded = encode(self.model, params, input_ids, attention_mask, traced.prompt.shape[1] - 1)
-        decode = greedy if static.num_beams == 1 else beam_search
-        return decode(CachedDecoder(self.model, params, encoded), static, traced)
+    spec: ModelSpec
 
     def generate(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, options: GenerationOptions, *,
@@ -92,11 +69,65 @@ class Engine:
         rows = np.arange(len(input_ids)) if row_ids is None else row_ids
         return pad_inputs(input_ids, attention_mask, rows, self.spec.pad_id)
 
+    def check_options(self, options: GenerationOptions) -> None:  # noqa: B027: ours has all of them
+        """Refuses options that this generator does not have.
+
+        Raises:
+          UserError: naming them.
+        """
+
+    @abc.abstractmethod
     def generate_padded(
         self, inputs: PaddedInputs, options: GenerationOptions, *,
         decoder_input_ids: np.ndarray | None = None, stop_at_eos: bool = True,
     ) -> np.ndarray:  # fmt: skip
         """Like `generate`, for a padded batch; outputs of padding rows are removed."""
+
+    @abc.abstractmethod
+    def score_padded(
+        self, inputs: PaddedInputs, options: GenerationOptions, *, decoder_input_ids: np.ndarray | None = None
+    ) -> ScoredIds:
+        """Like `generate_padded`, with the scores of the outputs."""
+
+
+class Engine(BatchGenerator):
+    """Generates with a model: parameters on the device in the compute dtype, and jitted functions.
+
+    Args:
+      spec: the model's architecture.
+      params: its parameters.
+      dtype: compute dtype.
+    """
+
+    def __init__(self, spec: ModelSpec, params: Mapping[str, Any], dtype: Any = jnp.float32) -> None:
+        self.spec, untied = untie_head(spec, params)
+        self.model = build(self.spec, dtype=jnp.dtype(dtype))
+        self._encode = jax.jit(self._encode_fn, static_argnums=3)
+        self._generate = jax.jit(self._generate_fn, static_argnums=4)
+        self._logits = jax.jit(lambda params, *inputs: self.model.apply({"params": params}, *inputs))
+        self.update_params(untied)
+
+    def update_params(self, params: Mapping[str, Any]) -> None:
+        """Replaces the parameters by others with the same shapes (tied or untied); nothing is recompiled."""
+        if "lm_head" not in params:
+            params = {**params, "lm_head": tied_lm_head(params)}
+        self.params = map_with_path(lambda _, leaf: jnp.asarray(leaf, self.model.dtype), params)
+
+    def _encode_fn(self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, max_length: int) -> Any:
+        return encode(self.model, params, input_ids, attention_mask, max_length)
+
+    def _generate_fn(
+        self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, traced: TracedArgs, static: StaticArgs
+    ) -> Decoded:
+        encoded = encode(self.model, params, input_ids, attention_mask, traced.prompt.shape[1] - 1)
+        decode = greedy if static.num_beams == 1 else beam_search
+        return decode(CachedDecoder(self.model, params, encoded), static, traced)
+
+    def generate_padded(
+        self, inputs: PaddedInputs, options: GenerationOptions, *,
+        decoder_input_ids: np.ndarray | None = None, stop_at_eos: bool = True,
+    ) -> np.ndarray:  # fmt: skip
+        """As `BatchGenerator.generate_padded`."""
         static, traced = make_program_args(self.spec, options, inputs, decoder_input_ids, stop_at_eos)
         found = self._generate(self.params, inputs.input_ids, inputs.attention_mask, traced, static)
         return np.asarray(found.tokens)[: inputs.num_rows * static.num_return_sequences, : int(found.width)]
@@ -104,7 +135,7 @@ class Engine:
     def score_padded(
         self, inputs: PaddedInputs, options: GenerationOptions, *, decoder_input_ids: np.ndarray | None = None
     ) -> ScoredIds:
-        """Like `generate_padded`, with the scores of the outputs; another program is compiled for it."""
+        """As `BatchGenerator.score_padded`; another program is compiled for it."""
         static, traced = make_program_args(self.spec, options, inputs, decoder_input_ids, True, return_scores=True)
         found = self._generate(self.params, inputs.input_ids, inputs.attention_mask, traced, static)
         return to_host(found, inputs.num_rows * static.num_return_sequences, int(traced.prompt_length))

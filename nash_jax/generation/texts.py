@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nash_jax.generation.batching import generate_batches, generate_scored_batches, group_by_input
-from nash_jax.generation.engine import Engine
+from nash_jax.generation.engine import BatchGenerator
 from nash_jax.generation.labels import LabelSet
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.outputs import RowScore, ScoredTexts, join_rows, row_scores
@@ -30,7 +30,7 @@ class TextGenerator:
     """
 
     def __init__(
-        self, engine: Engine, tokenizer: Any, options: GenerationOptions, labels: Iterable[str] | None = None,
+        self, engine: BatchGenerator, tokenizer: Any, options: GenerationOptions, labels: Iterable[str] | None = None,
         decode: Decode | None = None,
     ) -> None:  # fmt: skip
         self.engine, self._tokenizer = engine, tokenizer

@@ -1,0 +1,1 @@
+"""Other engines that generate for a `Seq2Seq`."""
