@@ -64,13 +64,15 @@ def read_once(place):
     """Models are read once."""
 
     @functools.cache
-    def load(name: str, dtype: str) -> Seq2Seq:
-        return original(name, dtype=dtype)
+    def load(name: str, dtype: str, engine: str) -> Seq2Seq:
+        return original(name, dtype=dtype, engine=engine)
 
     original = nash_jax.seq2seq.load
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        patch.setattr("nash_jax.seq2seq.load", lambda name, *, dtype="float32": load(str(name), dtype))
+        patch.setattr(
+            "nash_jax.seq2seq.load", lambda name, *, dtype="float32", engine="jax": load(str(name), dtype, engine)
+        )
         yield
 
 
@@ -391,7 +393,9 @@ FLAGS = {
     ("--input=",): "no --input; expected",
     ("--batch_size=0",): "--batch_size is '0'; expected a whole number, 1 or more",
     ("--batch_size=x",): "--batch_size is 'x'; expected a whole number, 1 or more",
-    ("--dtype=float16",): "--dtype is 'float16'; expected float32 or bfloat16",
+    ("--dtype=float64",): "--dtype is 'float64'; expected float32 or bfloat16",
+    ("--dtype=int8",): "dtype is 'int8'; expected one of float32, bfloat16, float16",
+    ("--engine=tensorrt",): "--engine is 'tensorrt'; expected jax or ctranslate2",
     ("--return_scores",): "--return_scores with --output={}/out.txt; expected --output=NAME.jsonl, which holds scores",
     ("--labels=yes",): "labels hold 'yes'; expected a list of different texts, such as ['yes', 'no']",
     ("--do_sample=maybe",): "--do_sample is 'maybe'; expected true or false",

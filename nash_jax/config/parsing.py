@@ -9,8 +9,16 @@ from typing import Any
 import ml_collections
 
 from nash_jax.config.fields import check_of
-from nash_jax.config.schema import PHASES, STAGES, Config, DistillConfig, chosen_stages
-from nash_jax.errors import UserError, did_you_mean
+from nash_jax.config.schema import (
+    EXPORT_FORMATS,
+    PHASES,
+    STAGES,
+    Config,
+    DistillConfig,
+    chosen_stages,
+    export_formats,
+)
+from nash_jax.errors import UserError, did_you_mean, require_packages
 from nash_jax.pruning.methods import METHODS
 
 
@@ -110,6 +118,12 @@ def _check_together(config: Config) -> None:
     """Settings that depend on each other, of the stages that are run."""
     _check_stages(config.stages)
     chosen = chosen_stages(config)
+    for name in export_formats(config) if "export" in chosen else ():
+        if name not in EXPORT_FORMATS:
+            near = did_you_mean(name, EXPORT_FORMATS)
+            raise UserError(f"config.export names {name!r}{near}", f"some of {','.join(EXPORT_FORMATS)}")
+        if EXPORT_FORMATS[name]:
+            require_packages(EXPORT_FORMATS[name])  # now, not after hours of training
     for name in ("encoder_layers", "decoder_layers") if "shorten" in chosen else ():
         asked, there = getattr(config.shorten, name), getattr(config.model, name)
         if not config.model.init and not config.model.preset and asked > there:

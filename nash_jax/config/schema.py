@@ -13,6 +13,9 @@ from nash_jax.config.fields import all_positive, choice, not_negative, open_shar
 if TYPE_CHECKING:
     import ml_collections
 
+EXPORT_FORMATS = {  # what the stage `export` can write beside the export → the extra that it needs
+    "hf": "", "ct2": "ctranslate2", "ct2_int8": "ctranslate2",
+}  # fmt: skip
 STAGES = ("data", "finetune", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export")
 TEACHER_STAGES = ("data", "finetune")  # what all methods start from
 METHOD_NAMES = ("nash", "nash_auto", "cofi", "drop", "none")
@@ -303,6 +306,8 @@ class Config:
       retrain: fine-tuning of the compact model with a fresh optimizer.
       evaluate: generation settings.
       benchmark: timing settings.
+      export: forms of the pruned model beside the export, by commas: `hf` for transformers, `ct2` and `ct2_int8` for
+        CTranslate2; each is a folder of this name in `export/`.
     """
 
     method: str = choice("nash", *METHOD_NAMES)
@@ -316,6 +321,7 @@ class Config:
     retrain: TrainConfig = TrainConfig(batch_size=8)
     evaluate: EvaluateConfig = EvaluateConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
+    export: str = "hf"
 
 
 def default_config() -> "ml_collections.ConfigDict":
@@ -335,6 +341,15 @@ def chosen_stages(config: Config) -> tuple[str, ...]:
         return STAGES
     named = [name.strip() for name in config.stages.split(",")]
     return tuple(name for name in STAGES if name in named)
+
+
+def export_formats(config: Config) -> tuple[str, ...]:
+    """The formats that `config.export` names.
+
+    Args:
+      config: of a run.
+    """
+    return tuple(name.strip() for name in config.export.split(",") if name.strip())
 
 
 def lasting_settings(config: Config) -> dict[str, Any]:

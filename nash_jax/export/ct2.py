@@ -200,7 +200,7 @@ def _fill_ffn(ffn: Any, spec: ModelSpec, name: str, flat: Params) -> None:
 
 
 def _fill_linear(linear: Any, kernel: np.ndarray, bias: np.ndarray | None) -> None:
-    """Sets a kernel [in, out], stored as [out, in], and a bias of any shape; both are copied: quantizing changes them."""
+    """Sets a kernel [in, out], stored as [out, in], and a bias of any shape, both copied: quantizing changes them."""
     linear.weight = np.array(kernel.T, np.float32, order="C")
     if bias is not None:
         linear.bias = bias.reshape(-1).copy()

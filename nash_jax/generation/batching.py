@@ -81,8 +81,8 @@ def generate_scored_batches(
 
 
 def _batches(
-    engine: BatchGenerator, sources: Ragged | Sequence[Sequence[int]], batch_size: int, progress: bool | None, first_row: int,
-    done: Collection[int], rows: Mapping[int, int] | None,
+    engine: BatchGenerator, sources: Ragged | Sequence[Sequence[int]], batch_size: int, progress: bool | None,
+    first_row: int, done: Collection[int], rows: Mapping[int, int] | None,
 ) -> Iterator[tuple[np.ndarray, PaddedInputs]]:  # fmt: skip
     """Yields the indices and the padded inputs of each batch; shows progress as they are taken."""
     data = sources if isinstance(sources, Ragged) else Ragged.from_lists(sources)

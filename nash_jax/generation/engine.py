@@ -69,7 +69,7 @@ class BatchGenerator(abc.ABC):
         rows = np.arange(len(input_ids)) if row_ids is None else row_ids
         return pad_inputs(input_ids, attention_mask, rows, self.spec.pad_id)
 
-    def check_options(self, options: GenerationOptions) -> None:  # noqa: B027: ours has all of them
+    def check_options(self, options: GenerationOptions) -> None:  # noqa: B027
         """Refuses options that this generator does not have.
 
         Raises:

@@ -1,14 +1,23 @@
 """The stages that look at the pruned model and hand it over: `evaluate`, `benchmark`, `export`."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nash_jax.benchmark.latency import measure_latency, speedups
+from nash_jax.config.schema import export_formats
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions, score_models
 from nash_jax.recipe.context import RunContext
 from nash_jax.runtime.sharding import device_name
 from nash_jax.seq2seq import Seq2Seq
+
+_SAVE: dict[str, Callable[[Seq2Seq, Path], None]] = {  # EXPORT_FORMATS → how each is written
+    "hf": Seq2Seq.save_hf,
+    "ct2": Seq2Seq.save_ct2,
+    "ct2_int8": functools.partial(Seq2Seq.save_ct2, quantization="int8"),
+}
 
 
 def evaluate(context: RunContext, folder: Path) -> dict[str, Any]:
@@ -25,11 +34,12 @@ def benchmark(context: RunContext, folder: Path) -> dict[str, Any]:
 
 
 def export(context: RunContext, folder: Path) -> dict[str, Any]:
-    """The pruned model: Orbax export, and `hf/` for transformers."""
+    """The pruned model: the export, and the formats that were asked for in folders of their names."""
     pruned = Seq2Seq(*context.model("retrain"), context.tokenizer, generation=context.generation)
     pruned.save(folder)
-    try:
-        pruned.save_hf(folder / "hf")
-    except UserError as error:  # the export holds the model all the same
-        print(f"note: no {folder / 'hf'}: {error}")
+    for name in export_formats(context.config):
+        try:
+            _SAVE[name](pruned, folder / name)
+        except UserError as error:  # the export holds the model all the same
+            print(f"note: no {folder / name}: {error}")
     return {"folder": str(folder)}
