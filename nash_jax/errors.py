@@ -49,7 +49,7 @@ def require_packages(extra: str) -> None:
     Raises:
       UserError: naming the missing packages.
     """
-    missing = [name for name in EXTRAS[extra] if not _is_installed(name)]
+    missing = [name for name in EXTRAS[extra] if not is_installed(name)]
     if missing:
         raise _not_installed(", ".join(missing), extra)
 
@@ -67,7 +67,8 @@ def _not_installed(packages: str, extra: str) -> UserError:
     )
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; it is not."""
     try:
         return importlib.util.find_spec(package) is not None
     except ImportError:
