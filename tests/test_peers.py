@@ -1,0 +1,89 @@
+"""The table of peers: real processes, equal outputs, ratios, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nash_jax.benchmark.peer_process import PeerProcess
+from nash_jax.benchmark.peer_systems import SYSTEMS
+from nash_jax.benchmark.peers import main, ratio, weights_per_token
+from nash_jax.errors import UserError, is_installed
+from nash_jax.seq2seq import Seq2Seq
+from nash_jax.testing import lively_model, random_params, random_spec
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("models")
+    Seq2Seq(*lively_model(0, layers=2, vocab_size=40)).save(place / "dense")
+    Seq2Seq(*lively_model(1, layers=1, vocab_size=40)).save(place / "pruned")
+    return place
+
+
+@pytest.mark.slow
+def test_the_command_times_systems_and_their_outputs_agree(folder, capsys):
+    command = ["peers", f"--model={folder / 'pruned'}", f"--dense={folder / 'dense'}", "--runs=1", "--starts=1"]
+    names = [name for name, (package, _, _) in SYSTEMS.items() if is_installed(package)]
+    names.remove("ctranslate2 float32")
+    command += [f"--systems={','.join(names)}", "--source_length=8", "--new_tokens=6", "--batch_sizes=2", f"--output={folder / 'peers.json'}"]
+    assert main(command) == 0
+    rows = json.loads((folder / "peers.json").read_text())["rows"]
+    assert [(row["model"], row["system"]) for row in rows] == [(m, s) for m in ("dense", "pruned") for s in names]
+    assert all(row["same_outputs"] == 1 for row in rows if "int8" not in row["system"])
+    assert all(row["median_ms"] > 0 for row in rows)
+    printed = capsys.readouterr().out
+    assert "| 2 | pruned | ctranslate2 int8 |" in printed
+    assert "speedup over dense ctranslate2 int8" in printed
+
+
+def test_a_ratio_is_that_of_medians_within_its_interval():
+    rng = np.random.default_rng(0)
+    slow, fast = 20 + rng.normal(size=(3, 7)), 10 + rng.normal(size=(3, 7))
+    middle, low, high = ratio(slow.tolist(), fast.tolist())
+    assert middle == pytest.approx(np.median(slow) / np.median(fast))
+    assert low < middle < high
+    assert 1.7 < low < 2 < high < 2.3
+    assert ratio(slow.tolist(), slow.tolist())[0] == 1
+
+
+def test_a_start_that_is_slow_as_a_whole_widens_the_interval():
+    """Runs of one start are alike: the interval is over starts too."""
+    fast = np.full((3, 7), 10.0)
+    slow = fast * np.array([[1.0], [2.0], [3.0]])
+    _, low, high = ratio(slow.tolist(), fast.tolist())
+    assert (low, high) == (1, 3)
+
+
+def test_weights_that_a_step_reads():
+    spec = random_spec(0, gated=False, tied=True)
+    model = Seq2Seq(spec, random_params(spec))
+    expected = spec.vocab_size * spec.d_model + spec.d_model  # LM head, final norm
+    for layer in spec.decoder:
+        heads = 4 * len(layer.self_heads) + 2 * len(layer.cross_heads)  # cross-attention: query and output
+        expected += spec.d_model * (heads * spec.head_dim + 2 * layer.ffn + 3)
+    assert weights_per_token(model) == expected
+
+
+def test_a_process_that_has_ended_is_named(tmp_path):
+    process = PeerProcess("nash_jax", tmp_path / "none", 1)
+    with pytest.raises(UserError, match="the process of nash_jax has ended"):
+        process.ask(np.zeros((1, 2), int), 1, 1)
+    process.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no model, or two"),
+        (("--model=x", "--preset=t5-small"), "no model, or two"),
+        (("--model=x", "--systems=ctranslate2 int4"), "did you mean 'ctranslate2 int8'?"),
+        (("--model=x", "--batch_sizes=1,b"), "--batch_sizes is 1,b"),
+        (("--model=x", "--runs=0"), "runs"),
+    ],
+)
+def test_mistakes(arguments, message, capsys):
+    assert main(["peers", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
