@@ -23,10 +23,11 @@ def folder(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_command_times_systems_and_their_outputs_agree(folder, capsys):
-    command = ["peers", f"--model={folder / 'pruned'}", f"--dense={folder / 'dense'}", "--runs=1", "--starts=1"]
     names = [name for name, (package, _, _) in SYSTEMS.items() if is_installed(package)]
     names.remove("ctranslate2 float32")
-    command += [f"--systems={','.join(names)}", "--source_length=8", "--new_tokens=6", "--batch_sizes=2", f"--output={folder / 'peers.json'}"]
+    command = ["peers", f"--model={folder / 'pruned'}", f"--dense={folder / 'dense'}", f"--systems={','.join(names)}"]
+    command += ["--runs=1", "--starts=1", "--source_length=8", "--new_tokens=6", "--batch_sizes=2"]
+    command += [f"--output={folder / 'peers.json'}"]
     assert main(command) == 0
     rows = json.loads((folder / "peers.json").read_text())["rows"]
     assert [(row["model"], row["system"]) for row in rows] == [(m, s) for m in ("dense", "pruned") for s in names]
