@@ -42,6 +42,7 @@ ALLOWED = {  # each room of the package → the rooms that it may import, beside
         "data",
         "evaluation",
         "convert",
+        "engines",
         "export",
         "seq2seq",
         "training",

@@ -133,29 +133,40 @@ def test_a_clear_difference_is_found():
     assert found["low"] < found["kept"] < found["high"]
 
 
-def test_the_interval_of_the_share_kept_covers_it():
+def test_the_intervals_of_share_kept_and_difference_cover_them():
     """Dense is right on 0.8, pruned on 0.72 of the rows, mostly the same ones: 90 % is kept."""
     rng, found = np.random.default_rng(6), []
     for _ in range(200):
         dense = rng.random(300) < 0.8
         pruned = np.where(dense, rng.random(300) < 0.85, rng.random(300) < 0.2)
         kept = compared(EXACT, hits(dense), hits(pruned), resamples=300)["exact_match"]
-        found.append(covered((kept["low"], kept["high"]), 0.9))
-    assert 0.90 <= np.mean(found) <= 0.99
+        difference = kept["difference_low"], kept["difference_high"]
+        found.append((covered((kept["low"], kept["high"]), 0.9), covered(difference, -8)))
+    assert (np.mean(found, axis=0) >= 0.90).all() and (np.mean(found, axis=0) <= 0.99).all()
 
 
 def test_equal_outputs():
     statistics = rouge_statistics(np.random.default_rng(7), 30)
     for found in compared(ROUGE, statistics, statistics).values():
-        assert found == {"difference": 0, "kept": 1, "low": 1, "high": 1, "p": 1}
+        assert found == {
+            "difference": 0,
+            "difference_low": 0,
+            "difference_high": 0,
+            "kept": 1,
+            "low": 1,
+            "high": 1,
+            "p": 1,
+        }
 
 
 def test_nothing_is_kept_of_nothing():
     """The dense model has no hit, or no hit in some resample."""
     none, one = hits([False] * 8), hits([True] + [False] * 7)
     found = compared(EXACT, none, one)["exact_match"]
+    assert found.pop("difference_low") == 0 < 12.5 < found.pop("difference_high")
     assert found == {"difference": 12.5, "kept": None, "low": None, "high": None, "p": 1}
     found = compared(EXACT, one, none)["exact_match"]
+    assert found.pop("difference_low") < -12.5 < found.pop("difference_high") == 0
     assert found == {"difference": -12.5, "kept": 0, "low": None, "high": None, "p": 1}
 
 

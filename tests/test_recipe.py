@@ -76,7 +76,9 @@ def test_report_has_the_promised_keys(unbroken) -> None:
     assert set(promised) <= set(report)
     compared = {"phoneme_error_rate", "word_error_rate", "word_accuracy"}
     assert set(report["intervals"]["pruned"]) == set(report["paired"]) == compared
-    assert set(report["paired"]["word_accuracy"]) == {"difference", "kept", "low", "high", "p"}
+    assert set(report["paired"]["word_accuracy"]) == {
+        "difference", "difference_low", "difference_high", "kept", "low", "high", "p",
+    }  # fmt: skip
     assert set(report["params"]) >= set(
         ["dense", "pruned", "encoder_sparsity", "decoder_sparsity", "expected_encoder_sparsity", "kept_decoder_layers"]
     )

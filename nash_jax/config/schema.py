@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 EXPORT_FORMATS = {  # what the stage `export` can write beside the export → the extra that it needs
     "hf": "", "ct2": "ctranslate2", "ct2_int8": "ctranslate2",
 }  # fmt: skip
+EVALUATION_ENGINES = ("jax", "ctranslate2", "ctranslate2_int8")
 STAGES = ("data", "finetune", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export")
 TEACHER_STAGES = ("data", "finetune")  # what all methods start from
 METHOD_NAMES = ("nash", "nash_auto", "cofi", "drop", "none")
@@ -258,6 +259,8 @@ class EvaluateConfig:
       batch_size: rows generated together.
       reference: the dense form of the one model that is evaluated (folder or hub name), against which its
         sparsity is counted; empty: not known.
+      engine: what generates for the one model that is evaluated: `jax`, `ctranslate2` or `ctranslate2_int8`; with the
+        latter two its scores are also compared with those of `jax`.
       num_beams: beams of the outputs that are scored on the test rows, and by default of the exported model.
         Validation during training is greedy.
       length_penalty: power of the length that beams' scores are divided by.
@@ -267,6 +270,7 @@ class EvaluateConfig:
 
     batch_size: int = positive(64)
     reference: str = ""
+    engine: str = choice("jax", *EVALUATION_ENGINES)
     num_beams: int = positive(1)
     length_penalty: float = 1.0
     no_repeat_ngram_size: int = not_negative(0)

@@ -67,10 +67,10 @@ def compare_paired(
       groups: index of each row's unit, int [n].
 
     Returns:
-      Name of a value → {"difference": pruned − dense; "kept": pruned / dense; "low", "high": interval of the latter by
-      paired bootstrap (Koehn 2004); "p": two-sided p-value by approximate randomization (Noreen 1989; Riezler and
-      Maxwell 2005)}. "kept" is None if the dense value is not positive; the interval, if it is not positive in some
-      resample.
+      Name of a value → {"difference": pruned − dense, with its interval "difference_low", "difference_high"; "kept":
+      pruned / dense, with "low", "high"; both intervals by paired bootstrap (Koehn 2004); "p": two-sided, by approximate
+      randomization (Noreen 1989; Riezler and Maxwell 2005)}. "kept" is None if the dense value is not positive; its
+      interval, if it is not positive in some resample.
     """
     before, after = (metric.values(statistics) for statistics in models)
     shuffled = _differences(metric, *models, groups, len(next(iter(draws[0].values()))))
@@ -78,8 +78,11 @@ def compare_paired(
     for name in before:
         difference = after[name] - before[name]
         low, high = _ratio_bounds(draws[1][name], draws[0][name])
+        least, most = _bounds(draws[1][name] - draws[0][name])
         found[name] = {
             "difference": difference,
+            "difference_low": least,
+            "difference_high": most,
             "kept": after[name] / before[name] if before[name] > 0 else None,
             "low": low,
             "high": high,

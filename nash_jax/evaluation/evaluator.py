@@ -16,7 +16,7 @@ from nash_jax.evaluation.bootstrap import bootstrap_values, compare_paired, conf
 from nash_jax.evaluation.row_subsets import chosen_tokenizers, merge_values, shared_labels, split_by_task
 from nash_jax.evaluation.text_metrics import baseline_outputs
 from nash_jax.generation.batching import generate_batches
-from nash_jax.generation.engine import Engine
+from nash_jax.generation.engine import BatchGenerator
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.texts import TextGenerator
 from nash_jax.spec import ModelSpec
@@ -88,7 +88,7 @@ class Evaluator:
         self._written = written_forms(tokenizer, targets, self.keep_tokens)
         self.sources = tokenize_sources(rows, tokenizer, task, cache)
 
-    def generate(self, engine: Engine) -> tuple[list[str], np.ndarray]:
+    def generate(self, engine: BatchGenerator) -> tuple[list[str], np.ndarray]:
         """Returns the generated text and the number of new tokens (int [n]) of each row, in order."""
         texts, lengths = [""] * len(self.rows), np.zeros(len(self.rows), int)
         pad_id, eos_id = engine.spec.pad_id, engine.spec.eos_id
@@ -112,7 +112,7 @@ class Evaluator:
         texts = (*row["references"], *(row.get("labels") or ()))
         return next((text for text in texts if self._written.get(text) == output.strip()), output)
 
-    def evaluate(self, engine: Engine) -> dict[str, float]:
+    def evaluate(self, engine: BatchGenerator) -> dict[str, float]:
         """Returns the task's metrics (for a mixture also those of each task) and the mean generated length (tokens)."""
         texts, lengths = self.generate(engine)
         outputs = self.postprocess(texts)
@@ -125,35 +125,40 @@ def mean_length(lengths: np.ndarray) -> dict[str, float]:
     return {"generated_length": float(lengths.mean())}
 
 
-def score_models(evaluator: Evaluator, engines: Mapping[str, Engine], num_examples: int = 12) -> dict[str, Any]:
+def score_models(
+    evaluator: Evaluator, engines: Mapping[str, BatchGenerator], num_examples: int = 12,
+    paired: tuple[str, str] = ("dense", "pruned"),
+) -> dict[str, Any]:  # fmt: skip
     """Scores models and the baselines that need no model.
 
     Args:
       evaluator: of the test rows.
       engines: name → model.
       num_examples: number of example rows in the result, evenly spaced.
+      paired: two models that are compared on the same rows, if both are given.
 
     Returns:
       As `score_outputs`.
     """
-    return score_outputs(
-        evaluator, {name: evaluator.generate(engine) for name, engine in engines.items()}, num_examples
-    )
+    found = {name: evaluator.generate(engine) for name, engine in engines.items()}
+    return score_outputs(evaluator, found, num_examples, paired)
 
 
 def score_outputs(
-    evaluator: Evaluator, found: Mapping[str, tuple[list[str], np.ndarray]], num_examples: int = 12
-) -> dict[str, Any]:
+    evaluator: Evaluator, found: Mapping[str, tuple[list[str], np.ndarray]], num_examples: int = 12,
+    paired: tuple[str, str] = ("dense", "pruned"),
+) -> dict[str, Any]:  # fmt: skip
     """Scores the outputs of models, and the baselines.
 
     Args:
       evaluator: of the test rows.
       found: model → texts and lengths, from `Evaluator.generate`.
       num_examples: number of example rows in the result, evenly spaced.
+      paired: two models that are compared on the same rows, if both are given.
 
     Returns:
       "metrics": {model: values, "baselines": {name: values}}; "intervals": {model: {value: [low, high]}}, with the
-      same structure; "paired": the result of `compare_paired` for `dense` and `pruned`, empty unless both are given;
+      same structure; "paired": the result of `compare_paired` for these two;
       "tokenizers": those of ROUGE and BLEU, by the field of `TaskConfig` that sets them; "num_examples": number of rows
       scored; "examples": some rows with their outputs.
     """
@@ -176,8 +181,8 @@ def score_outputs(
         by_subset = [subset.metric.values(x) for subset, x in zip(subsets, statistics[name], strict=True)]
         return merge_values(subsets, by_subset) | lengths.get(name, {})
 
-    def paired(dense: str, pruned: str) -> dict[str, Any]:
-        both = zip(subsets, *(zip(statistics[name], draws[name], strict=True) for name in (dense, pruned)), strict=True)
+    def compared() -> dict[str, Any]:
+        both = zip(subsets, *(zip(statistics[name], draws[name], strict=True) for name in paired), strict=True)
         return merge_values(
             subsets, [compare_paired(subset.metric, (a, b), (x, y), subset.groups) for subset, (a, x), (b, y) in both]
         )
@@ -185,7 +190,7 @@ def score_outputs(
     return {
         "metrics": by_model(values),
         "intervals": by_model(lambda name: merge_values(subsets, [confidence_intervals(d) for d in draws[name]])),
-        "paired": paired("dense", "pruned") if {"dense", "pruned"} <= outputs.keys() else {},
+        "paired": compared() if set(paired) <= outputs.keys() else {},
         "tokenizers": chosen_tokenizers(subsets),
         "num_examples": len(rows),
         "examples": _examples(rows, outputs, num_examples),

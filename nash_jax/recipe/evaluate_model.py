@@ -18,11 +18,12 @@ from nash_jax.data.sources import load_rows
 from nash_jax.data.special_tokens import check_token_ids
 from nash_jax.data.summary import format_summary, summarize_data
 from nash_jax.data.tokenizers import choose_tokenizer
+from nash_jax.engines.ct2 import CTranslate2Engine
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, evaluation_options, score_models
 from nash_jax.evaluation.row_subsets import check_subsets
 from nash_jax.evaluation.sizes import component_sizes, sparsities
-from nash_jax.generation.engine import Engine
+from nash_jax.generation.engine import BatchGenerator, Engine
 from nash_jax.recipe.workdir import Workdir
 from nash_jax.report.result import RunResult, write
 from nash_jax.runtime.sharding import device_name
@@ -70,6 +71,15 @@ class EvaluationRun:
         """The model, ready to generate."""
         return Engine(self.given.spec, self.given.params, self.config.model.dtype)
 
+    @property
+    def engines(self) -> dict[str, BatchGenerator]:
+        """Who generates: `model`, and if that is another engine also our own, `jax`."""
+        name, _, dtype = self.config.evaluate.engine.partition("_")
+        if name == "jax":
+            return {"model": self.engine}
+        served = CTranslate2Engine(self.given.spec, self.given.params, dtype or "float32")
+        return {"jax": self.engine, "model": served}
+
 
 def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:
     """The task's metrics on the test rows."""
@@ -91,7 +101,7 @@ def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:
     e = run.config.evaluate
     evaluator = Evaluator(rows["test"], tokenizer, task, options, e.batch_size, folder, e.labels_only)
     check_token_ids(tokenizer, run.given.spec, source=evaluator.sources.ids)
-    return score_models(evaluator, {"model": run.engine}) | {"data": data}
+    return score_models(evaluator, run.engines, paired=("jax", "model")) | {"data": data}
 
 
 def benchmark(run: EvaluationRun, folder: Path) -> dict[str, Any]:

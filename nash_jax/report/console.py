@@ -85,6 +85,9 @@ def _model(report: Report) -> str:
         section(report, "intervals", "model"),
     )
     intervals = {name: "({:.2f} to {:.2f})".format(*bounds[name]) if name in bounds else "" for name in scores}
+    for name, paired in section(report, "paired").items():  # of an engine that is not ours
+        low, high = (paired[f"difference_{end}"] for end in ("low", "high"))
+        intervals[name] += f", {paired['difference']:+.2f} ({low:+.2f} to {high:+.2f}) against jax"
     quality = [[f"  {name}", f"{value:.2f}", intervals[name]] for name, value in scores.items()]
     sizes = report["components"]["parameters"]["model"] | {"all": params["model"]}
     tables = {
