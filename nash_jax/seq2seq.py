@@ -19,7 +19,7 @@ from nash_jax.data.hub import fetch_model
 from nash_jax.data.languages import Languages, generation_languages, restored_languages
 from nash_jax.data.special_tokens import fill_special_tokens
 from nash_jax.data.tokenizers import HUB_FILES, has_tokenizer, load_tokenizer, save_tokenizer
-from nash_jax.errors import UserError
+from nash_jax.errors import UserError, require_packages
 from nash_jax.generation.arguments import (
     check_decoder_inputs,
     check_model_parts,
@@ -233,6 +233,27 @@ class Seq2Seq:
         with fill_folder(folder) as new:
             if is_host0():
                 hf.write_hf(new, self.spec, self.params, self.generation.to_dict())
+                self._write_tokenizer(new)
+
+    def save_onnx(self, folder: str | os.PathLike[str], quantization: str | None = None) -> None:
+        """Writes ONNX graphs, in the files that ONNX Runtime programs, transformers.js and optimum read.
+
+        Needs the extra `onnx`. The folder is treated as by `save`.
+
+        Args:
+          folder: as of `save`.
+          quantization: None: float32; "int8": weights of 8 bits, inputs of matrix products rounded as they come.
+
+        Raises:
+          UserError: for another quantization, without the extra, and as `save`.
+        """
+        require_packages("onnx")
+        from nash_jax.export.onnx.folder import check_quantization, write_onnx
+
+        check_quantization(quantization)  # raises in all processes, so that none waits for another
+        with fill_folder(folder) as new:
+            if is_host0():
+                write_onnx(new, self.spec, self.params, self.generation.to_dict(), quantization)
                 self._write_tokenizer(new)
 
     def _write_tokenizer(self, folder: Path) -> None:
