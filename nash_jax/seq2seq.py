@@ -256,6 +256,30 @@ class Seq2Seq:
                 write_onnx(new, self.spec, self.params, self.generation.to_dict(), quantization)
                 self._write_tokenizer(new)
 
+    def save_stablehlo(
+        self, folder: str | os.PathLike[str], platforms: Sequence[str] = ("cpu", "cuda", "tpu"), **options: Any
+    ) -> None:
+        """Writes programs that jax alone runs: encoding, logits and greedy generation, for several platforms at once.
+
+        The folder is treated as by `save`.
+
+        Args:
+          folder: as of `save`.
+          platforms: cpu, cuda, rocm, tpu, or some of them.
+          **options: fields of `GenerationOptions`, which later calls cannot change; the default is `self.generation`.
+
+        Raises:
+          UserError: for options other than greedy search, other platforms, and as `save`.
+        """
+        from nash_jax.export.stablehlo.folder import check_settings, write_stablehlo
+
+        chosen = self.generation.replace(**options)
+        check_settings(chosen, platforms)  # raises in all processes, so that none waits for another
+        with fill_folder(folder) as new:
+            if is_host0():
+                write_stablehlo(new, self.spec, self.params, chosen, self.dtype, platforms)
+                self._write_tokenizer(new)
+
     def _write_tokenizer(self, folder: Path) -> None:
         if self.tokenizer is not None:
             save_tokenizer(self.tokenizer, folder)

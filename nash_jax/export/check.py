@@ -80,7 +80,7 @@ def check_model(family: str, shape: str, seed: int = 0) -> tuple[ModelSpec, dict
             "positions": "relative_per_layer", "scaled_attention": True, "decoder_head_dim": 6,
         }  # fmt: skip
     elif "max_positions" in FAMILIES[family]:
-        own |= {"max_positions": 96, "embedding_scale": 32**0.5}
+        own |= {"max_positions": 96, "embedding_scale": 2.0}
     spec = dense_spec(
         vocab_size=64, d_model=32, d_ff=48, num_heads=4, encoder_layers=3, decoder_layers=3, family=family, **own
     )
@@ -97,16 +97,18 @@ _RAGGED_DECODER = (
 
 
 def _lively(spec: ModelSpec, seed: int) -> dict[str, Any]:
-    """Parameters with which activations keep their size, logits are some units apart, and EOS is often best."""
+    """Parameters with which logits are some units apart, tokens seldom repeat, and outputs of some inputs end."""
     flat = flatten(random_params(spec, seed, scale=1.0))
     for path, leaf in flat.items():
         name = path.rpartition("/")[2]
         if name.endswith("bias"):
-            flat[path] = leaf * np.float32(0.3)
+            flat[path] = leaf * np.float32(0.1)
         elif name in ("q", "kv", "qkv", "wi", "lm_head"):
-            flat[path] = leaf * np.float32((4 if name == "lm_head" else 1) * spec.d_model**-0.5)
+            flat[path] = leaf * np.float32((2 if name == "lm_head" else 1) * spec.d_model**-0.5)
         elif name in ("out", "wo"):
-            flat[path] = leaf * np.float32(max(1, leaf.size // spec.d_model) ** -0.5)
+            flat[path] = leaf * np.float32(2 * max(1, leaf.size // spec.d_model) ** -0.5)
+        elif path == "shared/embedding" and spec.tied:
+            flat[path] = leaf * np.float32(0.4)  # else the last token is its own best successor
     head = flat["shared/embedding"] if spec.tied else flat["lm_head"].T
     head[spec.eos_id] *= 1.5
     return unflatten(flat)

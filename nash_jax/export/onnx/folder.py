@@ -17,6 +17,7 @@ from nash_jax.export.onnx.decoder import decoder_model
 from nash_jax.export.onnx.encoder import encoder_model
 from nash_jax.export.onnx.layers import Parts
 from nash_jax.export.onnx.quantize import STORAGES
+from nash_jax.generation.options import GenerationOptions
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten
 
@@ -59,16 +60,38 @@ def write_onnx(
     check_quantization(quantization)
     if not spec.decoder:
         raise UserError("the decoder has no layers", "one or more, for the cache of an ONNX graph")
-    storage, ending = QUANTIZATIONS[quantization]
+    write_graphs(folder, spec, params, generation, *QUANTIZATIONS[quantization])
+
+
+def write_graphs(
+    folder: Path, spec: ModelSpec, params: Mapping[str, Any], generation: Mapping[str, Any], storage: str, ending: str
+) -> None:
+    """Writes the folder with matrices stored in any way.
+
+    Args:
+      folder: an empty folder.
+      spec: the model's architecture.
+      params: its parameters.
+      generation: fields of its generation config.
+      storage: a key of `STORAGES`.
+      ending: of the names of the graphs.
+    """
     parts = make_parts(spec, params, storage)
     (folder / "onnx").mkdir()
     config = onnx_config(spec)
     split = [name for name, build in GRAPHS.items() if _write(build(parts), folder / "onnx" / f"{name}{ending}.onnx")]
     if split:
         config["transformers.js_config"] = {"use_external_data_format": {f"{name}{ending}.onnx": 1 for name in split}}
-    special = {name: config[name] for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
-    for name, fields in {"config": config, "generation_config": {**special, **generation}}.items():
+    for name, fields in {"config": config, "generation_config": _generation(config, generation)}.items():
         (folder / f"{name}.json").write_text(json.dumps(fields, indent=1), encoding="utf-8")
+
+
+def _generation(config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of generation_config.json: ids of special tokens, and our greatest length where none was set."""
+    fields = {name: config[name] for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
+    if not {"max_new_tokens", "max_length"} & set(given):
+        fields["max_new_tokens"] = GenerationOptions().length_limits(1)[1] - 1
+    return {**fields, **given}
 
 
 def make_parts(spec: ModelSpec, params: Mapping[str, Any], storage: str = "float32") -> Parts:
