@@ -38,10 +38,10 @@ SHAPES = ("dense", "shortened", "ragged")
 class Written(Protocol):
     """A model as another engine reads it."""
 
-    def log_probs(self, ids: np.ndarray, mask: np.ndarray, decoder_ids: np.ndarray) -> np.ndarray:
-        """Ids and mask [B, S], decoder inputs [B, T] → log-probabilities of the next token, [B, T, V]."""
+    def logits(self, ids: np.ndarray, mask: np.ndarray, decoder_ids: np.ndarray, /) -> np.ndarray:
+        """Ids and mask [B, S], decoder inputs [B, T] → logits or log-probabilities of the next token, [B, T, V]."""
 
-    def greedy(self, ids: np.ndarray, mask: np.ndarray, new_tokens: int) -> np.ndarray:
+    def greedy(self, ids: np.ndarray, mask: np.ndarray, new_tokens: int, /) -> np.ndarray:
         """Ids and mask [B, S] → start token, generated tokens, padding after EOS, [B, up to 1 + new_tokens]."""
 
 
@@ -126,7 +126,7 @@ def compare(family: str, shape: str, kind: str, inputs: int, new_tokens: int) ->
         except UserError as error:
             return Row(family, shape, None, 0, inputs, str(error))
         expected = log_softmax(engine.logits(ids, mask, decoder_ids))
-        difference = float(np.abs(found.log_probs(ids, mask, decoder_ids) - expected).max())
+        difference = float(np.abs(log_softmax(found.logits(ids, mask, decoder_ids)) - expected).max())
         ours = engine.generate(ids, mask, GenerationOptions(max_new_tokens=new_tokens))
         theirs = found.greedy(ids, mask, new_tokens)
     return Row(family, shape, difference, count_same(ours, theirs, spec.pad_id), inputs)

@@ -69,6 +69,7 @@ def _facts(
     return {
         "programs": {name: [str(aval) for aval in _inputs(program)] for name, program in programs.items()},
         "max_new_tokens": programs["generate"].out_avals[0].shape[1] - 1,
+        "max_positions": spec.max_positions if spec.absolute_positions else None,
         "pad_token_id": spec.pad_id if options.pad_token_id is None else options.pad_token_id,
         "eos_token_id": options.eos_token_id or [spec.eos_id],
         "platforms": list(platforms),

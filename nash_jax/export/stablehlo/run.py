@@ -52,6 +52,9 @@ class StableHloModel:
 
     def _run(self, name: str, *inputs: Any) -> np.ndarray:
         arrays = [np.asarray(given, np.int32) for given in inputs]
+        longest, limit = max(array.shape[-1] for array in arrays if array.ndim), self.facts["max_positions"]
+        if limit is not None and longest > limit:
+            raise ValueError(f"{longest} tokens; this model has {limit} positions")
         return np.asarray(self._programs[name](self.weights, *arrays))
 
 
