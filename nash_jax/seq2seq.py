@@ -20,7 +20,7 @@ from nash_jax.data.languages import Languages, generation_languages, restored_la
 from nash_jax.data.special_tokens import fill_special_tokens
 from nash_jax.data.tokenizers import HUB_FILES, has_tokenizer, load_tokenizer, save_tokenizer
 from nash_jax.engines.ct2 import CTranslate2Engine
-from nash_jax.errors import UserError
+from nash_jax.errors import UserError, require_packages
 from nash_jax.export.ct2 import check_quantization, write_ctranslate2
 from nash_jax.generation.arguments import (
     ENGINES,
@@ -262,6 +262,51 @@ class Seq2Seq:
             if is_host0():
                 write_ctranslate2(new, self.spec, self.params, self.tokenizer, quantization)
                 (new / GENERATION_FILE).write_text(json.dumps(self.generation.to_dict(), indent=1), encoding="utf-8")
+                self._write_tokenizer(new)
+
+    def save_onnx(self, folder: str | os.PathLike[str], quantization: str = "float32") -> None:
+        """Writes ONNX graphs, in the files that ONNX Runtime programs, transformers.js and optimum read.
+
+        Needs the extra `onnx`. The folder is treated as by `save`.
+
+        Args:
+          folder: as of `save`.
+          quantization: "float32", or "int8": weights of 8 bits, inputs of matrix products rounded as they come.
+
+        Raises:
+          UserError: for another quantization, without the extra, and as `save`.
+        """
+        require_packages("onnx")
+        from nash_jax.export.onnx import folder as onnx_folder
+
+        onnx_folder.check_quantization(quantization)  # raises in all processes, so that none waits for another
+        with fill_folder(folder) as new:
+            if is_host0():
+                onnx_folder.write_onnx(new, self.spec, self.params, self.generation.to_dict(), quantization)
+                self._write_tokenizer(new)
+
+    def save_stablehlo(
+        self, folder: str | os.PathLike[str], platforms: Sequence[str] = ("cpu", "cuda", "tpu"), **options: Any
+    ) -> None:
+        """Writes programs that jax alone runs: encoding, logits and greedy generation, for several platforms at once.
+
+        The folder is treated as by `save`.
+
+        Args:
+          folder: as of `save`.
+          platforms: cpu, cuda, rocm, tpu, or some of them.
+          **options: fields of `GenerationOptions`, which later calls cannot change; the default is `self.generation`.
+
+        Raises:
+          UserError: for options other than greedy search, other platforms, and as `save`.
+        """
+        from nash_jax.export.stablehlo.folder import check_settings, write_stablehlo
+
+        chosen = self.generation.replace(**options)
+        check_settings(chosen, platforms)  # raises in all processes, so that none waits for another
+        with fill_folder(folder) as new:
+            if is_host0():
+                write_stablehlo(new, self.spec, self.params, chosen, self.dtype, platforms)
                 self._write_tokenizer(new)
 
     def _write_tokenizer(self, folder: Path) -> None:

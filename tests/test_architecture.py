@@ -29,7 +29,7 @@ ALLOWED = {  # each room of the package → the rooms that it may import, beside
     "data": (*BASE, "config"),
     "evaluation": (*SCIENCE, "config", "data"),
     "convert": (*SCIENCE, "data"),
-    "export": (*SCIENCE, "convert", "data"),
+    "export": (*SCIENCE, "convert", "data", "testing"),
     "engines": (*SCIENCE, "export"),
     "seq2seq": (*SCIENCE, "convert", "data", "engines", "export"),
     "training": (*SCIENCE, "config", "data"),

@@ -69,8 +69,8 @@ def compare_paired(
     Returns:
       Name of a value → {"difference": pruned − dense, with its interval "difference_low", "difference_high"; "kept":
       pruned / dense, with "low", "high"; both intervals by paired bootstrap (Koehn 2004); "p": two-sided p-value by
-      approximate randomization (Noreen 1989; Riezler and Maxwell 2005)}. "kept" is None if the dense value is not positive; its
-      interval, if it is not positive in some resample.
+      approximate randomization (Noreen 1989; Riezler and Maxwell 2005)}. "kept" is None if the dense value is not
+      positive; its interval, if it is not positive in some resample.
     """
     before, after = (metric.values(statistics) for statistics in models)
     shuffled = _differences(metric, *models, groups, len(next(iter(draws[0].values()))))

@@ -1,0 +1,184 @@
+"""Compares a format for other engines with our own models, for every family and kind of pruning; prints a table.
+
+python -m nash_jax.export.check --format=onnx [--inputs=200] [--new_tokens=24]
+
+Models are small and random. `shortened`: one of three decoder layers is left. `ragged`: layers keep different heads and
+FFN units, and some sub-layers are gone. Printed are the largest difference of teacher-forced log-probabilities, and how
+many inputs give the same tokens in greedy search.
+"""
+
+import dataclasses
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from absl import flags
+
+from nash_jax.errors import UserError, require_packages
+from nash_jax.generation.engine import Engine
+from nash_jax.generation.options import GenerationOptions
+from nash_jax.pruning.layer_selection import choose_layers, select_layers
+from nash_jax.runtime.command import parse_flags, print_result, run_command
+from nash_jax.spec import FAMILIES, DecoderLayer, EncoderLayer, ModelSpec, dense_spec
+from nash_jax.testing import random_params, random_sources
+from nash_jax.tree import flatten, unflatten
+
+FORMATS = {  # format → (module with `written`, extra that it needs)
+    "onnx": ("nash_jax.export.onnx.checked", "onnx"),
+    "stablehlo": ("nash_jax.export.stablehlo.checked", None),
+}
+SHAPES = ("dense", "shortened", "ragged")
+
+
+class Written(Protocol):
+    """A model as another engine reads it."""
+
+    def logits(self, ids: np.ndarray, mask: np.ndarray, decoder_ids: np.ndarray, /) -> np.ndarray:
+        """Ids and mask [B, S], decoder inputs [B, T] → logits or log-probabilities of the next token, [B, T, V]."""
+
+    def greedy(self, ids: np.ndarray, mask: np.ndarray, new_tokens: int, /) -> np.ndarray:
+        """Ids and mask [B, S] → start token, generated tokens, padding after EOS, [B, up to 1 + new_tokens]."""
+
+
+class Row(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+      family: of the model.
+      shape: one of `SHAPES`.
+      difference: largest difference of log-probabilities; None: the format refuses the model.
+      same: inputs with the same tokens.
+      inputs: inputs compared.
+      refusal: message of a refusal.
+    """
+
+    family: str
+    shape: str
+    difference: float | None
+    same: int
+    inputs: int
+    refusal: str = ""
+
+
+def check_model(family: str, shape: str, seed: int = 0) -> tuple[ModelSpec, dict[str, Any]]:
+    """Returns a small random model whose outputs differ by input, and its parameters.
+
+    Args:
+      family: a key of `FAMILIES`; `custom` has flags that no other family has together.
+      shape: one of `SHAPES`.
+      seed: NumPy seed.
+    """
+    own: dict[str, Any] = {"pad_id": 0, "eos_id": 1, "decoder_start_id": 2, "dropout_rate": 0.0}
+    if family == "custom":
+        own |= {
+            "norm": "layer", "pre_norm": False, "bias": True, "activation": "silu", "gated": True, "tied": False,
+            "positions": "relative_per_layer", "scaled_attention": True, "decoder_head_dim": 6,
+        }  # fmt: skip
+    elif "max_positions" in FAMILIES[family]:
+        own |= {"max_positions": 96, "embedding_scale": 2.0}
+    spec = dense_spec(
+        vocab_size=64, d_model=32, d_ff=48, num_heads=4, encoder_layers=3, decoder_layers=3, family=family, **own
+    )
+    if shape == "ragged":
+        spec = dataclasses.replace(spec, encoder=_RAGGED_ENCODER, decoder=_RAGGED_DECODER)
+    params = _lively(spec, seed)
+    return select_layers(spec, params, decoder=choose_layers(3, 1)) if shape == "shortened" else (spec, params)
+
+
+_RAGGED_ENCODER = (EncoderLayer((0, 2), 20), EncoderLayer((), 48), EncoderLayer((1, 2, 3), 0))
+_RAGGED_DECODER = (
+    DecoderLayer((), (0, 1, 3), 17), DecoderLayer((1, 2), (), 48), DecoderLayer((0, 1, 2, 3), (3,), 0),
+)  # fmt: skip
+
+
+def _lively(spec: ModelSpec, seed: int) -> dict[str, Any]:
+    """Parameters with which logits are some units apart, tokens seldom repeat, and outputs of some inputs end."""
+    flat = flatten(random_params(spec, seed, scale=1.0))
+    for path, leaf in flat.items():
+        name = path.rpartition("/")[2]
+        if name.endswith("bias"):
+            flat[path] = leaf * np.float32(0.1)
+        elif name in ("q", "kv", "qkv", "wi", "lm_head"):
+            flat[path] = leaf * np.float32((2 if name == "lm_head" else 1) * spec.d_model**-0.5)
+        elif name in ("out", "wo"):
+            flat[path] = leaf * np.float32(2 * max(1, leaf.size // spec.d_model) ** -0.5)
+        elif path == "shared/embedding" and spec.tied:
+            flat[path] = leaf * np.float32(0.4)  # else the last token is its own best successor
+    head = flat["shared/embedding"] if spec.tied else flat["lm_head"].T
+    head[spec.eos_id] *= 1.5
+    return unflatten(flat)
+
+
+def compare(family: str, shape: str, kind: str, inputs: int, new_tokens: int) -> Row:
+    """Writes one model in a format, reads it back with its engine, and compares."""
+    spec, params = check_model(family, shape)
+    ids, mask = random_sources(spec, 1, rows=inputs, length=14)
+    decoder_ids = np.random.default_rng(2).integers(2, spec.vocab_size, (inputs, 8))
+    engine = Engine(spec, params)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found: Written = importlib.import_module(FORMATS[kind][0]).written(Path(folder), spec, params)
+        except UserError as error:
+            return Row(family, shape, None, 0, inputs, str(error))
+        expected = log_softmax(engine.logits(ids, mask, decoder_ids))
+        difference = float(np.abs(log_softmax(found.logits(ids, mask, decoder_ids)) - expected).max())
+        ours = engine.generate(ids, mask, GenerationOptions(max_new_tokens=new_tokens))
+        theirs = found.greedy(ids, mask, new_tokens)
+    return Row(family, shape, difference, count_same(ours, theirs, spec.pad_id), inputs)
+
+
+def count_same(ours: np.ndarray, theirs: np.ndarray, pad_id: int) -> int:
+    """Returns the number of equal rows; padding at their ends does not count."""
+    width = max(ours.shape[1], theirs.shape[1])
+    first, second = (np.pad(x, ((0, 0), (0, width - x.shape[1])), constant_values=pad_id) for x in (ours, theirs))
+    return int((first == second).all(axis=1).sum())
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns log-probabilities, float64, of logits [..., V]."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+HEAD = ("| family | model | largest difference of log-probabilities | same tokens, greedy |", "|---|---|---|---|")
+
+
+def line(row: Row) -> str:
+    """Returns a row as a line of Markdown."""
+    if row.difference is None:
+        return f"| {row.family} | {row.shape} | refused | {row.refusal} |"
+    return f"| {row.family} | {row.shape} | {row.difference:.1e} | {row.same} of {row.inputs} |"
+
+
+def run(argv: Sequence[str]) -> None:
+    """Prints the table of a format."""
+    own = flags.FlagValues()
+    flags.DEFINE_enum("format", None, sorted(FORMATS), "", flag_values=own)
+    for name, default in {"inputs": 200, "new_tokens": 24}.items():
+        flags.DEFINE_integer(name, default, "", lower_bound=1, flag_values=own)
+    parse_flags(own, argv, "--format=FORMAT, --inputs=ROWS, --new_tokens=TOKENS")
+    kind = own["format"].value
+    if kind is None:
+        raise UserError("command line: no format", f"--format={'|'.join(sorted(FORMATS))}")
+    if extra := FORMATS[kind][1]:
+        require_packages(extra)
+    inputs, new_tokens = own.flag_values_dict()["inputs"], own.flag_values_dict()["new_tokens"]
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # many programs, each run once
+    print_result(*HEAD)
+    for family in FAMILIES:
+        for shape in SHAPES:
+            print_result(line(compare(family, shape, kind, inputs, new_tokens)))
+
+
+def main(argv: Sequence[str] = sys.argv) -> int:
+    """Exit status: see `run_command`."""
+    return run_command(run, argv, __doc__ or "", "take fewer inputs")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
