@@ -205,7 +205,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ShortenConfig:
-    """Which layers stay.
+    """Which layers and which tokens stay.
 
     Attributes:
       encoder_layers: how many of the encoder; 0: all.
@@ -215,6 +215,8 @@ class ShortenConfig:
         one by one, each time the one whose absence hurts the validation loss least.
       encoder_kept: these layers of the encoder, numbered from 0, instead of `encoder_layers`.
       decoder_kept: these of the decoder.
+      vocabulary: keep only the tokens that the training rows need (docs/vocabulary.md); otherwise all.
+      alphabet: with `vocabulary`, also keep tokens of one character that no training row has.
     """
 
     encoder_layers: int = not_negative(0)
@@ -222,6 +224,8 @@ class ShortenConfig:
     selection: str = choice("uniform", "uniform", "low", "high", "study", "importance")
     encoder_kept: tuple[int, ...] = ()
     decoder_kept: tuple[int, ...] = ()
+    vocabulary: bool = False
+    alphabet: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,8 +347,26 @@ def lasting_settings(config: Config) -> dict[str, Any]:
     Args:
       config: of a run.
     """
-    settings = dataclasses.asdict(config)
+    settings = all_settings(config)
     del settings["stages"]
+    return settings
+
+
+_LATER = {"shorten": ("vocabulary", "alphabet")}  # group → settings that runs of an earlier version do not have
+
+
+def all_settings(config: Config) -> dict[str, Any]:
+    """The settings by name, as they identify a run: those that came later are left out while they change nothing.
+
+    Args:
+      config: of a run.
+    """
+    settings = dataclasses.asdict(config)
+    defaults = dataclasses.asdict(Config())
+    for group, names in _LATER.items():
+        for name in names:
+            if settings[group][name] == defaults[group][name]:
+                del settings[group][name]
     return settings
 
 

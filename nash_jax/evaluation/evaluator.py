@@ -1,6 +1,7 @@
 """Generates outputs for the rows of a split and scores them; does not write any files."""
 
 import functools
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,20 +126,23 @@ def mean_length(lengths: np.ndarray) -> dict[str, float]:
     return {"generated_length": float(lengths.mean())}
 
 
-def score_models(evaluator: Evaluator, engines: Mapping[str, Engine], num_examples: int = 12) -> dict[str, Any]:
+def score_models(
+    evaluator: Evaluator, engines: Mapping[str, Engine], num_examples: int = 12,
+    writers: Mapping[str, Evaluator] = types.MappingProxyType({}),
+) -> dict[str, Any]:  # fmt: skip
     """Scores models and the baselines that need no model.
 
     Args:
       evaluator: of the test rows.
       engines: name → model.
       num_examples: number of example rows in the result, evenly spaced.
+      writers: model → evaluator of the same rows with the tokenizer of this model, where it has one of its own.
 
     Returns:
       As `score_outputs`.
     """
-    return score_outputs(
-        evaluator, {name: evaluator.generate(engine) for name, engine in engines.items()}, num_examples
-    )
+    found = {name: writers.get(name, evaluator).generate(engine) for name, engine in engines.items()}
+    return score_outputs(evaluator, found, num_examples)
 
 
 def score_outputs(

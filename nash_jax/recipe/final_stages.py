@@ -14,7 +14,9 @@ from nash_jax.seq2seq import Seq2Seq
 def evaluate(context: RunContext, folder: Path) -> dict[str, Any]:
     """Both models and the baselines on the test rows."""
     check_positions(context.model("finetune")[0], context.config)
-    return score_models(context.evaluator("test", context.generation), context.engines)
+    evaluator = context.evaluator("test", "finetune")
+    smaller = {"pruned": context.evaluator("test", "retrain")} if context.vocabulary("retrain") else {}
+    return score_models(evaluator, context.engines, writers=smaller)
 
 
 def benchmark(context: RunContext, folder: Path) -> dict[str, Any]:
@@ -26,7 +28,8 @@ def benchmark(context: RunContext, folder: Path) -> dict[str, Any]:
 
 def export(context: RunContext, folder: Path) -> dict[str, Any]:
     """The pruned model: Orbax export, and `hf/` for transformers."""
-    pruned = Seq2Seq(*context.model("retrain"), context.tokenizer, generation=context.generation)
+    tokenizer, generation = context.tokenizer_of("retrain"), context.generation_of("retrain")
+    pruned = Seq2Seq(*context.model("retrain"), tokenizer, generation=generation)
     pruned.save(folder)
     try:
         pruned.save_hf(folder / "hf")

@@ -84,5 +84,5 @@ def measure_coverage(old: Any, new: Any, new_ids: Mapping[int, int], texts: Sequ
             removed |= {i for i in row if i not in new_ids}
             unknown = row.count(old.unk_token_id), written.count(new.unk_token_id)
             totals += (len(row), len(row) - same.count(-1), len(written), same != written, *unknown)
-    tokens, kept, later, changed, *unknown = totals.tolist()
-    return Coverage(len(texts), tokens, kept, later, changed, len(removed), *unknown)
+    tokens, kept, later, changed, unknown_before, unknown_after = totals.tolist()
+    return Coverage(len(texts), tokens, kept, later, changed, len(removed), unknown_before, unknown_after)

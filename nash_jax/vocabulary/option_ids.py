@@ -21,8 +21,8 @@ def generated_ids(options: GenerationOptions) -> set[int]:
     return {token_id for name in _GENERATED for token_id in _flatten(getattr(options, name))}
 
 
-def renumber_options(options: GenerationOptions, new_ids: Mapping[int, int]) -> tuple[GenerationOptions, list[str]]:
-    """Returns options with new ids, and the names of those that forbid less than before.
+def renumber_options(options: GenerationOptions, new_ids: Mapping[int, int]) -> GenerationOptions:
+    """Returns options with new ids.
 
     A rule that forbids a removed token, or a sequence with one, has nothing to forbid any more, and is left out.
 
@@ -31,11 +31,22 @@ def renumber_options(options: GenerationOptions, new_ids: Mapping[int, int]) -> 
       new_ids: id → new id of the tokens that stay, among them `generated_ids(options)`.
     """
     changes = {name: _renumber(getattr(options, name), new_ids) for name in _GENERATED}
-    for name in _FORBIDDEN:
-        kept = [entry for entry in getattr(options, name) if set(_flatten(entry)) <= new_ids.keys()]
-        changes[name] = _renumber(tuple(kept), new_ids)
-    shorter = [name for name in _FORBIDDEN if len(changes[name]) < len(getattr(options, name))]
-    return options.replace(**changes), shorter
+    changes |= {name: _renumber(_possible(getattr(options, name), new_ids), new_ids) for name in _FORBIDDEN}
+    return options.replace(**changes)
+
+
+def idle_rules(options: GenerationOptions, new_ids: Mapping[int, int]) -> list[str]:
+    """Returns the names of the options that forbid something which is not possible any more.
+
+    Args:
+      options: of the model before.
+      new_ids: id → new id of the tokens that stay.
+    """
+    return [name for name in _FORBIDDEN if _possible(getattr(options, name), new_ids) != getattr(options, name)]
+
+
+def _possible(rules: tuple[Any, ...], new_ids: Mapping[int, int]) -> tuple[Any, ...]:
+    return tuple(rule for rule in rules if set(_flatten(rule)) <= new_ids.keys())
 
 
 def _flatten(value: Any) -> list[int]:

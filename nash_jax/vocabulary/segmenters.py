@@ -1,10 +1,10 @@
 """Which tokens a tokenizer's model needs besides those of some texts, so that it segments these texts as before.
 
-A segmenter is the entry `model` of `tokenizer.json`. Its tokens can only be taken away, so there is one question: could a
-text whose tokens are all kept get others? For each kind the answer is no, if these are kept too:
+A segmenter is the entry `model` of `tokenizer.json`. Its tokens can only be taken away, so there is one question: could
+a text whose tokens are all kept get others? For each kind the answer is no, if these are kept too:
 
 - **Unigram** takes the path of pieces with the highest sum of scores. Without some pieces the best path is still there,
-  with the same score, and no other path has gained; among equal paths the search takes the first one, which stays first.
+  with the same score, and no other path has gained; among equal paths the search takes the first, which stays first.
   Two things might gain: the unknown token, whose score is the lowest of all pieces less 10, and which may stand for a
   character only if no piece is that character. So a piece of the lowest score stays, and the pieces of one character.
 - **BPE** merges the pair of the lowest rank, again and again. What is merged within a token at the end was merged as
@@ -12,9 +12,10 @@ text whose tokens are all kept get others? For each kind the answer is no, if th
   still the first in rank; merges that lead to removed tokens are not made for these texts.
 - **WordLevel** looks each word up.
 
-`tests/test_vocabulary_properties.py` holds this for random tokenizers and texts.
+`tests/test_vocabulary_segmenters.py` holds this for random tokenizers and texts.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -92,7 +93,7 @@ def merged_parts(token: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
     """
     parts, made = list(token), list[str]()
     while True:
-        pairs = [(ranks[pair], i) for i, pair in enumerate(zip(parts, parts[1:], strict=False)) if pair in ranks]
+        pairs = [(ranks[pair], i) for i, pair in enumerate(itertools.pairwise(parts)) if pair in ranks]
         if not pairs:
             return made if parts == [token] else []
         _, i = min(pairs)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ from nash_jax.errors import UserError
 from nash_jax.generation.arguments import read_flag, read_texts
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.pruning.compact import cut
+from nash_jax.runtime.multihost import is_host0
 from nash_jax.seq2seq import Seq2Seq
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten
 from nash_jax.vocabulary.coverage import Coverage, measure_coverage, used_ids
-from nash_jax.vocabulary.option_ids import generated_ids, renumber_options
+from nash_jax.vocabulary.option_ids import generated_ids, idle_rules, renumber_options
 from nash_jax.vocabulary.sizes import VocabularySize, vocabulary_size
 from nash_jax.vocabulary.tokenizer import tokenizer_needs, trim_tokenizer
 
@@ -82,8 +83,8 @@ def trim_vocabulary(
     check_texts(measure_coverage(model.tokenizer, tokenizer, new_ids, given))
     rows = old_ids[old_ids < max(model.spec.vocab_size, model.spec.source_vocab_size)]
     spec, params = trim_model(model.spec, model.params, rows)
-    options = trim_options(model.generation, new_ids)
-    trimmed = Seq2Seq(spec, params, tokenizer, model.dtype, options)
+    note_rules(model.generation, new_ids)
+    trimmed = Seq2Seq(spec, params, tokenizer, model.dtype, renumber_options(model.generation, new_ids))
     coverage = measure_coverage(model.tokenizer, tokenizer, new_ids, others)
     return TrimResult(trimmed, rows, vocabulary_size(model.spec), vocabulary_size(spec), coverage)
 
@@ -149,14 +150,12 @@ def trim_model(spec: ModelSpec, params: Any, old_ids: np.ndarray) -> tuple[Model
     return cut(spec, {path: np.asarray(leaf) for path, leaf in flatten(params).items()}, keep)
 
 
-def trim_options(options: GenerationOptions, new_ids: dict[int, int]) -> GenerationOptions:
-    """Returns generation options with new ids; a note names rules that have less to forbid.
+def note_rules(options: GenerationOptions, new_ids: Mapping[int, int]) -> None:
+    """Prints a note for each generation option that forbids tokens which are gone.
 
     Args:
       options: of the model before.
-      new_ids: id → new id.
+      new_ids: id → new id of the tokens that stay.
     """
-    trimmed, shorter = renumber_options(options, new_ids)
-    for name in shorter:
-        print(f"note: {name} named tokens that are gone now; they are left out", file=sys.stderr)
-    return trimmed
+    for name in idle_rules(options, new_ids) if is_host0() else []:
+        print(f"note: {name} forbids tokens that are gone now; these are left out of it", file=sys.stderr)
