@@ -14,21 +14,27 @@ from nash_jax.runtime.xla_flags import set_xla_flags
 set_xla_flags()  # before any backend starts
 
 __version__ = "0.1.0"
-__all__ = ["PruneResult", "Seq2Seq", "UserError", "__version__", "default_config", "load", "prune"]
+__all__ = [
+    "PruneResult", "Seq2Seq", "TrimResult", "UserError", "__version__", "default_config", "load", "prune",
+    "trim_vocabulary",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from nash_jax.config.schema import default_config
     from nash_jax.errors import UserError
     from nash_jax.recipe.api import PruneResult, prune
     from nash_jax.seq2seq import Seq2Seq, load
+    from nash_jax.vocabulary.trim import TrimResult, trim_vocabulary
 
 _MODULES = {
     "PruneResult": "nash_jax.recipe.api",
     "Seq2Seq": "nash_jax.seq2seq",
+    "TrimResult": "nash_jax.vocabulary.trim",
     "UserError": "nash_jax.errors",
     "default_config": "nash_jax.config.schema",
     "load": "nash_jax.seq2seq",
     "prune": "nash_jax.recipe.api",
+    "trim_vocabulary": "nash_jax.vocabulary.trim",
 }
 _OF_TRAINING = ("PruneResult", "default_config", "prune")  # need the extra `train`
 

@@ -261,7 +261,11 @@ class ModelSpec:
           keep: axis name → increasing positions to keep along the axis; other axes are unchanged.
 
         Returns:
-          A spec with the same number of layers and smaller axes.
+          A spec with the same number of layers and smaller axes. Along `vocab` tokens get new ids, in their old order,
+          and so do those of padding, EOS and the decoder's start.
+
+        Raises:
+          UserError: if one of these three is not kept.
         """
 
         def heads(axis: str, ids: tuple[int, ...]) -> tuple[int, ...]:
@@ -282,7 +286,22 @@ class ModelSpec:
             )
             for i, d in enumerate(self.decoder)
         )
-        return dataclasses.replace(self, encoder=encoder, decoder=decoder, d_model=units("embed", self.d_model))
+        narrow = dataclasses.replace(self, encoder=encoder, decoder=decoder, d_model=units("embed", self.d_model))
+        return narrow._with_vocabulary(keep)
+
+    def _with_vocabulary(self, keep: Mapping[str, Sequence[int]]) -> "ModelSpec":
+        """The spec with the tokens that are kept along `vocab` and `encoder_vocab`."""
+        changed: dict[str, Any] = {}
+        if "encoder_vocab" in keep and self.encoder_vocab_size is not None:
+            changed["encoder_vocab_size"] = len(keep["encoder_vocab"])
+        if "vocab" in keep:
+            new_ids = {int(old): new for new, old in enumerate(keep["vocab"])}
+            lost = [name for name in _SPECIAL_IDS if getattr(self, name) not in new_ids]
+            if lost:
+                raise UserError(f"token {getattr(self, lost[0])}, spec.{lost[0]}, is not kept", "it among the tokens")
+            changed |= {name: new_ids[getattr(self, name)] for name in _SPECIAL_IDS}
+            changed["vocab_size"] = len(new_ids)
+        return dataclasses.replace(self, **changed)
 
     def to_json(self) -> str:
         """Returns JSON text, which `from_json` reads."""
@@ -309,6 +328,7 @@ class ModelSpec:
             raise UserError(f"not a model spec: {error!r}", "the spec.json of a nash_jax export") from error
 
 
+_SPECIAL_IDS = ("pad_id", "eos_id", "decoder_start_id")
 _LARGEST = {  # far beyond any model
     "encoder": 1024, "decoder": 1024, "vocab_size": 2**24, "encoder_vocab_size": 2**24, "d_model": 2**17,
     "head_dim": 2**14, "decoder_head_dim": 2**14, "num_heads": 2**12, "decoder_num_heads": 2**12,

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 BASE = ("errors", "spec", "axes", "tree", "ragged", "runtime")
 SCIENCE = (*BASE, "models", "pruning", "generation")
 ALLOWED = {  # each room of the package → the rooms that it may import, beside itself
-    "__init__": ("config", "errors", "recipe", "runtime", "seq2seq"),
+    "__init__": ("config", "errors", "recipe", "runtime", "seq2seq", "vocabulary"),
     "errors": (),
     "spec": ("errors",),
     "axes": ("errors", "spec", "tree"),
@@ -35,6 +35,7 @@ ALLOWED = {  # each room of the package → the rooms that it may import, beside
     "training": (*SCIENCE, "config", "data"),
     "benchmark": (*SCIENCE, "config", "seq2seq", "testing", "training"),
     "batch_generate": (*SCIENCE, "data", "seq2seq"),
+    "vocabulary": (*SCIENCE, "batch_generate", "data", "seq2seq"),
     "report": (*SCIENCE, "config", "data", "evaluation", "training"),
     "recipe": (
         *SCIENCE,
@@ -48,6 +49,7 @@ ALLOWED = {  # each room of the package → the rooms that it may import, beside
         "training",
         "benchmark",
         "report",
+        "vocabulary",
     ),
     "study": (*SCIENCE, "config", "data", "evaluation", "recipe", "report", "training"),
     "testing": ("spec", "axes", "tree", "models"),

@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 def test_the_command_times_systems_and_their_outputs_agree(folder, capsys):
     names = [name for name, (package, _, _) in SYSTEMS.items() if is_installed(package)]
-    names.remove("ctranslate2 float32")
+    names = [name for name in names if "int8" in name or " " not in name]
     command = ["peers", f"--model={folder / 'pruned'}", f"--dense={folder / 'dense'}", f"--systems={','.join(names)}"]
     command += ["--runs=1", "--starts=1", "--source_length=8", "--new_tokens=6", "--batch_sizes=2"]
     command += [f"--output={folder / 'peers.json'}"]

@@ -61,6 +61,27 @@ def _ctranslate2(folder: Path, threads: int) -> Generate:
     return generate
 
 
+def _onnxruntime(folder: Path, threads: int) -> Generate:
+    from nash_jax.export.onnx.run import OnnxModel
+
+    model = OnnxModel(folder, threads)
+
+    def generate(ids: np.ndarray, tokens: int, beams: int) -> np.ndarray:
+        mask, found = np.ones_like(ids), np.full((len(ids), 1), model.config["decoder_start_token_id"])
+        encoded, cache = model.encode(ids, mask), None
+        for _ in range(tokens):
+            logits, cache = model.decode(found[:, -1:], encoded, mask, cache)
+            logits[:, -1, model.config["eos_token_id"]] = -np.inf
+            found = np.concatenate([found, logits[:, -1:].argmax(-1)], axis=1)
+        return found[:, 1:]
+
+    return generate
+
+
+def _save_onnx(quantization: str) -> Callable[[Seq2Seq, Path], None]:
+    return lambda model, folder: Seq2Seq(model.spec, model.params).save_onnx(folder, quantization)
+
+
 def _save_ct2(quantization: str) -> Callable[[Seq2Seq, Path], None]:
     return lambda model, folder: Seq2Seq(model.spec, model.params).save_ct2(folder, quantization)
 
@@ -71,8 +92,11 @@ SYSTEMS: dict[str, tuple[str, Callable[[Seq2Seq, Path], None], Callable[[Path, i
     "transformers": ("torch", Seq2Seq.save_hf, _transformers),
     "ctranslate2 float32": ("ctranslate2", _save_ct2("float32"), _ctranslate2),
     "ctranslate2 int8": ("ctranslate2", _save_ct2("int8"), _ctranslate2),
+    "onnxruntime float32": ("onnxruntime", _save_onnx("float32"), _onnxruntime),
+    "onnxruntime int8": ("onnxruntime", _save_onnx("int8"), _onnxruntime),
 }
-BYTES_PER_WEIGHT = {"ctranslate2 int8": 1}  # 4 for the others
+GREEDY_ONLY = ("onnxruntime float32", "onnxruntime int8")
+BYTES_PER_WEIGHT = {"ctranslate2 int8": 1, "onnxruntime int8": 1}  # 4 for the others
 
 
 def limit_threads(threads: int) -> dict[str, str]:

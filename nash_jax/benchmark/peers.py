@@ -30,7 +30,7 @@ from absl import flags
 from nash_jax.benchmark.latency import random_ids
 from nash_jax.benchmark.padding_cost import prune_model
 from nash_jax.benchmark.peer_process import BANDWIDTH, PeerProcess
-from nash_jax.benchmark.peer_systems import BYTES_PER_WEIGHT, SYSTEMS
+from nash_jax.benchmark.peer_systems import BYTES_PER_WEIGHT, GREEDY_ONLY, SYSTEMS
 from nash_jax.errors import UserError, did_you_mean, is_installed
 from nash_jax.runtime.command import parse_flags, print_result, run_command
 from nash_jax.runtime.files import write_text
@@ -201,7 +201,8 @@ def _parse(argv: Sequence[str]) -> dict[str, Any]:
         raise UserError("command line: no model, or two", "either --model=FOLDER or --preset=NAME")
     if not all(size.isdecimal() and int(size) > 0 for size in given["batch_sizes"]):
         raise UserError(f"--batch_sizes is {','.join(given['batch_sizes'])}", "whole numbers of 1 or more")
-    return given | {"batch_sizes": [int(size) for size in given["batch_sizes"]], "systems": _systems(given["systems"])}
+    systems = [name for name in _systems(given["systems"]) if given["num_beams"] == 1 or name not in GREEDY_ONLY]
+    return given | {"batch_sizes": [int(size) for size in given["batch_sizes"]], "systems": systems}
 
 
 def _systems(named: str) -> list[str]:

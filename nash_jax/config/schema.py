@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import ml_collections
 
 EXPORT_FORMATS = {  # what the stage `export` can write beside the export → the extra that it needs
-    "hf": "", "ct2": "ctranslate2", "ct2_int8": "ctranslate2",
+    "hf": "", "ct2": "ctranslate2", "ct2_int8": "ctranslate2", "onnx": "onnx", "onnx_int8": "onnx", "stablehlo": "",
 }  # fmt: skip
 EVALUATION_ENGINES = ("jax", "ctranslate2", "ctranslate2_int8")
 STAGES = ("data", "finetune", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export")
@@ -209,7 +209,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ShortenConfig:
-    """Which layers stay.
+    """Which layers and which tokens stay.
 
     Attributes:
       encoder_layers: how many of the encoder; 0: all.
@@ -219,6 +219,8 @@ class ShortenConfig:
         one by one, each time the one whose absence hurts the validation loss least.
       encoder_kept: these layers of the encoder, numbered from 0, instead of `encoder_layers`.
       decoder_kept: these of the decoder.
+      vocabulary: keep only the tokens that the training rows need (docs/vocabulary.md); otherwise all.
+      alphabet: with `vocabulary`, also keep tokens of one character that no training row has.
     """
 
     encoder_layers: int = not_negative(0)
@@ -226,6 +228,8 @@ class ShortenConfig:
     selection: str = choice("uniform", "uniform", "low", "high", "study", "importance")
     encoder_kept: tuple[int, ...] = ()
     decoder_kept: tuple[int, ...] = ()
+    vocabulary: bool = False
+    alphabet: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,7 +315,7 @@ class Config:
       evaluate: generation settings.
       benchmark: timing settings.
       export: forms of the pruned model beside the export, by commas: `hf` for transformers, `ct2` and `ct2_int8` for
-        CTranslate2; each is a folder of this name in `export/`.
+        CTranslate2, `onnx` and `onnx_int8`, `stablehlo`; each is a folder of this name in `export/`.
     """
 
     method: str = choice("nash", *METHOD_NAMES)
@@ -362,8 +366,28 @@ def lasting_settings(config: Config) -> dict[str, Any]:
     Args:
       config: of a run.
     """
-    settings = dataclasses.asdict(config)
+    settings = all_settings(config)
     del settings["stages"]
+    return settings
+
+
+_LATER = ("shorten.vocabulary", "shorten.alphabet", "evaluate.engine", "export")  # runs of an earlier version lack them
+
+
+def all_settings(config: Config) -> dict[str, Any]:
+    """The settings by name, as they identify a run: those that came later are left out while they change nothing.
+
+    Args:
+      config: of a run.
+    """
+    settings, defaults = dataclasses.asdict(config), dataclasses.asdict(Config())
+    for name in _LATER:
+        *groups, last = name.split(".")
+        own, default = settings, defaults
+        for group in groups:
+            own, default = own[group], default[group]
+        if own[last] == default[last]:
+            del own[last]
     return settings
 
 

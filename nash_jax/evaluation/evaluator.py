@@ -1,6 +1,7 @@
 """Generates outputs for the rows of a split and scores them; does not write any files."""
 
 import functools
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def mean_length(lengths: np.ndarray) -> dict[str, float]:
 
 def score_models(
     evaluator: Evaluator, engines: Mapping[str, BatchGenerator], num_examples: int = 12,
-    paired: tuple[str, str] = ("dense", "pruned"),
+    paired: tuple[str, str] = ("dense", "pruned"), writers: Mapping[str, Evaluator] = types.MappingProxyType({}),
 ) -> dict[str, Any]:  # fmt: skip
     """Scores models and the baselines that need no model.
 
@@ -136,11 +137,12 @@ def score_models(
       engines: name → model.
       num_examples: number of example rows in the result, evenly spaced.
       paired: two models that are compared on the same rows, if both are given.
+      writers: model → evaluator of the same rows with the tokenizer of this model, where it has one of its own.
 
     Returns:
       As `score_outputs`.
     """
-    found = {name: evaluator.generate(engine) for name, engine in engines.items()}
+    found = {name: writers.get(name, evaluator).generate(engine) for name, engine in engines.items()}
     return score_outputs(evaluator, found, num_examples, paired)
 
 

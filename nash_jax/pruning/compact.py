@@ -106,10 +106,27 @@ def compact(spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, Any]
       1
     """
     check_masks(spec, masks)
-    axes = param_axes(spec)
-    keep = kept_positions(spec, masks)
-    flat = fold(params, masks, axes, mask_sites(spec))
-    narrow = spec.pruned({axis: positions.tolist() for axis, positions in keep.items()})
+    flat = fold(params, masks, param_axes(spec), mask_sites(spec))
+    return cut(spec, flat, kept_positions(spec, masks))
+
+
+def cut(
+    spec: ModelSpec, flat: Mapping[str, np.ndarray], keep: Mapping[str, np.ndarray]
+) -> tuple[ModelSpec, dict[str, Any]]:
+    """The model that is left when only some positions of its axes are kept, also of `vocab` and `encoder_vocab`.
+
+    Args:
+      spec: the model.
+      flat: its parameters by path.
+      keep: axis name → increasing positions; axes that are not named stay whole.
+
+    Returns:
+      The narrower spec and its parameters, nested.
+
+    Raises:
+      UserError: as `ModelSpec.pruned`.
+    """
+    axes, narrow = param_axes(spec), spec.pruned({axis: positions.tolist() for axis, positions in keep.items()})
     return narrow, unflatten({path: take_kept(flat[path], axes[path], keep) for path in param_axes(narrow)})
 
 

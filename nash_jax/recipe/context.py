@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from safetensors.numpy import load_file
 
-from nash_jax.config.schema import Config, TrainConfig
+from nash_jax.config.schema import TEACHER_STAGES, Config, TrainConfig
 from nash_jax.convert.generation_config import load_generation_options
 from nash_jax.data.checks import DataIssues
 from nash_jax.data.mixing import Mixture, make_mixture
@@ -27,6 +27,7 @@ from nash_jax.generation.options import GenerationOptions
 from nash_jax.models.initialize import init_params
 from nash_jax.ragged import Ragged
 from nash_jax.recipe.initial_model import fresh_spec, output_start
+from nash_jax.recipe.vocabulary import RunVocabulary
 from nash_jax.recipe.workdir import Workdir
 from nash_jax.seq2seq import Seq2Seq, load
 from nash_jax.spec import ModelSpec
@@ -89,15 +90,41 @@ class RunContext:
         return load_tokenizer(str(self.workdir.stage("data") / "tokenizer"))
 
     @functools.cached_property
+    def _vocabulary(self) -> RunVocabulary:
+        return RunVocabulary(self.workdir.stage("shorten"))
+
+    def vocabulary(self, stage: str) -> RunVocabulary | None:
+        """The smaller vocabulary, where the run has one and a stage's model comes after it."""
+        return self._vocabulary if self.config.shorten.vocabulary and stage not in TEACHER_STAGES else None
+
+    def tokenizer_of(self, stage: str) -> Any:
+        """The tokenizer of the model that a stage makes."""
+        vocabulary = self.vocabulary(stage)
+        return self.tokenizer if vocabulary is None else vocabulary.tokenizer
+
+    def generation_of(self, stage: str) -> GenerationOptions:
+        """How the model that a stage makes generates."""
+        vocabulary = self.vocabulary(stage)
+        return self.generation if vocabulary is None else vocabulary.options(self.generation)
+
+    @functools.cached_property
     def tokenized(self) -> tuple[Ragged, Ragged]:
         """Source and target ids of the training rows: read once, for all phases."""
-        return tokenize(self.rows["train"], self.tokenizer, self.config.task, self.workdir.stage("data"))
+        return self._tokenize(self.tokenizer)
+
+    @functools.cached_property
+    def _tokenized_smaller(self) -> tuple[Ragged, Ragged]:
+        return self._tokenize(self._vocabulary.tokenizer)
+
+    def _tokenize(self, tokenizer: Any) -> tuple[Ragged, Ragged]:
+        return tokenize(self.rows["train"], tokenizer, self.config.task, self.workdir.stage("data"))
 
     def batches(self, phase: TrainConfig, name: str) -> Batches:
         """Training batches of a phase, shuffled by a seed of its own."""
         self.check_batch_size(name)
-        pad_id, mixture = self.tokenizer.pad_token_id, self.mixture(name)  # the model's too: `initial_model`
-        return Batches(*self.tokenized, phase.batch_size, self.seed(name), pad_id, mixture=mixture)
+        pad_id, mixture = self.tokenizer_of(name).pad_token_id, self.mixture(name)  # the model's too: `initial_model`
+        tokenized = self.tokenized if self.vocabulary(name) is None else self._tokenized_smaller
+        return Batches(*tokenized, phase.batch_size, self.seed(name), pad_id, mixture=mixture)
 
     def check_batch_size(self, name: str) -> None:
         """Checks that there are rows for a batch of a phase.
@@ -117,21 +144,28 @@ class RunContext:
         """Which pairs each epoch of a phase takes, where several tasks are learnt together."""
         return make_mixture(self.rows["train"], self.config.task, self.seed(name)) if self.config.task.mixture else None
 
+    def validation(self, stage: str) -> Evaluator:
+        """Scores the model of a stage on the validation rows while it is trained."""
+        return self._validation_smaller if self.vocabulary(stage) else self._validation
+
     @functools.cached_property
-    def validation(self) -> Evaluator:
-        """Scores models on the validation rows while they are trained."""
-        return self.evaluator("validation", self.generation.replace(num_beams=1))
+    def _validation(self) -> Evaluator:
+        return self.evaluator("validation", "finetune", num_beams=1)
+
+    @functools.cached_property
+    def _validation_smaller(self) -> Evaluator:
+        return self.evaluator("validation", "retrain", num_beams=1)
 
     @property
     def selection(self) -> str:
         """The metric that the best checkpoint maximises."""
         return METRICS[self.config.task.metric].selection
 
-    def evaluator(self, split: str, options: GenerationOptions) -> Evaluator:
-        """Scores models on a split."""
+    def evaluator(self, split: str, stage: str, **options: Any) -> Evaluator:
+        """Scores models of a stage's vocabulary on a split; `options` change how they generate."""
         e, cache = self.config.evaluate, self.workdir.stage("data")
-        rows = self.rows[split]
-        return Evaluator(rows, self.tokenizer, self.config.task, options, e.batch_size, cache, e.labels_only)
+        tokenizer, own = self.tokenizer_of(stage), self.generation_of(stage).replace(**options)
+        return Evaluator(self.rows[split], tokenizer, self.config.task, own, e.batch_size, cache, e.labels_only)
 
     @functools.cached_property
     def generation(self) -> GenerationOptions:
@@ -150,8 +184,8 @@ class RunContext:
     # -- models -------------------------------------------------------------------------------------------
 
     def save(self, folder: Path, spec: ModelSpec, params: Mapping[str, Any]) -> None:
-        """Writes a stage's model."""
-        Seq2Seq(spec, params, generation=self.generation).save(folder / "model")
+        """Writes the model of a stage into its folder."""
+        Seq2Seq(spec, params, generation=self.generation_of(folder.name)).save(folder / "model")
 
     def model(self, stage: str) -> Model:
         """The model that a finished stage wrote."""
@@ -159,6 +193,11 @@ class RunContext:
             loaded = load(self.workdir.stage(stage) / "model")
             self._models[stage] = loaded.spec, dict(loaded.params)
         return self._models[stage]
+
+    def teacher(self) -> Model:
+        """The fine-tuned model, with the tokens that the student has: its logits are over the same ids."""
+        vocabulary = self.vocabulary("retrain")
+        return self.model("finetune") if vocabulary is None else vocabulary.trim(*self.model("finetune"))
 
     def release(self, needed: Collection[str]) -> None:
         """Forgets the models of stages not `needed`, and the checkpoint once the fine-tuned model is there."""

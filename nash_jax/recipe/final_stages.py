@@ -17,13 +17,18 @@ _SAVE: dict[str, Callable[[Seq2Seq, Path], None]] = {  # EXPORT_FORMATS → how 
     "hf": Seq2Seq.save_hf,
     "ct2": Seq2Seq.save_ct2,
     "ct2_int8": functools.partial(Seq2Seq.save_ct2, quantization="int8"),
+    "onnx": Seq2Seq.save_onnx,
+    "onnx_int8": functools.partial(Seq2Seq.save_onnx, quantization="int8"),
+    "stablehlo": Seq2Seq.save_stablehlo,
 }
 
 
 def evaluate(context: RunContext, folder: Path) -> dict[str, Any]:
     """Both models and the baselines on the test rows."""
     check_positions(context.model("finetune")[0], context.config)
-    return score_models(context.evaluator("test", context.generation), context.engines)
+    evaluator = context.evaluator("test", "finetune")
+    smaller = {"pruned": context.evaluator("test", "retrain")} if context.vocabulary("retrain") else {}
+    return score_models(evaluator, context.engines, writers=smaller)
 
 
 def benchmark(context: RunContext, folder: Path) -> dict[str, Any]:
@@ -35,7 +40,8 @@ def benchmark(context: RunContext, folder: Path) -> dict[str, Any]:
 
 def export(context: RunContext, folder: Path) -> dict[str, Any]:
     """The pruned model: the export, and the formats that were asked for in folders of their names."""
-    pruned = Seq2Seq(*context.model("retrain"), context.tokenizer, generation=context.generation)
+    tokenizer, generation = context.tokenizer_of("retrain"), context.generation_of("retrain")
+    pruned = Seq2Seq(*context.model("retrain"), tokenizer, generation=generation)
     pruned.save(folder)
     for name in export_formats(context.config):
         try:

@@ -18,6 +18,7 @@ from nash_jax.recipe.layer_importance import find_candidates
 from nash_jax.runtime.multihost import barrier, is_host0
 from nash_jax.runtime.output_folder import fill_folder
 from nash_jax.spec import ModelSpec
+from nash_jax.vocabulary.tokenizer import tokenizer_needs
 
 EVALUATED = ("validation", "test")
 
@@ -63,3 +64,5 @@ def check_sizes(context: RunContext, spec: ModelSpec) -> None:
     check_positions(spec, context.config)
     if "shorten" in chosen:
         find_candidates(context.config, spec)
+    if "shorten" in chosen and context.config.shorten.vocabulary:
+        tokenizer_needs(context.tokenizer, ())  # raises for one that cannot be trimmed

@@ -45,7 +45,9 @@ def prune(context: RunContext, folder: Path) -> dict[str, Any]:
         context.save(folder, spec, params)
         return {"steps": 0, "expected_encoder_sparsity": 0.0}
     batches = context.batches(config, "prune")
-    phase = PrunePhase(context.config, spec, params, batches.steps_per_epoch, context.validation, context.selection)
+    phase = PrunePhase(
+        context.config, spec, params, batches.steps_per_epoch, context.validation("prune"), context.selection
+    )
     trained = {"model": params} | phase.objective.initial_params(jax.random.key(context.seed("gates")))
     best, result = _train(
         context, "prune", folder, spec, trained, batches, phase.num_steps, phase.evaluate, phase.objective
@@ -67,11 +69,11 @@ def _fit(context: RunContext, name: str, folder: Path, spec: ModelSpec, params: 
         context.save(folder, spec, params)
         return {"steps": 0}
     batches = context.batches(config, name)
-    engine = Engine(spec, params, context.config.model.dtype)
+    engine, validation = Engine(spec, params, context.config.model.dtype), context.validation(name)
 
     def evaluate(state: State) -> Evaluation:
         engine.update_params(to_host(state["params"]["model"]))
-        metrics = context.validation.evaluate(engine)
+        metrics = validation.evaluate(engine)
         return metrics, (metrics[context.selection],)
 
     num_steps = max(1, round(config.epochs * batches.steps_per_epoch))
@@ -110,7 +112,7 @@ def _train(
 
 def _teacher(context: RunContext) -> tuple[Any, dict[str, Any]]:
     """The dense module and its parameters on the mesh."""
-    spec, params = context.model("finetune")
+    spec, params = context.teacher()
     shardings = param_shardings(context.mesh, param_axes(spec), spec.axis_sizes())
     return build_student(spec, context.config.model), place_params(context.mesh, params, shardings)
 

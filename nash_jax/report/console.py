@@ -68,6 +68,9 @@ def _pair(report: Report) -> str:
         note = f"{one['median_ms'] / two['median_ms']:.2f}× ({stds})"
         title = f"ms, {setup_label(setup, setups(rows))}"
         lines.append([title, f"{one['median_ms']:.1f}", f"{two['median_ms']:.1f}", note])
+    if vocabulary := section(report, "vocabulary"):
+        tokens = [f"{vocabulary[when]['tokens']:,}" for when in ("before", "after")]
+        lines.insert(len(dense) + 2, ["tokens of the vocabulary", *tokens, ""])
     return "\n".join([align(lines, left=(0, 3)), *(_removed(params, side) for side in SIDES)])
 
 

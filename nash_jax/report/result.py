@@ -105,6 +105,7 @@ def _contents(result: RunResult, masks: Mapping[str, np.ndarray]) -> dict[str, A
         "speedup": timed.get("speedup", {}),
         "components": {"parameters": result.parameters, **components},
         **_data(result),
+        **_vocabulary(stages.get("shorten", {})),
     }
 
 
@@ -133,6 +134,11 @@ def expected_sparsities(dense: ModelSpec, shortened: ModelSpec, prune: Mapping[s
         if own := prune.get(name):
             found[name] = 1 - (1 - own) * (1 - removed_fraction(dense, shortened, side))
     return found
+
+
+def _vocabulary(shorten: Mapping[str, Any]) -> dict[str, Any]:
+    """How the vocabulary was trimmed, in a run that does."""
+    return {"vocabulary": shorten["vocabulary"]} if "vocabulary" in shorten else {}
 
 
 def _data(result: RunResult) -> dict[str, Any]:

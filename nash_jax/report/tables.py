@@ -141,10 +141,33 @@ def findings_table(report: Report) -> pd.DataFrame:
     return make_frame("What was found in the data", rows, titles)
 
 
+def vocabulary_table(report: Report) -> pd.DataFrame:
+    """Size of the vocabulary and what it costs, before and after it was trimmed."""
+    sizes = [section(report, "vocabulary", name) for name in ("before", "after")]
+    rows = [
+        [title, *(own[name] for own in sizes)]
+        for name, title in (("tokens", "tokens"), ("model_bytes", "bytes of the model"),
+                            ("token_bytes", "bytes that a generated token reads"),
+                            ("head_bytes", "of these, LM head"))
+        if all(sizes)
+    ]  # fmt: skip
+    return make_frame("Vocabulary before and after", rows, ["float32", "before", "after"])
+
+
+def coverage_table(report: Report) -> pd.DataFrame:
+    """How the texts of each split are written with the tokens that are left."""
+    splits = section(report, "vocabulary", "coverage")
+    names = columns(splits.values())
+    rows = [[split, *(section(splits, split)[name] for name in names)] for split in splits]
+    return make_frame("Texts under the trimmed vocabulary", rows, ["split", *(n.replace("_", " ") for n in names)])
+
+
 TABLES = {
     "benchmark": benchmark_table,
     "components": components_table,
     "stages": stages_table,
     "data": data_table,
     "findings": findings_table,
+    "vocabulary": vocabulary_table,
+    "coverage": coverage_table,
 }

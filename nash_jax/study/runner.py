@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from nash_jax.config.schema import TEACHER_STAGES, Config, lasting_settings, teacher_settings
+from nash_jax.config.schema import TEACHER_STAGES, Config, all_settings, lasting_settings, teacher_settings
 from nash_jax.errors import UserError, did_you_mean
 from nash_jax.recipe.modes import times_shape
 from nash_jax.recipe.run import PruningRun
@@ -173,7 +173,7 @@ class Study:
 
 def _settings_hash(config: Config) -> str:
     """Eight hexadecimal digits, the same for the same settings."""
-    settings = json.dumps(dataclasses.asdict(config), sort_keys=True)
+    settings = json.dumps(all_settings(config), sort_keys=True)
     return hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 
