@@ -11,6 +11,7 @@ from seeds import some
 import nash_jax
 from nash_jax.engines.ct2 import CTranslate2Engine
 from nash_jax.errors import UserError
+from nash_jax.export.check import compare
 from nash_jax.export.ct2 import build_spec, write_ctranslate2
 from nash_jax.export.vocabulary import token_names
 from nash_jax.generate import main
@@ -231,6 +232,13 @@ def test_the_command_generates_with_it(written, tmp_path, capsys):
     assert "dtype" in capsys.readouterr().err
     assert main([*command, f"--output={tmp_path / 'x.txt'}", "--engine=ctranslate2", "--min_p=0.5"]) == 2
     assert "CTranslate2 has no min_p" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["t5", "m2m_100"])
+def test_a_row_of_the_table(family):
+    row = compare(family, "ragged", "ctranslate2", inputs=12, new_tokens=6)
+    assert row.difference is not None and row.difference < 1e-4
+    assert (row.same, row.inputs) == (12, 12)
 
 
 def test_tokens_have_different_names():

@@ -29,6 +29,7 @@ from nash_jax.testing import random_params, random_sources
 from nash_jax.tree import flatten, unflatten
 
 FORMATS = {  # format → (module with `written`, extra that it needs)
+    "ctranslate2": ("nash_jax.export.ct2_checked", "ctranslate2"),
     "onnx": ("nash_jax.export.onnx.checked", "onnx"),
     "stablehlo": ("nash_jax.export.stablehlo.checked", None),
 }
@@ -39,7 +40,11 @@ class Written(Protocol):
     """A model as another engine reads it."""
 
     def logits(self, ids: np.ndarray, mask: np.ndarray, decoder_ids: np.ndarray, /) -> np.ndarray:
-        """Ids and mask [B, S], decoder inputs [B, T] → logits or log-probabilities of the next token, [B, T, V]."""
+        """Ids and mask [B, S], decoder inputs [B, T] → logits or log-probabilities of the next token, [B, T, V].
+
+        Of an engine that says only how probable given tokens are: the log-probabilities of `decoder_ids[:, 1:]`,
+        [B, T-1]; the first of them is the start token.
+        """
 
     def greedy(self, ids: np.ndarray, mask: np.ndarray, new_tokens: int, /) -> np.ndarray:
         """Ids and mask [B, S] → start token, generated tokens, padding after EOS, [B, up to 1 + new_tokens]."""
@@ -118,18 +123,29 @@ def compare(family: str, shape: str, kind: str, inputs: int, new_tokens: int) ->
     """Writes one model in a format, reads it back with its engine, and compares."""
     spec, params = check_model(family, shape)
     ids, mask = random_sources(spec, 1, rows=inputs, length=14)
-    decoder_ids = np.random.default_rng(2).integers(2, spec.vocab_size, (inputs, 8))
+    decoder_ids = np.random.default_rng(2).integers(3, spec.vocab_size, (inputs, 8))
+    decoder_ids[:, 0] = spec.decoder_start_id
     engine = Engine(spec, params)
     with tempfile.TemporaryDirectory() as folder:
         try:
             found: Written = importlib.import_module(FORMATS[kind][0]).written(Path(folder), spec, params)
         except UserError as error:
             return Row(family, shape, None, 0, inputs, str(error))
-        expected = log_softmax(engine.logits(ids, mask, decoder_ids))
-        difference = float(np.abs(log_softmax(found.logits(ids, mask, decoder_ids)) - expected).max())
+        difference = _difference(
+            found.logits(ids, mask, decoder_ids), engine.logits(ids, mask, decoder_ids), decoder_ids
+        )
         ours = engine.generate(ids, mask, GenerationOptions(max_new_tokens=new_tokens))
         theirs = found.greedy(ids, mask, new_tokens)
     return Row(family, shape, difference, count_same(ours, theirs, spec.pad_id), inputs)
+
+
+def _difference(theirs: np.ndarray, ours: np.ndarray, decoder_ids: np.ndarray) -> float:
+    """Returns the largest difference of log-probabilities, of all tokens or, if there are no others, of the given."""
+    expected = log_softmax(ours)
+    if theirs.ndim == 2:
+        expected = np.take_along_axis(expected[:, :-1], decoder_ids[:, 1:, None], axis=-1)[..., 0]
+        return float(np.abs(theirs - expected).max())
+    return float(np.abs(log_softmax(theirs) - expected).max())
 
 
 def count_same(ours: np.ndarray, theirs: np.ndarray, pad_id: int) -> int:
