@@ -274,7 +274,7 @@ def test_transformers_js_gives_our_ids(nllb, node_modules):
         assert count_same(ours[None], np.array([theirs["ids"]]), 0) == 1, (ours, theirs)
 
 
-@pytest.mark.parametrize("family", ["umt5", "pegasus", "custom"])
+@pytest.mark.parametrize("family", ["custom", *(pytest.param(f, marks=pytest.mark.full) for f in ("umt5", "pegasus"))])
 def test_transformers_js_reads_families_that_it_does_not_know(family, tmp_path, node_modules):
     spec, params = check_model(family, "ragged")
     Seq2Seq(spec, params, generation=GenerationOptions(max_new_tokens=12)).save_onnx(tmp_path / "model")
