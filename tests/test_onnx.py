@@ -15,7 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'nash_jax[onnx]'")
-pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'nash_jax[onnx]'")
+ort_errors = pytest.importorskip(
+    "onnxruntime.capi.onnxruntime_pybind11_state", reason="onnxruntime is not installed: pip install 'nash_jax[onnx]'"
+)
 
 from nash_jax import Seq2Seq  # noqa: E402
 from nash_jax.errors import UserError  # noqa: E402
@@ -153,6 +155,16 @@ def test_rounding_is_within_half_a_step():
     assert (np.abs(back[:, :70] - rows) <= np.repeat(scales, BLOCK, axis=1)[:, :70] / 2 * 1.001).all()
 
 
+@pytest.mark.parametrize("family", ["bart", "m2m_100"])
+def test_positions_that_the_model_does_not_have_are_an_error(family, tmp_path):
+    spec, params = check_model(family, "shortened")
+    Seq2Seq(spec, params).save_onnx(tmp_path / "model")
+    model, ids = OnnxModel(tmp_path / "model"), np.full((1, spec.max_positions + 1), 5)
+    model.encode(ids[:, : spec.max_positions], ids[:, : spec.max_positions] > 0)
+    with pytest.raises((ort_errors.InvalidArgument, ort_errors.Fail, ort_errors.RuntimeException)):
+        model.encode(ids, ids > 0)
+
+
 def test_mistakes(tmp_path, monkeypatch):
     spec, params = check_model("t5", "dense")
     with pytest.raises(UserError, match=r"quantization is 'int4'; expected 'float32' or 'int8'"):
@@ -274,7 +286,7 @@ def test_transformers_js_gives_our_ids(nllb, node_modules):
         assert count_same(ours[None], np.array([theirs["ids"]]), 0) == 1, (ours, theirs)
 
 
-@pytest.mark.parametrize("family", ["umt5", "pegasus", "custom"])
+@pytest.mark.parametrize("family", ["custom", *(pytest.param(f, marks=pytest.mark.full) for f in ("umt5", "pegasus"))])
 def test_transformers_js_reads_families_that_it_does_not_know(family, tmp_path, node_modules):
     spec, params = check_model(family, "ragged")
     Seq2Seq(spec, params, generation=GenerationOptions(max_new_tokens=12)).save_onnx(tmp_path / "model")

@@ -13,7 +13,7 @@ import onnx
 from onnx import helper
 
 from nash_jax.axes import sublayer_path
-from nash_jax.export.onnx.graph import Graph, make_model, value_info
+from nash_jax.export.onnx.graph import TYPES, Graph, make_model, value_info
 from nash_jax.export.onnx.layers import (
     Parts,
     add_residual,
@@ -82,7 +82,7 @@ def _branch(whole: Graph, parts: Parts, cached: bool) -> onnx.GraphProto:
         x = step.attend_cross(x, layer)
         x = feed_forward(graph, parts, x, f"decoder.{layer}.ffn")
     outputs = [graph.add("Identity", x), *step.presents]
-    infos = [helper.make_tensor_value_info(output, 1, None) for output in outputs]
+    infos = [helper.make_tensor_value_info(output, TYPES["float32"], None) for output in outputs]
     return helper.make_graph(graph.nodes, name, [], infos)
 
 

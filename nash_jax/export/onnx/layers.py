@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nash_jax.axes import sublayer_path
-from nash_jax.export.onnx.graph import Graph
+from nash_jax.export.onnx.graph import TYPES, Graph
 from nash_jax.models.layers import MASK_VALUE
 from nash_jax.spec import ModelSpec
 
@@ -105,16 +105,15 @@ def feed_forward(graph: Graph, parts: Parts, x: str, place: str) -> str:
         return x
     path, size, spec = sublayer_path(place), parts.size(place), parts.spec
     if size == 0:
-        return add_residual(graph, parts, x, None, f"{path}/wo_bias", path)
+        return add_residual(graph, parts, x, None, "wo_bias", path)
     hidden = project(graph, parts, pre_norm(graph, parts, x, path), f"{path}/wi")
     if spec.gated:
         first, second = graph.add_split("Split", hidden, outputs=2, axis=-1, num_outputs=2)
         hidden = graph.add("Mul", activate(graph, first, spec.activation), second)
     else:
         hidden = activate(graph, hidden, spec.activation)
-    return add_residual(
-        graph, parts, x, parts.linear(graph, hidden, f"{path}/wo", parts[f"{path}/wo"]), "wo_bias", path
-    )
+    product = parts.linear(graph, hidden, f"{path}/wo", parts[f"{path}/wo"])
+    return add_residual(graph, parts, x, product, "wo_bias", path)
 
 
 def pre_norm(graph: Graph, parts: Parts, x: str, path: str) -> str:
@@ -130,11 +129,11 @@ def add_residual(graph: Graph, parts: Parts, x: str, product: str | None, bias: 
       parts: the model.
       x: residual stream before the sub-layer, [B, T, D].
       product: output of the output kernel, [B, T, D].
-      bias: last part of the path of the output bias.
+      bias: name of the output bias.
       path: of the sub-layer's parameters.
     """
     if parts.spec.bias:
-        name = f"{path}/{bias.rpartition('/')[2]}"
+        name = f"{path}/{bias}"
         stored = graph.weight(name, parts[name])
         product = stored if product is None else graph.add("Add", product, stored)
     if product is not None:
@@ -210,7 +209,7 @@ def attend(
 
 def padding_bias(graph: Graph, mask: str) -> str:
     """Attention mask, int64 [B, S] of 0/1 → what is added to the scores, float32 [B, 1, 1, S]."""
-    token = graph.add("Cast", mask, to=9)
+    token = graph.add("Cast", mask, to=TYPES["bool"])
     bias = graph.add("Where", token, graph.number(0.0), graph.number(MASK_VALUE))
     return graph.add("Unsqueeze", bias, graph.ints(1, 2))
 
@@ -219,5 +218,5 @@ def any_token(graph: Graph, parts: Parts, mask: str) -> str | None:
     """[B, S] of 0/1 → [B, 1, 1]: 0 for a row of nothing but padding, which attends to nothing outside T5's families."""
     if not parts.spec.absolute_positions:
         return None
-    found = graph.add("ReduceMax", graph.add("Cast", mask, to=1), graph.ints(1), keepdims=1)
+    found = graph.add("ReduceMax", graph.add("Cast", mask, to=TYPES["float32"]), graph.ints(1), keepdims=1)
     return graph.add("Unsqueeze", found, graph.ints(2))

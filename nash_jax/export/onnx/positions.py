@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nash_jax.axes import sublayer_path
-from nash_jax.export.onnx.graph import Graph
+from nash_jax.export.onnx.graph import TYPES, Graph
 from nash_jax.export.onnx.layers import Parts, norm
 from nash_jax.models.layers import MASK_VALUE
 from nash_jax.models.positions import relative_position_bucket
@@ -43,10 +43,12 @@ def _position_rows(graph: Graph, parts: Parts, ids: str, side: str, start: str |
         first = graph.ints(spec.position_offset) if start is None else _shifted(graph, start, spec.position_offset)
         return graph.add("Slice", table, first, graph.add("Add", first, graph.size(ids, 1)), graph.ints(0))
     is_token = graph.add("Not", graph.add("Equal", ids, graph.ints(spec.pad_id)))
-    numbers = graph.add("CumSum", graph.add("Cast", is_token, to=7), graph.weight("axis/1", np.int64(1)))
+    numbers = graph.add("CumSum", graph.add("Cast", is_token, to=TYPES["int64"]), graph.weight("axis/1", np.int64(1)))
     numbers = graph.add("Add", numbers, start) if start else numbers
     rows = graph.add("Gather", table, _shifted(graph, numbers, spec.position_offset - 1))
-    return graph.add("Mul", rows, graph.add("Unsqueeze", graph.add("Cast", is_token, to=1), graph.ints(2)))
+    return graph.add(
+        "Mul", rows, graph.add("Unsqueeze", graph.add("Cast", is_token, to=TYPES["float32"]), graph.ints(2))
+    )
 
 
 def _shifted(graph: Graph, numbers: str, by: int) -> str:

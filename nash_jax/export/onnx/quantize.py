@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from nash_jax.export.onnx.graph import Graph
+from nash_jax.export.onnx.graph import TYPES, Graph
 from nash_jax.export.onnx.layers import Linear, Tables
 
 BLOCK = 32
@@ -104,7 +104,7 @@ def _dynamic_product(graph: Graph, x: str, kernel: str, scales: str) -> str:
     """X · kernel for a uint8 kernel [I, O] with scales [O]."""
     values, scale, zero = graph.add_split("DynamicQuantizeLinear", x, outputs=3)
     product = graph.add("MatMulInteger", values, kernel, zero, graph.weight("centre", np.uint8(_CENTRE)))
-    return graph.add("Mul", graph.add("Cast", product, to=1), graph.add("Mul", scale, scales))
+    return graph.add("Mul", graph.add("Cast", product, to=TYPES["float32"]), graph.add("Mul", scale, scales))
 
 
 def _dynamic_linear(graph: Graph, x: str, name: str, kernel: np.ndarray) -> str:
@@ -123,7 +123,7 @@ def _dynamic_rows(graph: Graph, ids: str, name: str, table: np.ndarray) -> str:
 
 
 def _centred(graph: Graph, values: str) -> str:
-    return graph.add("Sub", graph.add("Cast", values, to=1), graph.number(float(_CENTRE)))
+    return graph.add("Sub", graph.add("Cast", values, to=TYPES["float32"]), graph.number(float(_CENTRE)))
 
 
 STORAGES = {
