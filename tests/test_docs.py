@@ -141,7 +141,7 @@ def run(tmp_path_factory):
     return run_pages
 
 
-QUICK = [f"docs/{name}.md" for name in ("generation", "own_data", "study", "tasks", "checkpoints")]
+QUICK = [f"docs/{name}.md" for name in ("generation", "own_data", "study", "tasks", "checkpoints", "vocabulary")]
 SLOW = ["docs/start_to_end.md", "docs/library.md", "docs/evaluation.md", "docs/pruning.md"]
 RUN = [*QUICK, *SLOW]
 
