@@ -21,6 +21,7 @@ import nash_jax
 import nash_jax.generate
 import nash_jax.main
 import nash_jax.recipe.api
+import nash_jax.vocabulary.__main__
 
 PHASES = ("finetune", "prune", "retrain")
 SMALL = {  # flags that make a command small, by what it runs
@@ -80,6 +81,8 @@ def run_command(words, place):
         status = nash_jax.main.main(argv)
     elif words[2] == "nash_jax.generate":
         status = nash_jax.generate.main(argv)
+    elif words[2] == "nash_jax.vocabulary":
+        status = nash_jax.vocabulary.__main__.main(argv)
     else:
         status = subprocess.run([sys.executable, "-m", *argv], check=False, env=None).returncode
     assert status == 0, f"{place}: {' '.join(words)}"

@@ -14,6 +14,8 @@ from typing import Any
 PUBLIC = (
     "nash_jax",
     "nash_jax.pruning",
+    "nash_jax.vocabulary.coverage",
+    "nash_jax.vocabulary.sizes",
     "nash_jax.spec",
     "nash_jax.axes",
     "nash_jax.config.schema",

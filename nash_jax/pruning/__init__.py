@@ -19,7 +19,7 @@ Example: gates on a model, and the smaller model that their final masks leave.
 True
 """
 
-from nash_jax.pruning.compact import compact, fold, masked_fraction, removed_fraction, take_kept
+from nash_jax.pruning.compact import compact, cut, fold, masked_fraction, removed_fraction, take_kept
 from nash_jax.pruning.distill import hidden_loss, logits_loss
 from nash_jax.pruning.final_masks import final_masks
 from nash_jax.pruning.gates import GateGroup, HardConcreteGates, gate_groups
@@ -41,6 +41,7 @@ __all__ = [
     "choose_layers",
     "clamp",
     "compact",
+    "cut",
     "expected_size",
     "final_masks",
     "fold",
