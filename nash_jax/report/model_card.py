@@ -164,7 +164,7 @@ def _sizes(report: Report) -> tuple[str, str, str] | None:
     return None if share is None else (format_count(dense), format_count(pruned), format_percent(1 - share))
 
 
-def _quality(report: Report) -> list[tuple[str, str, str, str]]:
+def _quality(report: Report) -> list[tuple[str, ...]]:
     """Metric, dense, pruned, share that is kept; each with its interval where there is one."""
     scores = {model: section(report, "metrics", model) for model in ("dense", "pruned")}
     names = [name for name in metric_names(report) if any(name in own for own in scores.values())]
@@ -178,7 +178,7 @@ def _scored(report: Report, model: str, name: str) -> str:
     return format_value(value) + interval
 
 
-def _speed(report: Report) -> list[tuple[str, str, str, str]]:
+def _speed(report: Report) -> list[tuple[str, ...]]:
     """Setup, milliseconds of dense and of pruned, speedup."""
     rows, found = report.get("benchmark") or [], []
     for setup in setups(rows):
