@@ -49,7 +49,10 @@ def make_model(seed, layers):
 def folders(tmp_path_factory):
     place = tmp_path_factory.mktemp("demo")
     for name, seed, layers in (("dense", 3, 2), ("pruned", 4, 1)):
-        make_model(seed, layers).save(place / name)
+        model = make_model(seed, layers)
+        model.save(place / name)
+        if name == "dense":  # as the stages of a run write it
+            nash_jax.Seq2Seq(model.spec, model.params).save(place / "stage")
     return place
 
 
@@ -58,7 +61,7 @@ def address(folders):
     """The command in a process of its own; where its page is."""
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "nash_jax.demo", f"--dense={folders}/dense", f"--pruned={folders}/pruned"),
+            *(sys.executable, "-m", "nash_jax.demo", f"--dense={folders}/stage", f"--pruned={folders}/pruned"),
             *("--port=0", f"--prefix={PREFIX}", "--max_new_tokens=12"),
         ],
         cwd=ROOT, env=os.environ | on_devices(1), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -209,7 +212,7 @@ def test_mistakes_are_one_line(folders, tmp_path):
     for says, args in {
         "no --pruned; expected --dense=FOLDER": [f"--dense={folders}/dense"],
         "no --dense; expected --dense=FOLDER": [],
-        "the dense model has no tokenizer": [f"--dense={tmp_path}/bare", f"--pruned={folders}/pruned", "--port=0"],
+        "the dense model has no tokenizer": [f"--dense={tmp_path}/bare", f"--pruned={tmp_path}/bare", "--port=0"],
         "of 203.0.113.1": [f"--dense={folders}/dense", f"--pruned={folders}/pruned", port, "--host=203.0.113.1"],
         "max_new_tokens": [f"--dense={folders}/dense", f"--pruned={folders}/pruned", "--max_new_tokens=0"],
     }.items():

@@ -1,6 +1,7 @@
 """`python -m nash_jax.demo --dense=FOLDER --pruned=FOLDER`: a page where two models answer the same text.
 
-  --dense, --pruned   folders of models, or hub names, each with its tokenizer
+  --dense, --pruned   folders of models, or hub names; one without tokenizer, such as finetune/model of a run, takes that
+                      of the other
   --engine            jax (default) or ctranslate2, for both
   --dtype             float32 (default) or bfloat16; with --engine=ctranslate2 also int8, int16, float16
   --prefix            goes before every text, such as --prefix="summarize: "
@@ -56,6 +57,13 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UserError(f"port {port} of {host}: {error}", "one that is free", "--port=0 takes any") from error
 
 
+def _share_tokenizer(models: dict[str, Any]) -> None:
+    """Gives a model without tokenizer, as the stages of a run write it, that of the other with the same vocabulary."""
+    for model, other in zip(models.values(), reversed(models.values()), strict=True):
+        if model.tokenizer is None and model.spec.vocab_size == other.spec.vocab_size:
+            model.tokenizer = other.tokenizer
+
+
 def run(argv: Sequence[str]) -> None:
     """Loads the models and serves the page until it is stopped.
 
@@ -74,10 +82,9 @@ def run(argv: Sequence[str]) -> None:
     enable_cache()
     with _listen(given["host"], given["port"]) as listener:  # before the models, whose loading takes longer
         options = {} if given["max_new_tokens"] is None else {"max_new_tokens": given["max_new_tokens"]}
-        contestants = []
-        for name in ("dense", "pruned"):
-            model = load(given[name], dtype=given["dtype"], engine=given["engine"])
-            contestants.append(Contestant(name, model, given["prefix"], options))
+        models = {name: load(given[name], dtype=given["dtype"], engine=given["engine"]) for name in ("dense", "pruned")}
+        _share_tokenizer(models)
+        contestants = [Contestant(name, model, given["prefix"], options) for name, model in models.items()]
         hosts = ["127.0.0.1", "localhost"] if given["host"] in ("127.0.0.1", "localhost") else ["*"]
         app = make_app(Comparison(contestants), f"{given['engine']}, {given['dtype']}", hosts)
         print_result(f"open http://{given['host']}:{listener.getsockname()[1]}   (Ctrl-C ends it)")

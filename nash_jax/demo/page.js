@@ -55,8 +55,8 @@ function compareResults() {
   const { dense, pruned } = results;
   if (!dense || !pruned) return;
   const whole = dense.ms / pruned.ms, token = (dense.ms / dense.tokens) / (pruned.ms / pruned.tokens);
-  const same = dense.text === pruned.text ? "Same output" : "Other output";
-  const each = dense.tokens === pruned.tokens ? "" : `, ${token.toFixed(2)}× a token`;
+  const same = dense.text === pruned.text ? "The outputs are the same" : "The outputs differ";
+  const each = dense.tokens === pruned.tokens ? "" : ` in all, ${token.toFixed(2)}× a token`;
   byId("verdict").textContent = `Speedup: ${whole.toFixed(2)}×${each}. ${same}.`;
 }
 
