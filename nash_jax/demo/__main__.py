@@ -1,7 +1,7 @@
 """`python -m nash_jax.demo --dense=FOLDER --pruned=FOLDER`: a page where two models answer the same text.
 
-  --dense, --pruned   folders of models, or hub names; one without tokenizer, such as finetune/model of a run, takes that
-                      of the other
+  --dense, --pruned   folders of models, or hub names; one without tokenizer, as finetune/model of a run, takes
+                      that of the other
   --engine            jax (default) or ctranslate2, for both
   --dtype             float32 (default) or bfloat16; with --engine=ctranslate2 also int8, int16, float16
   --prefix            goes before every text, such as --prefix="summarize: "

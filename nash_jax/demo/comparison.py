@@ -104,7 +104,8 @@ class Contestant:
     def _read(self, text: str) -> tuple[PaddedInputs, GenerationOptions]:
         """Returns the ids of a text, and the options for the languages of its tokenizer."""
         check_characters(text, "the text")
-        tokenizer, spec = self.model.tokenizer, self.model.spec
+        tokenizer: Any = self.model.tokenizer
+        spec = self.model.spec
         with restored_languages(tokenizer):
             options = generation_languages(tokenizer, spec, Languages(None, None), self._options)
             ids = np.array(tokenizer([self._prefix + text], verbose=False)["input_ids"], np.int32)

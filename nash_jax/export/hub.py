@@ -86,10 +86,11 @@ def run(argv: Sequence[str]) -> None:
     flags.DEFINE_bool("private", False, "", flag_values=own)
     usage = "--folder=runs/mine/export/hf --repo=OWNER/NAME [--private]"
     parse_flags(own, argv, usage)
+    given = own.flag_values_dict()
     for name in ("folder", "repo"):
-        if not own[name].value:
+        if not given[name]:
             raise UserError(f"no --{name}", usage)
-    print_result(f"uploaded: {push_folder(own['folder'].value, own['repo'].value, own['private'].value)}")
+    print_result(f"uploaded: {push_folder(given['folder'], given['repo'], given['private'])}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
