@@ -14,6 +14,7 @@ EXTRAS = {  # extra of pyproject.toml → the packages that it adds, by the name
     "wandb": ("wandb",),
     "ctranslate2": ("ctranslate2",),
     "onnx": ("onnx", "onnxruntime"),
+    "demo": ("starlette", "uvicorn"),
 }  # fmt: skip
 
 

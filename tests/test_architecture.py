@@ -55,6 +55,7 @@ ALLOWED = {  # each room of the package → the rooms that it may import, beside
     "testing": ("spec", "axes", "tree", "models"),
     "main": (*BASE, "config", "recipe", "study", "report"),
     "verify": (*BASE, "recipe", "training"),
+    "demo": (*SCIENCE, "data", "seq2seq"),
     "generate": (*SCIENCE, "batch_generate", "data", "seq2seq"),
 }
 

@@ -3,10 +3,12 @@
 import doctest
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 import nash_jax
 import nash_jax.pruning
@@ -14,6 +16,7 @@ from nash_jax.config.parsing import parse_config
 from nash_jax.data.sources import load_rows
 from nash_jax.data.tokenizers import load_tokenizer
 from nash_jax.recipe.run import PruningRun
+from nash_jax.report.model_card import write_cards
 from nash_jax.tree import flatten
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +59,51 @@ def pruned(recipe, teacher, tmp_path_factory):
     config.finetune.epochs = 0.0  # the teacher is trained
     records = load_rows(recipe.config.task)
     return nash_jax.prune(teacher, records, config=config, workdir=tmp_path_factory.mktemp("library") / "run")
+
+
+def run_blocks(folder, marker, monkeypatch, capsys):
+    """Runs the blocks of a folder's card that hold a text, as a reader does; what they print."""
+    text = (folder / "README.md").read_text()
+    monkeypatch.chdir(folder)
+    found = [
+        block for block in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if marker in block
+    ]
+    for block in found:
+        capsys.readouterr()
+        exec(compile(block, str(folder), "exec"), {})
+        yield capsys.readouterr().out.strip()
+
+
+def generated(folder, report):
+    """What our engine generates for the text of the card."""
+    tokens = report["config"]["task"]["max_new_tokens"]
+    return nash_jax.load(folder).generate([report["config"]["task"]["prefix"] + "A text."], max_new_tokens=tokens)
+
+
+def test_a_run_leaves_a_card_whose_commands_run(recipe, torch, monkeypatch, capsys):
+    folder, report = (
+        recipe.workdir.folder / "export" / "hf",
+        json.loads((recipe.workdir.folder / "report.json").read_text()),
+    )
+    card = ModelCard.load(folder / "README.md")
+    assert {r.metric_name: r.metric_value for r in card.data.eval_results} == {
+        name: round(value, 4) for name, value in report["metrics"]["pruned"].items() if name != "generated_length"
+    }
+    expected = generated(folder, report)
+    assert list(run_blocks(folder, "AutoModelForSeq2SeqLM", monkeypatch, capsys)) == expected
+    assert list(run_blocks(folder, 'nash_jax.load(".")', monkeypatch, capsys)) == [str(expected)]
+    assert "[0.0, " not in card.text and "nan" not in card.text
+
+
+def test_the_card_of_ctranslate2_runs(recipe, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("ctranslate2", reason="CTranslate2 is not installed: pip install 'nash_jax[ctranslate2]'")
+    report = json.loads((recipe.workdir.folder / "report.json").read_text())
+    nash_jax.load(recipe.workdir.folder / "export").save_ct2(tmp_path / "ct2")
+    write_cards(report, tmp_path, ("ct2",))
+    expected = generated(recipe.workdir.folder / "export", report)
+    assert list(run_blocks(tmp_path / "ct2", "ctranslate2.Translator", monkeypatch, capsys)) == expected
+    hf = recipe.workdir.folder / "export" / "hf"
+    assert len(list(run_blocks(hf, 'engine="ctranslate2"', monkeypatch, capsys))) == 1
 
 
 def assert_same(one, other):

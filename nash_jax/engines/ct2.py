@@ -14,7 +14,7 @@ import numpy as np
 from nash_jax.errors import UserError
 from nash_jax.export.ct2 import write_ctranslate2
 from nash_jax.export.vocabulary import token_names
-from nash_jax.generation.engine import BatchGenerator
+from nash_jax.generation.engine import BatchGenerator, OnToken, check_stream
 from nash_jax.generation.inputs import PaddedInputs, check_ids
 from nash_jax.generation.options import DEFAULT_NEW_TOKENS, GenerationOptions
 from nash_jax.generation.outputs import ScoredIds
@@ -92,15 +92,25 @@ class CTranslate2Engine(BatchGenerator):
         beams = log_probs.sum(1) / lengths**options.length_penalty if options.num_beams > 1 else None
         return ScoredIds(ids, log_probs.sum(1), log_probs, beams)
 
+    def stream_padded(self, inputs: PaddedInputs, options: GenerationOptions, on_token: OnToken) -> np.ndarray:
+        """As `Engine.stream_padded`."""
+        check_stream(inputs, options)
+
+        def tell(result: Any) -> bool:
+            return bool(on_token(result.token_id))
+
+        return np.array(self._generate(inputs, options, None, True, callback=tell), np.int32)
+
     def _generate(
-        self, inputs: PaddedInputs, options: GenerationOptions, prompts: np.ndarray | None, stop_at_eos: bool
-    ) -> list[list[int]]:
+        self, inputs: PaddedInputs, options: GenerationOptions, prompts: np.ndarray | None, stop_at_eos: bool,
+        **more: Any,
+    ) -> list[list[int]]:  # fmt: skip
         """Returns R rows of token ids: start token, prompt, generated tokens with EOS."""
         self.check_options(options)
         prefix = self._prefix(inputs.num_rows, options, prompts)
         given = len(prefix[0]) if prefix and prompts is not None else 0
         arguments = self._arguments(options, given, stop_at_eos)
-        found = self._translator.translate_batch(self._sources(inputs), prefix, **arguments)
+        found = self._translator.translate_batch(self._sources(inputs), prefix, **arguments, **more)
         start = self.spec.decoder_start_id
         return [[start, *(self._ids[name] for name in row)] for result in found for row in result.hypotheses]
 

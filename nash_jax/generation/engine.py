@@ -1,16 +1,17 @@
 """Generation for inputs of any length with few compilations: lengths are padded to buckets."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nash_jax.errors import UserError
 from nash_jax.generation.beam import beam_search
-from nash_jax.generation.cache import CachedDecoder, encode
-from nash_jax.generation.greedy import greedy
+from nash_jax.generation.cache import CachedDecoder, Encoded, encode, get_column
+from nash_jax.generation.greedy import GreedyState, greedy, start, step
 from nash_jax.generation.inputs import PaddedInputs, check_inputs, check_length, length_bucket, pad_inputs
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.outputs import Decoded, ScoredIds, to_host
@@ -19,6 +20,8 @@ from nash_jax.models import build
 from nash_jax.models.head import tied_lm_head, untie_head
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import map_with_path
+
+OnToken = Callable[[int], bool | None]  # told each token of a stream; True ends it
 
 
 class BatchGenerator(abc.ABC):
@@ -89,6 +92,33 @@ class BatchGenerator(abc.ABC):
     ) -> ScoredIds:
         """Like `generate_padded`, with the scores of the outputs."""
 
+    @abc.abstractmethod
+    def stream_padded(self, inputs: PaddedInputs, options: GenerationOptions, on_token: OnToken) -> np.ndarray:
+        """Generates for one input token by token; the ids are those of `generate_padded` with the same options.
+
+        Args:
+          inputs: one row.
+          options: with one beam and one output.
+          on_token: called with each token as soon as it is known, EOS included; if it returns True, no more follow.
+
+        Returns:
+          int32 [1, L]: start token, generated tokens.
+
+        Raises:
+          UserError: as `generate`, and for more than one row, beam or output.
+        """
+
+
+def check_stream(inputs: PaddedInputs, options: GenerationOptions) -> None:
+    """Checks that there is one sequence of tokens.
+
+    Raises:
+      UserError: for several rows, beams or outputs.
+    """
+    if (inputs.num_rows, options.num_beams, options.num_return_sequences) != (1, 1, 1):
+        found = f"{inputs.num_rows} rows, {options.num_beams} beams, {options.num_return_sequences} outputs"
+        raise UserError(found, "one of each, when tokens are given one by one")
+
 
 class Engine(BatchGenerator):
     """Generates with a model: parameters on the device in the compute dtype, and jitted functions.
@@ -104,6 +134,8 @@ class Engine(BatchGenerator):
         self.model = build(self.spec, dtype=jnp.dtype(dtype))
         self._encode = jax.jit(self._encode_fn, static_argnums=3)
         self._generate = jax.jit(self._generate_fn, static_argnums=4)
+        self._start = jax.jit(self._start_fn, static_argnums=4)
+        self._step = jax.jit(self._step_fn, static_argnums=4, donate_argnums=2)
         self._logits = jax.jit(lambda params, *inputs: self.model.apply({"params": params}, *inputs))
         self.update_params(untied)
 
@@ -131,6 +163,32 @@ class Engine(BatchGenerator):
         static, traced = make_program_args(self.spec, options, inputs, decoder_input_ids, stop_at_eos)
         found = self._generate(self.params, inputs.input_ids, inputs.attention_mask, traced, static)
         return np.asarray(found.tokens)[: inputs.num_rows * static.num_return_sequences, : int(found.width)]
+
+    def stream_padded(self, inputs: PaddedInputs, options: GenerationOptions, on_token: OnToken) -> np.ndarray:
+        """As `BatchGenerator.stream_padded`; the step of `generate` is compiled alone, and called for each token."""
+        check_stream(inputs, options)
+        static, traced = make_program_args(self.spec, options, inputs, None, True)
+        longest, ends, traced = int(traced.max_length), set(traced.eos_ids.tolist()), jax.device_put(traced)
+        encoded, state = self._start(self.params, inputs.input_ids, inputs.attention_mask, traced, static)
+        found = np.asarray(state.tokens)[:1, : int(state.length)].tolist()[0]
+        while len(found) < longest:
+            token, state = self._step(self.params, encoded, state, traced, static)
+            found.append(int(np.asarray(token)[0]))
+            if on_token(found[-1]) or found[-1] in ends:
+                break
+        return np.array([found], np.int32)
+
+    def _start_fn(
+        self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, traced: TracedArgs, static: StaticArgs
+    ) -> tuple[Encoded, GreedyState]:
+        encoded = encode(self.model, params, input_ids, attention_mask, traced.prompt.shape[1] - 1)
+        return encoded, start(CachedDecoder(self.model, params, encoded), static, traced)
+
+    def _step_fn(
+        self, params: Any, encoded: Encoded, state: GreedyState, traced: TracedArgs, static: StaticArgs
+    ) -> tuple[jax.Array, GreedyState]:
+        state = step(CachedDecoder(self.model, params, encoded), static, traced, state)
+        return get_column(state.tokens, state.length - 1), state
 
     def score_padded(
         self, inputs: PaddedInputs, options: GenerationOptions, *, decoder_input_ids: np.ndarray | None = None

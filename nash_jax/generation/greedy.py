@@ -44,27 +44,38 @@ def greedy(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> De
     Returns:
       The tokens: prompt, tokens including EOS, padding.
     """
-    times = static.num_return_sequences
-    source = jnp.repeat(traced.source, times, axis=0)
 
-    def cond(state: GreedyState) -> jax.Array:
+    def running(state: GreedyState) -> jax.Array:
         return (state.length < traced.max_length) & ~jnp.all(state.done)
 
-    def step(state: GreedyState) -> GreedyState:
-        length, tokens, done, cache, log_probs = state
-        logits, cache = decoder.step(get_column(tokens, length - 1), length - 1, cache)
-        scores = apply_processors(static.rules, traced.values, logits, tokens, length, source)  # [R, V]
-        token = jnp.where(done, traced.pad_id, _choose(scores, length, static, traced))
-        if log_probs is not None:
-            log_probs = set_column(log_probs, jnp.where(done, 0.0, log_prob_of(logits, token)), length)
-        done |= _ends(token, traced)
-        return GreedyState(length + 1, set_column(tokens, token, length), done, cache, log_probs)
+    def next_state(state: GreedyState) -> GreedyState:
+        return step(decoder, static, traced, state)
 
-    state = jax.lax.while_loop(cond, step, _start(decoder, static, traced))
+    state = jax.lax.while_loop(running, next_state, start(decoder, static, traced))
     return Decoded(state.tokens, state.length, state.log_probs)
 
 
-def _start(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> GreedyState:
+def step(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs, state: GreedyState) -> GreedyState:
+    """Chooses one more token of each row.
+
+    Args:
+      decoder: the model and the encoded batch.
+      static: with one beam.
+      traced: prompts and limits.
+      state: with room for a token.
+    """
+    length, tokens, done, cache, log_probs = state
+    source = jnp.repeat(traced.source, static.num_return_sequences, axis=0)
+    logits, cache = decoder.step(get_column(tokens, length - 1), length - 1, cache)
+    scores = apply_processors(static.rules, traced.values, logits, tokens, length, source)  # [R, V]
+    token = jnp.where(done, traced.pad_id, _choose(scores, length, static, traced))
+    if log_probs is not None:
+        log_probs = set_column(log_probs, jnp.where(done, 0.0, log_prob_of(logits, token)), length)
+    done |= _ends(token, traced)
+    return GreedyState(length + 1, set_column(tokens, token, length), done, cache, log_probs)
+
+
+def start(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> GreedyState:
     """Initial state with the prompts; padding rows of the batch are marked as done."""
     times, rows = static.num_return_sequences, traced.prompt.shape[0]
     tokens = jnp.repeat(traced.prompt, times, axis=0)

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nash_jax.config.schema import STAGES, TEACHER_STAGES, Config, TrainConfig, chosen_stages, lasting_settings
+from nash_jax.config.schema import (
+    STAGES,
+    TEACHER_STAGES,
+    Config,
+    TrainConfig,
+    chosen_stages,
+    export_formats,
+    lasting_settings,
+)
 from nash_jax.data.sources import Records
 from nash_jax.evaluation.sizes import component_sizes
 from nash_jax.recipe.context import RunContext
@@ -73,7 +81,16 @@ class PruningRun:
                 for writer in context.writers:
                     writer.close()
             stages = self.workdir.results(STAGES)
-            return write(self.result(stages), folder) if len(stages) == len(STAGES) else {"stages": stages}
+            return self._report(stages) if len(stages) == len(STAGES) else {"stages": stages}
+
+    def _report(self, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Writes the report, and the model card into the exported folders; what report.json holds."""
+        report = write(self.result(stages), self.workdir.folder)
+        if is_host0():
+            from nash_jax.report.model_card import write_cards  # here, for it loads jinja2
+
+            write_cards(report, self.workdir.stage("export"), export_formats(self.config))
+        return report
 
     def result(self, stages: Mapping[str, Mapping[str, Any]]) -> RunResult:
         """What the report needs of a run that is done.
