@@ -8,12 +8,12 @@ import jax
 import numpy as np
 
 from nash_jax.errors import UserError
+from nash_jax.runtime.quiet import import_orbax
 
 
 def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
     """Writes one tree of arrays to a new folder, atomically. All processes of a run must call it."""
-    from orbax.checkpoint import v1 as ocp  # here and below: half a second to import
-
+    ocp = import_orbax()
     ocp.save(os.path.abspath(folder), jax.tree.map(np.asarray, tree))
 
 
@@ -25,9 +25,7 @@ def load_tree(folder: str | os.PathLike[str]) -> Any:
     Raises:
       UserError: if there is no tree, or it is broken.
     """
-    from orbax.checkpoint import v1 as ocp
-
-    path = Path(folder)
+    ocp, path = import_orbax(), Path(folder)
     if not path.is_dir():
         raise UserError(f"no checkpoint at {path}", "a folder that nash_jax wrote")
     try:

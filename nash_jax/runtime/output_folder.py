@@ -12,7 +12,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from typing import Any
 from filelock import FileLock
 
 from nash_jax.errors import UserError
-from nash_jax.runtime.checksums import changed_file, checksum, checksums, list_files
-from nash_jax.runtime.files import writing
+from nash_jax.runtime.checksums import changed_file, checksum, checksums, list_files, resized_file
+from nash_jax.runtime.files import read_json, writing
 from nash_jax.runtime.locks import LockedError, acquire, make_lock
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 
@@ -130,15 +131,42 @@ def verify_save(folder: Path) -> list[str]:
     Raises:
       UserError: naming another file that was changed or is missing, or a manifest that cannot be read.
     """
-    if not (folder / MANIFEST).exists():
-        return []
+    with verifying(folder) as edited:
+        return edited()
+
+
+@contextlib.contextmanager
+def verifying(folder: Path) -> Iterator[Callable[[], list[str]]]:
+    """Compares as `verify_save`: sizes at once, contents in a thread, while the block reads the files.
+
+    Yields:
+      Waits until all is compared; returns what `verify_save` does.
+
+    Raises:
+      UserError: as `verify_save`; also where the block failed, for what it read may be damaged.
+    """
     saved = read_manifest(folder)
-    if not saved:
+    if not saved and os.path.lexists(folder / MANIFEST):
         raise UserError(f"{folder / MANIFEST} is no manifest", "the file as it was saved", _SAVE_AGAIN)
     fixed = {name: entry for name, entry in saved.items() if Path(name).name not in _EDITABLE}
-    if wrong := changed_file(folder, fixed):
-        raise UserError(f"{folder / wrong} was changed since it was saved, or is missing", "it as saved", _SAVE_AGAIN)
-    return [name for name in saved if name not in fixed and changed_file(folder, {name: saved[name]})]
+
+    def compare(find: Callable[[Path, Mapping[str, Any]], str | None]) -> None:
+        if wrong := find(folder, fixed):
+            raise UserError(
+                f"{folder / wrong} was changed since it was saved, or is missing", "it as saved", _SAVE_AGAIN
+            )
+
+    def edited() -> list[str]:
+        compared.result()
+        return [name for name in saved if name not in fixed and changed_file(folder, {name: saved[name]})]
+
+    compare(resized_file)
+    with ThreadPoolExecutor(1) as pool:
+        compared = pool.submit(compare, changed_file)
+        try:
+            yield edited
+        finally:
+            compared.result()
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
@@ -147,13 +175,19 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     Empty without a manifest, and for a file of this name that is not one.
     """
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = read_json(folder / MANIFEST)
         files = {
             name: {"size": int(entry["size"]), "sha256": str(entry["sha256"])} for name, entry in found["files"].items()
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (UserError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return {}
-    return files if found.get("manifest_version") == MANIFEST_VERSION else {}
+    is_known = found.get("manifest_version") == MANIFEST_VERSION and all(map(_is_inside, files))
+    return files if is_known else {}
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a relative path leads to a file below the folder that it starts from."""
+    return bool(name) and "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _begin(target: Path, new: Path) -> FileLock:
@@ -215,8 +249,7 @@ def _remove_stale(target: Path, new: Mapping[str, Any]) -> None:
     """Removes files of the earlier save that the new one does not have, unless they were changed since."""
     for name, entry in read_manifest(target).items():
         path = target / name
-        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-        if name in new or not inside or path.is_symlink() or not _is_saved(target, name, {name: entry}):
+        if name in new or path.is_symlink() or not _is_saved(target, name, {name: entry}):
             continue
         path.unlink()
         _remove_empty([target / parent for parent in list(Path(name).parents)[:-1]])

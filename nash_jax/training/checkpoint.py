@@ -11,6 +11,7 @@ from nash_jax.errors import UserError
 from nash_jax.runtime.checksums import Checksum, changed_file, checksums
 from nash_jax.runtime.files import read_json, write_text
 from nash_jax.runtime.multihost import barrier, is_host0
+from nash_jax.runtime.quiet import import_orbax
 
 _RANK = "rank"
 CHECKSUMS = "checksums.json"
@@ -45,8 +46,7 @@ class Checkpointer:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        from orbax.checkpoint import v1 as ocp  # here, for it takes half a second to import
-
+        ocp = import_orbax()
         training, policies = ocp.training, ocp.training.preservation_policies
         newest, best = policies.LatestN(1), policies.BestN(get_metric_fn=_read_rank, n=1)
         self._folder = Path(folder)
