@@ -43,7 +43,7 @@ SETTINGS = {
 
 
 def make_command(folder: Path, **settings: Any) -> list[str]:
-    """Writes data and a model to a folder; returns the command but for its workdir: learn to spell words in capitals."""
+    """Writes data and a model to a folder; returns the command but for its workdir: learn to spell in capitals."""
     rng = np.random.default_rng(0)
     settings = SETTINGS | settings
     for split, count in ROWS.items():

@@ -170,7 +170,9 @@ def main(kind: str, times: str = "") -> int:
         else:
             found = interrupt(command, folder, int(times or 20), (signal.SIGINT, signal.SIGTERM))
     print(f"{kind}: " + ", ".join(f"{count} {name}" for name, count in found.items()))
-    return int(any(count for name, count in found.items() if name not in ("stops", "runs", "full disks", "saved a step")))
+    return int(
+        any(count for name, count in found.items() if name not in ("stops", "runs", "full disks", "saved a step"))
+    )
 
 
 if __name__ == "__main__":

@@ -50,7 +50,9 @@ def changed_file(folder: Path, expected: Mapping[str, Checksum], *, once: bool =
         return name
     asked = [name for name in expected if not (once and _state(folder / name) in _UNCHANGED)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for name, same in zip(asked, pool.map(lambda name: _is_same(folder / name, expected[name]), asked), strict=True):
+        for name, same in zip(
+            asked, pool.map(lambda name: _is_same(folder / name, expected[name]), asked), strict=True
+        ):
             if not same:
                 pool.shutdown(cancel_futures=True)
                 return name

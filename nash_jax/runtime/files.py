@@ -2,9 +2,10 @@
 
 import contextlib
 import json
+import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,26 @@ def find_folder(name: str) -> Path | None:
     if is_file:
         raise UserError(f"{name} is a file", "a folder")
     return None
+
+
+def check_regular(folder: Path, parts: Iterable[str] = ()) -> None:
+    """Checks that the files of a folder are files: to open a pipe waits for its writer, and a device has no end.
+
+    Args:
+      folder: its own files are looked at, not those of its folders.
+      parts: names of its folders of which everything is looked at.
+
+    Raises:
+      UserError: naming what is none.
+    """
+    below = (Path(place) / name for part in parts for place, _, names in os.walk(folder / part) for name in names)
+    for path in [*folder.iterdir(), *below]:
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # a link to nothing, or to itself, is left to its reader
+            continue
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UserError(f"{path} is a pipe or a device", "files of a model")
 
 
 def read_small(path: Path) -> str:

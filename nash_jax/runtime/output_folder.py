@@ -108,7 +108,8 @@ def complete_save(folder: Path) -> None:
     Raises:
       UserError: if the folder cannot be written.
     """
-    if not (folder / _STAGING / "commit").is_dir() or not is_host0():
+    commit = folder / _STAGING / "commit"
+    if not commit.is_dir() or commit.is_symlink() or not is_host0():
         return
     with writing(folder):
         lock = make_lock(folder / _STAGING / "lock")
@@ -187,7 +188,8 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _is_inside(name: str) -> bool:
     """Whether a relative path leads to a file below the folder that it starts from."""
-    return bool(name) and "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts
+    parts = Path(name).parts
+    return bool(name) and "\0" not in name and "/" not in parts and ".." not in parts and max(map(len, parts)) < 200
 
 
 def _begin(target: Path, new: Path) -> FileLock:

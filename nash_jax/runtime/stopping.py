@@ -66,7 +66,7 @@ def end_on_signals() -> None:
 
 @contextlib.contextmanager
 def saving_on_signals(alone: bool) -> Iterator[None]:
-    """Within the block the first signal sets `is_asked_to_stop`; the second, or the end of a grace time, ends the process.
+    """Within the block the first signal sets `is_asked_to_stop`; the second, or the end of a grace time, ends all.
 
     Where `end_on_signals` was not called, as in a notebook, nothing changes.
 
