@@ -22,6 +22,7 @@ from pathlib import Path
 from small_run import PHASES, make_command, results, start
 
 SOON = 5.0  # s, after which nothing may be alive
+GOOD = ("stops", "runs", "full disks", "saved a step")  # counts that need not be 0
 LIMIT = 1200.0  # s, after which a run counts as hanging
 
 
@@ -170,9 +171,7 @@ def main(kind: str, times: str = "") -> int:
         else:
             found = interrupt(command, folder, int(times or 20), (signal.SIGINT, signal.SIGTERM))
     print(f"{kind}: " + ", ".join(f"{count} {name}" for name, count in found.items()))
-    return int(
-        any(count for name, count in found.items() if name not in ("stops", "runs", "full disks", "saved a step"))
-    )
+    return int(any(count for name, count in found.items() if name not in GOOD))
 
 
 if __name__ == "__main__":

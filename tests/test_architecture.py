@@ -35,7 +35,9 @@ ALLOWED = {  # each room of the package → the rooms that it may import, beside
     "benchmark": (*SCIENCE, "config", "seq2seq", "testing", "training"),
     "batch_generate": (*SCIENCE, "data", "seq2seq"),
     "report": (*SCIENCE, "config", "data", "evaluation", "training"),
-    "recipe": (*SCIENCE, "config", "data", "evaluation", "convert", "export", "seq2seq", "training", "benchmark", "report"),
+    "recipe": (
+        *SCIENCE, "config", "data", "evaluation", "convert", "export", "seq2seq", "training", "benchmark", "report",
+    ),  # fmt: skip
     "study": (*SCIENCE, "config", "data", "evaluation", "recipe", "report", "training"),
     "testing": ("spec", "axes", "tree", "models"),
     "main": (*BASE, "config", "recipe", "study", "report"),

@@ -99,6 +99,8 @@ def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: 
     except KeyboardInterrupt:
         return _say(f"{STOPPED[signal.SIGINT]}; {CONTINUES}", 130)
     except Exception as error:
+        if "nash_jax.runtime.peers" in sys.modules:  # a run of several processes may have started
+            sys.modules["nash_jax.runtime.peers"].wait_for_watch(error)
         if problem := storage_problem(error):
             return _say(f"{problem}; what was done is kept, and the same command continues", 2)
         if isinstance(error, ModuleNotFoundError) and (mistake := missing_package(error)):
