@@ -27,6 +27,23 @@ def checksums(folder: Path) -> dict[str, Checksum]:
     return {name: checksum(folder / name) for name in list_files(folder)}
 
 
+def parse_checksums(found: Any) -> dict[str, Checksum]:
+    """Checks what a file of checksums holds: relative path → checksum, of files below the folder that it is for.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    try:
+        parsed = {name: {"size": int(entry["size"]), "sha256": str(entry["sha256"])} for name, entry in found.items()}
+    except (TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise ValueError(f"not checksums: {error!r}") from error
+    for name in parsed:
+        parts = Path(name).parts
+        if not parts or "\0" in name or "/" in parts or ".." in parts or max(map(len, parts)) > 200:
+            raise ValueError(f"{name[:40]!r} is not below the folder")
+    return parsed
+
+
 def resized_file(folder: Path, expected: Mapping[str, Checksum]) -> str | None:
     """The first file that is missing or has another size than expected; nothing is read."""
     for name, entry in expected.items():

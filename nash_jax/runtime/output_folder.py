@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from nash_jax.errors import UserError
-from nash_jax.runtime.checksums import changed_file, checksum, checksums, list_files, resized_file
+from nash_jax.runtime.checksums import changed_file, checksum, checksums, list_files, parse_checksums, resized_file
 from nash_jax.runtime.files import read_json, writing
 from nash_jax.runtime.locks import LockedError, acquire, make_lock
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
@@ -31,6 +31,7 @@ MANIFEST_VERSION = 1
 _STAGING = ".nash_jax"
 _EDITABLE = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 _SAVE_AGAIN = f"copy the folder anew; if another program saved there since, delete {MANIFEST}"
+_LARGE = 1 << 20  # bytes
 _FOREIGN = "was not written by nash_jax"
 
 
@@ -138,7 +139,7 @@ def verify_save(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def verifying(folder: Path) -> Iterator[Callable[[], list[str]]]:
-    """Compares as `verify_save`: sizes at once, contents in a thread, while the block reads the files.
+    """Compares as `verify_save`: sizes and small files at once, large ones in a thread while the block reads them.
 
     Yields:
       Waits until all is compared; returns what `verify_save` does.
@@ -151,8 +152,8 @@ def verifying(folder: Path) -> Iterator[Callable[[], list[str]]]:
         raise UserError(f"{folder / MANIFEST} is no manifest", "the file as it was saved", _SAVE_AGAIN)
     fixed = {name: entry for name, entry in saved.items() if Path(name).name not in _EDITABLE}
 
-    def compare(find: Callable[[Path, Mapping[str, Any]], str | None]) -> None:
-        if wrong := find(folder, fixed):
+    def compare(find: Callable[[Path, Mapping[str, Any]], str | None], files: Mapping[str, Any]) -> None:
+        if wrong := find(folder, files):
             raise UserError(
                 f"{folder / wrong} was changed since it was saved, or is missing", "it as saved", _SAVE_AGAIN
             )
@@ -161,9 +162,11 @@ def verifying(folder: Path) -> Iterator[Callable[[], list[str]]]:
         compared.result()
         return [name for name in saved if name not in fixed and changed_file(folder, {name: saved[name]})]
 
-    compare(resized_file)
+    large = {name: entry for name, entry in fixed.items() if entry["size"] > _LARGE}
+    compare(resized_file, fixed)
+    compare(changed_file, {name: entry for name, entry in fixed.items() if name not in large})
     with ThreadPoolExecutor(1) as pool:
-        compared = pool.submit(compare, changed_file)
+        compared = pool.submit(compare, changed_file, large)
         try:
             yield edited
         finally:
@@ -177,19 +180,10 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         found = read_json(folder / MANIFEST)
-        files = {
-            name: {"size": int(entry["size"]), "sha256": str(entry["sha256"])} for name, entry in found["files"].items()
-        }
-    except (UserError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        files = parse_checksums(found["files"])
+    except (UserError, ValueError, KeyError):
         return {}
-    is_known = found.get("manifest_version") == MANIFEST_VERSION and all(map(_is_inside, files))
-    return files if is_known else {}
-
-
-def _is_inside(name: str) -> bool:
-    """Whether a relative path leads to a file below the folder that it starts from."""
-    parts = Path(name).parts
-    return bool(name) and "\0" not in name and "/" not in parts and ".." not in parts and max(map(len, parts)) < 200
+    return files if found.get("manifest_version") == MANIFEST_VERSION else {}
 
 
 def _begin(target: Path, new: Path) -> FileLock:
