@@ -40,6 +40,12 @@ def param_axes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
     return axes
 
 
+def leaf_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Returns parameter path → shape."""
+    sizes = spec.axis_sizes()
+    return {path: tuple(sizes[axis] for axis in axes) for path, axes in param_axes(spec).items()}
+
+
 def check_params(spec: Any, params: Any, source: str = "params") -> None:
     """Checks that parameters are those of a model.
 
@@ -56,8 +62,7 @@ def check_params(spec: Any, params: Any, source: str = "params") -> None:
         raise UserError(f"spec is a {type(spec).__name__}", "a nash_jax.spec.ModelSpec")
     if not isinstance(params, Mapping):
         raise UserError(f"params is a {type(params).__name__}", "a nested dict of arrays")
-    sizes = spec.axis_sizes()
-    check_shapes(params, {path: tuple(sizes[a] for a in axes) for path, axes in param_axes(spec).items()}, source)
+    check_shapes(params, leaf_shapes(spec), source)
 
 
 def _norm(spec: ModelSpec, path: str) -> dict[str, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from nash_jax.axes import check_params
+from nash_jax.axes import check_params, leaf_shapes
 from nash_jax.convert import hf
 from nash_jax.convert.generation_config import GENERATION_FILE, load_generation_options
 from nash_jax.convert.orbax import load_tree, save_tree
@@ -39,9 +39,9 @@ from nash_jax.generation.inputs import check_inputs
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.outputs import ScoredIds, ScoredTexts
 from nash_jax.generation.texts import TextGenerator
-from nash_jax.runtime.files import find_folder
+from nash_jax.runtime.files import check_regular, find_folder, read_small
 from nash_jax.runtime.multihost import is_host0
-from nash_jax.runtime.output_folder import complete_save, fill_folder, verify_save
+from nash_jax.runtime.output_folder import complete_save, fill_folder, verifying
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten
 
@@ -337,12 +337,19 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool =
     own = read_dtype(dtype if engine == "jax" else "float32")
     folder = find_folder(name) or fetch_model(name, HUB_FILES)
     complete_save(folder)
-    for file in verify_save(folder) if verify else []:
+    if not verify:
+        return _load_folder(folder, dtype)
+    with verifying(folder) as edited:
+        model = _load_folder(folder, dtype)
+    for file in edited():
         print(f"note: {folder / file} was edited since it was saved", file=sys.stderr)
-    if (folder / "spec.json").exists():
-        spec, params = _load_export(folder)
-    else:
-        spec, params = hf.load_hf(folder)
+    return model
+
+
+def _load_folder(folder: Path, dtype: Any) -> Seq2Seq:
+    """Reads the model of an export, or of a folder in the hub's layout."""
+    check_regular(folder, ["params"])
+    spec, params = _load_export(folder) if (folder / "spec.json").exists() else hf.load_hf(folder)
     tokenizer = fill_special_tokens(load_tokenizer(str(folder)), spec) if has_tokenizer(folder) else None
     model = Seq2Seq(spec, params, tokenizer, own, load_generation_options(folder, spec.vocab_size))
     if engine == "ctranslate2":
@@ -352,11 +359,10 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool =
 
 def _load_export(folder: Path) -> tuple[ModelSpec, dict[str, Any]]:
     try:
-        spec = ModelSpec.from_json((folder / "spec.json").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, UserError) as error:
+        spec = ModelSpec.from_json(read_small(folder / "spec.json"))
+    except UserError as error:
         raise UserError(f"{folder / 'spec.json'}: {error}") from error
-    params = load_tree(folder / "params")
-    check_params(spec, params, str(folder))
+    params = load_tree(folder / "params", leaf_shapes(spec))
     for path, leaf in flatten(params).items():
         if not np.isfinite(leaf).all():
             raise UserError(f"{folder}: {path} holds values that are inf or NaN", "finite weights")

@@ -176,12 +176,14 @@ class ModelSpec:
             name: getattr(self, name) or 0 for name in _LARGEST if name not in SIDES
         }
         for name, size in sizes.items():
-            if size > _LARGEST[name]:
-                what = "layers" if name in SIDES else ""
-                raise UserError(f"spec.{name} is {size:,} {what}".strip(), f"no more than {_LARGEST[name]:,}")
+            _check_size(name, size)
+        if self.max_positions * self.d_model > _LARGEST_TABLE:  # computed where it is not stored
+            raise UserError(
+                f"spec.max_positions is {self.max_positions:,}", f"a table of up to {_LARGEST_TABLE:,} values"
+            )
         widest = max([e.ffn for e in self.encoder] + [d.ffn for d in self.decoder], default=0)
         if widest > _LARGEST_FFN:
-            raise UserError(f"spec has a layer of {widest:,} FFN units", f"no more than {_LARGEST_FFN:,}")
+            raise UserError(f"spec has a layer of {_number(widest)} FFN units", f"no more than {_LARGEST_FFN:,}")
 
     def _head_ids(self) -> Iterable[tuple[str, tuple[int, ...]]]:
         yield from (("encoder", layer.heads) for layer in self.encoder)
@@ -335,6 +337,7 @@ _LARGEST = {  # far beyond any model
     "max_positions": 2**22, "position_offset": 2**10, "position_buckets": 2**14,
 }  # fmt: skip
 _LARGEST_FFN = 2**20
+_LARGEST_TABLE = 2**27  # values of position embeddings
 _CHOICES: dict[str, Iterable[str]] = {
     "family": FAMILIES,
     "activation": ACTIVATIONS,
@@ -349,6 +352,33 @@ def _check_type(field: "dataclasses.Field[Any]", value: Any) -> None:
     allowed = (*kinds, int) if float in kinds else kinds
     if kinds[0] in (int, float, str, bool) and type(value) not in allowed:
         raise UserError(f"spec.{field.name} is {value!r}", f"a value of type {kinds[0].__name__}")
+
+
+def _check_given(**sizes: int | None) -> None:
+    """Refuses what would be much too large, or no number, before layers and heads are listed."""
+    for name, size in sizes.items():
+        if size is None and name in ("decoder_num_heads", "head_dim", "decoder_d_ff"):
+            continue
+        if type(size) is not int:
+            raise UserError(f"spec.{name} is {str(size)[:40]!r}", "a value of type int")
+        least = int(name in ("d_model", "num_heads", "decoder_num_heads"))  # of which others are shares
+        if size < least:
+            raise UserError(f"spec.{name} is {size}", "a positive number" if least else "0 or more")
+        if "d_ff" not in name:
+            _check_size(name, size)
+        elif size > _LARGEST_FFN:
+            raise UserError(f"spec has a layer of {_number(size)} FFN units", f"no more than {_LARGEST_FFN:,}")
+
+
+def _check_size(name: str, size: int) -> None:
+    if size > _LARGEST[name]:
+        what = "layers" if name in SIDES else ""
+        raise UserError(f"spec.{name} is {_number(size)} {what}".strip(), f"no more than {_LARGEST[name]:,}")
+
+
+def _number(size: int) -> str:
+    """A number for a message; Python writes none of more than some thousand digits."""
+    return f"{size:,}" if size < 10**30 else "a number of more than 30 digits"
 
 
 def dense_spec(
@@ -379,7 +409,14 @@ def dense_spec(
       decoder_num_heads: heads of the decoder's attentions, with the same total width; None: `num_heads`.
       family: defines the other flags.
       **flags: other fields of `ModelSpec`.
+
+    Raises:
+      UserError: for a size that is no whole number, or that no model has.
     """
+    _check_given(
+        vocab_size=vocab_size, d_model=d_model, num_heads=num_heads, decoder_num_heads=decoder_num_heads,
+        encoder=encoder_layers, decoder=decoder_layers, head_dim=head_dim, d_ff=d_ff, decoder_d_ff=decoder_d_ff,
+    )  # fmt: skip
     heads = tuple(range(num_heads))
     head_dim = head_dim if head_dim is not None else d_model // num_heads
     if decoder_num_heads is not None and decoder_num_heads != num_heads:

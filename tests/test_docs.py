@@ -143,7 +143,17 @@ def run(tmp_path_factory):
 
 QUICK = [
     f"docs/{name}.md"
-    for name in ("generation", "serving", "own_data", "study", "tasks", "checkpoints", "onnx", "stablehlo", "vocabulary")
+    for name in (
+        "generation",
+        "serving",
+        "own_data",
+        "study",
+        "tasks",
+        "checkpoints",
+        "onnx",
+        "stablehlo",
+        "vocabulary",
+    )
 ]
 SLOW = ["docs/start_to_end.md", "docs/library.md", "docs/evaluation.md", "docs/pruning.md"]
 RUN = [*QUICK, *SLOW]

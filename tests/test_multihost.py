@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import nash_jax
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.runtime.multihost import start_distributed
+from nash_jax.runtime.peers import peer_timeout
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
 
@@ -173,6 +175,56 @@ for text in ("old", "new"):
 @pytest.mark.slow
 def test_a_model_spread_over_processes(tmp_path: Path) -> None:
     finish(start([sys.executable, "-c", SPREAD, str(tmp_path)], processes=2, devices=1))
+
+
+WAITING = """
+import sys, jax
+from nash_jax.runtime.command import run_command
+from nash_jax.runtime.multihost import broadcast_from_host0, start_distributed
+def run(argv):
+    start_distributed()
+    for step in range(10**9):
+        broadcast_from_host0(step)
+        if step == 5:
+            print("running", flush=True)
+sys.exit(run_command(run, sys.argv, "", ""))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lost", "number"),
+    [
+        (1, signal.SIGKILL),
+        pytest.param(0, signal.SIGSTOP, marks=pytest.mark.full),
+        pytest.param(1, signal.SIGSTOP, marks=pytest.mark.full),
+    ],
+)
+def test_a_lost_process_ends_the_others(lost: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line that names it, and soon; a hanging one as one that has ended."""
+    monkeypatch.setenv("NASH_JAX_PEER_TIMEOUT", "6")
+    started = start([sys.executable, "-c", WAITING], processes=2, devices=1)
+    try:
+        for process in started:
+            assert process.stdout is not None
+            while "running" not in process.stdout.readline():
+                assert process.poll() is None
+        started[lost].send_signal(number)
+        text, _ = started[1 - lost].communicate(timeout=LIMIT)
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    assert started[1 - lost].returncode == 1
+    (line,) = text.splitlines()
+    assert line.startswith(f"error: process {lost} of this run has not answered for 6 s: it has ended, hangs or cannot")
+
+
+@pytest.mark.parametrize("given", ["soon", "4", "nan", "-1"])
+def test_a_time_to_wait_that_is_none(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASH_JAX_PEER_TIMEOUT", given)
+    with pytest.raises(UserError, match=f"NASH_JAX_PEER_TIMEOUT is '{given}'; expected seconds, at least 5"):
+        peer_timeout()
 
 
 def test_a_run_of_one_process_joins_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

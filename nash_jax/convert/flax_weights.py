@@ -38,7 +38,7 @@ def _restore(file: Path) -> dict[str, Any]:
 
     try:
         return flatten(msgpack_restore(file.read_bytes()))
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+    except Exception as error:  # of msgpack, Flax and NumPy: many types
         raise UserError(
             f"{file} cannot be read: {error}", "parameters as Flax saves them", "download it again"
         ) from error

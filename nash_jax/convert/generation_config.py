@@ -32,11 +32,11 @@ def load_generation_options(folder: Path, vocab_size: int | None = None) -> Gene
     file, fields = _fields(folder)
     refused = unsupported_fields(fields)
     for name, value in refused.items():
-        print(f"note: {file} sets {name} to {value!r}: not supported, ignored in generation")
+        print(f"note: {file} sets {name} to {repr(value)[:200]}: not supported, ignored in generation")
     known = {name: value for name, value in fields.items() if name not in refused}
     wrong = unusable_fields(known)
     for name, reason in wrong.items():
-        print(f"note: {file}: {reason}; {name} is ignored in generation")
+        print(f"note: {file}: {reason[:300]}; {name} is ignored in generation")
     known = {name: value for name, value in known.items() if name not in wrong}
     if vocab_size is not None:
         known |= _ids_of_model(file, known, vocab_size)

@@ -6,6 +6,7 @@ an `lm_head.weight` that differs from the decoder's table, and has two embedding
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from nash_jax.axes import check_params, param_axes
+from nash_jax.axes import check_params, leaf_shapes, param_axes
 from nash_jax.convert import bart_layout, t5_layout
 from nash_jax.convert.layout import Layout
 from nash_jax.convert.refused import check_model_type
@@ -61,7 +62,7 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
             raise UserError(f"config.json has no {name!r}", f"the config.json of a {kind} checkpoint")
     try:
         return LAYOUTS[kind].spec_from_config(fill_defaults(config))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError) as error:
         raise UserError(f"config.json has a value of another type: {error}", "numbers for sizes") from error
 
 
@@ -94,7 +95,7 @@ def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
     folder = Path(folder)
     refuse_adapter(folder)
     spec = spec_from_config(read_json(folder / "config.json"))
-    return from_hf_state(spec, read_weights(folder), str(folder))
+    return from_hf_state(spec, read_weights(folder, sum(map(math.prod, leaf_shapes(spec).values()))), str(folder))
 
 
 def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) -> tuple[ModelSpec, dict[str, Any]]:

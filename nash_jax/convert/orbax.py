@@ -1,6 +1,9 @@
 """Orbax storage of one tree of arrays: the parameters of exports and of finished stages."""
 
+import math
+import operator
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,31 +11,69 @@ import jax
 import numpy as np
 
 from nash_jax.errors import UserError
+from nash_jax.runtime.quiet import import_orbax
+from nash_jax.tree import check_shapes
 
 
 def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
     """Writes one tree of arrays to a new folder, atomically. All processes of a run must call it."""
-    from orbax.checkpoint import v1 as ocp  # here and below: half a second to import
-
+    ocp = import_orbax()
     ocp.save(os.path.abspath(folder), jax.tree.map(np.asarray, tree))
 
 
-def load_tree(folder: str | os.PathLike[str]) -> Any:
+def load_tree(folder: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]] | None = None) -> Any:
     """Reads a tree written by `save_tree` as NumPy arrays, independent of the saved shardings.
 
     All processes of a run must call it: Orbax counts its operations and waits for the same one in other processes.
 
-    Raises:
-      UserError: if there is no tree, or it is broken.
-    """
-    from orbax.checkpoint import v1 as ocp
+    Args:
+      folder: where it was saved.
+      shapes: path → shape of the arrays that must be there; None: any.
 
-    path = Path(folder)
+    Raises:
+      UserError: if there is no tree, it is broken, has other arrays, or claims much more than its files hold; before
+        anything of a claimed size is made.
+    """
+    ocp, path = import_orbax(), Path(folder)
     if not path.is_dir():
         raise UserError(f"no checkpoint at {path}", "a folder that nash_jax wrote")
+    _check_files(path, None if shapes is None else sum(map(math.prod, shapes.values())))
     try:
         metadata = ocp.metadata(os.path.abspath(path)).metadata
+        if shapes is not None:
+            check_shapes(metadata, shapes, str(path.parent))
+        _check_claims(path, jax.tree.leaves(metadata))
         abstract = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), metadata)
         return ocp.load(os.path.abspath(path), abstract)
-    except (ValueError, KeyError, OSError, ocp.errors.InvalidLayoutError) as error:
-        raise UserError(f"the checkpoint at {path} cannot be read: {str(error).splitlines()[0][:200]}") from error
+    except UserError:
+        raise
+    except Exception as error:  # the library raises many types for files that it did not write
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f"the checkpoint at {path} cannot be read: {reason}") from error
+
+
+_SMALL, _DENSEST = 256 << 20, 200  # bytes; how much a compressed byte may hold: of trained weights about 1.1
+
+
+def _check_files(path: Path, num_values: int | None) -> None:
+    """Refuses files that are too large for what they are: the library reads lists of contents whole."""
+    sizes = {file: file.stat().st_size for file in path.rglob("*") if file.is_file()}
+    for file, size in sizes.items():
+        if size > _SMALL and file.parent.name != "d":
+            raise UserError(f"{file} has {size:,} bytes", "a list of what the checkpoint holds")
+    if num_values is not None and sum(sizes.values()) > _SMALL + 16 * num_values:
+        raise UserError(f"{path} has {sum(sizes.values()):,} bytes", f"about {4 * num_values:,}, as its spec says")
+
+
+def _check_claims(path: Path, leaves: Sequence[Any]) -> None:
+    """Refuses arrays that are much larger than what is stored, or are stored in pieces larger than themselves."""
+    for leaf in leaves:
+        chunk = leaf.storage_metadata.chunk_shape if leaf.storage_metadata else leaf.shape
+        if not jax.dtypes.issubdtype(leaf.dtype, np.floating) or any(
+            map(operator.gt, chunk, np.maximum(leaf.shape, 1))
+        ):
+            raise UserError(f"{path} holds {leaf.dtype} values in pieces of {chunk}", "arrays as nash_jax writes them")
+    claimed = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    if claimed > max(_SMALL, _DENSEST * stored):
+        raise UserError(f"{path} claims {claimed:,} bytes of weights, and its files have {stored:,}", "a whole export")

@@ -1,9 +1,10 @@
 """Reads the weights of a folder in the hub's layout: safetensors, PyTorch's or Flax' files, single or sharded."""
 
 import importlib.util
-import json
+import os
 import re
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from safetensors import SafetensorError, safe_open
 
 from nash_jax.convert.flax_weights import read_flax
 from nash_jax.errors import UserError
-from nash_jax.runtime.files import check_not_pointer
+from nash_jax.runtime.files import check_not_pointer, read_json, read_small
 
 Tensors = Iterator[tuple[str, np.ndarray]]
 
 
-def read_weights(folder: Path) -> dict[str, np.ndarray]:
+def read_weights(folder: Path, num_params: int | None = None) -> dict[str, np.ndarray]:
     """Reads all tensors of a checkpoint as float32 (exact for float16 and bfloat16).
 
     Integer tensors, such as position ids stored by old versions, are ignored. Names that a wrapper of PyTorch changed
@@ -25,17 +26,19 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
 
     Args:
       folder: folder of the checkpoint.
+      num_params: parameters of the model that the folder describes; files that hold many times as much are not read.
 
     Returns:
       Weight name → float32 array.
 
     Raises:
       UserError: if there are no weights, or those of an adapter; or a file is missing, broken or contains other objects
-        than tensors; or a weight is inf or NaN.
+        than tensors; or a weight is inf or NaN; or there is much more than the model has.
     """
     for stem, suffix, read in _formats():
         files = _files(folder, stem, suffix)
         if files:
+            _check_files(files, num_params)
             state: dict[str, np.ndarray] = {}
             for file in files:
                 state.update(_checked(file, read))
@@ -45,6 +48,23 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
         f"{folder} has no model.safetensors (it has {have})",
         "safetensors weights or their index; or an old pytorch_model.bin or flax_model.msgpack",
     )
+
+
+def _check_files(files: Sequence[Path], num_params: int | None) -> None:
+    """Checks that shards are files that are there, and not many times larger than a model of so many parameters."""
+    for file in files:
+        if not file.is_file():
+            what = "is no file" if os.path.lexists(file) else "is missing"
+            raise UserError(f"{file} {what}", "every shard that the index names")
+    size = sum(file.stat().st_size for file in files)
+    if num_params is not None and size > _EXTRA + 16 * num_params:  # 12 with the state of an optimizer
+        raise UserError(
+            f"{files[0]} has {size:,} bytes{' with the other shards' * (len(files) > 1)}",
+            f"about {4 * num_params:,}, for the {num_params:,} parameters that config.json describes",
+        )
+
+
+_EXTRA = 256 << 20  # bytes of files that are small in any case
 
 
 def _formats() -> list[tuple[str, str, Callable[[Path], Tensors]]]:
@@ -61,12 +81,12 @@ def refuse_adapter(folder: Path) -> None:
       UserError: naming the other model.
     """
     settings = folder / "adapter_config.json"
-    if not settings.exists():
+    if not settings.is_file():
         return
     if any(_files(folder, stem, suffix) for stem, suffix, _ in _formats()):
         print(f"note: {settings}: the adapter is not applied; merge_and_unload() of PEFT makes one model of both")
         return
-    base = re.search(r'"base_model_name_or_path":\s*"([^"]*)"', settings.read_text(errors="replace"))
+    base = re.search(r'"base_model_name_or_path":\s*"([^"]*)"', read_small(settings))
     raise UserError(f"{folder} holds an adapter (PEFT){f' of {base[1]}' if base else ''}, not a model", *_MERGE)
 
 
@@ -96,14 +116,14 @@ def _plain_names(folder: Path, state: dict[str, np.ndarray]) -> dict[str, np.nda
 def _files(folder: Path, stem: str, suffix: str) -> list[Path]:
     """Returns the file of that name, or the shards that its index lists."""
     whole, index = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
-    if whole.exists():
+    if os.path.lexists(whole):
         return [whole]
-    if not index.exists():
+    if not os.path.lexists(index):
         return []
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        outside = [name for name in names if Path(name).name != name]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name or not name.isprintable() or len(name) > 200]
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is not an index of shards: {error!r}", "the file as it was saved") from error
     if outside or not names:
         raise UserError(f"{index} names the shards {outside or names}", "files in the same folder", "download it again")
@@ -111,10 +131,8 @@ def _files(folder: Path, stem: str, suffix: str) -> list[Path]:
 
 
 def _checked(file: Path, read: Callable[[Path], Tensors]) -> dict[str, np.ndarray]:
-    if not file.exists():
-        raise UserError(f"{file} is missing", "every shard that the index names")
     check_not_pointer(file)
-    found = {name: _float32(tensor) for name, tensor in read(file)}
+    found = {name: _float32(file, name, tensor) for name, tensor in read(file)}
     for name, tensor in found.items():
         if name.endswith(".weight") and tensor.dtype in (np.int8, np.uint8):
             raise _quantized(file, f"{name} is {tensor.dtype}")
@@ -134,7 +152,7 @@ def _safetensors(file: Path) -> Tensors:
         with safe_open(file, framework="np") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)
                 yield name, tensors.get_tensor(name)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"{file} cannot be read: {error}", "a complete safetensors file", "download it again"
         ) from error
@@ -150,16 +168,22 @@ def _quantized(file: Path, what: str) -> UserError:
     )
 
 
-def _float32(tensor: np.ndarray) -> np.ndarray:
-    is_int = np.issubdtype(tensor.dtype, np.integer) or tensor.dtype == bool
-    return tensor if is_int else tensor.astype(np.float32)
+def _float32(file: Path, name: str, tensor: np.ndarray) -> np.ndarray:
+    if np.issubdtype(tensor.dtype, np.integer) or tensor.dtype == bool:
+        return tensor
+    if tensor.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
+        raise _quantized(file, f"{name} is {tensor.dtype}")
+    return tensor.astype(np.float32)
 
 
 def _torch_file(file: Path) -> Tensors:
     """Reads a PyTorch checkpoint with PyTorch's weights-only reader, which runs no code of the file."""
     torch = _torch(file)
     try:
+        _check_packing(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # torch raises many types; the message names what was refused
         raise UserError(
             f"{file} cannot be read by the weights-only reader: {_refusal(error)}",
@@ -171,7 +195,28 @@ def _torch_file(file: Path) -> Tensors:
         do = f"save its {' or '.join(map(repr, inner[:3]))} alone" if inner else ""
         raise UserError(f"{file} holds a {type(state).__name__}, not only tensors", "a state dict of tensors", do)
     for name, tensor in state.items():
-        yield name, (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+        yield str(name), _as_array(torch, file, str(name), tensor)
+
+
+def _as_array(torch: Any, file: Path, name: str, tensor: Any) -> np.ndarray:
+    """One weight, if it is a plain one."""
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not plain or tensor.is_complex() or (tensor.is_floating_point() and tensor.dtype.itemsize == 1):
+        what = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+        raise _quantized(file, f"{name} is {what}")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise UserError(f"{file}: {name} repeats its values to {tuple(tensor.shape)}", "weights that are all stored")
+    return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+
+
+def _check_packing(file: Path) -> None:
+    """Refuses a file that is packed again: PyTorch stores its zip as it is, and a packed one may unpack to anything."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > 2 * file.stat().st_size + (1 << 20):
+        raise UserError(f"{file} unpacks to {size:,} bytes", "a file as PyTorch writes it", "save it again")
 
 
 def _torch(file: Path) -> Any:
@@ -204,4 +249,6 @@ def _refusal(error: Exception) -> str:
     text = str(error)
     if asked := re.search(r"GLOBAL ([\w.]+)", text):
         return f"it asks for {asked[1]}"
-    return "it is not a PyTorch file" if "weights_only" in text else text.splitlines()[0].split(". ")[0]
+    if not text or "weights_only" in text:
+        return "it is not a PyTorch file"
+    return text.splitlines()[0].split(". ")[0]

@@ -112,7 +112,7 @@ def _is_whole(folder: Path) -> bool:
     if not folder.exists():
         return False
     saved = read_manifest(folder)
-    wrong = changed_file(folder, saved) if saved else MANIFEST
+    wrong = changed_file(folder, saved, once=True) if saved else MANIFEST  # a run asks several times
     if wrong and is_host0():
         print(f"note: {folder / wrong} is damaged; the texts are tokenized again", file=sys.stderr)
         shutil.rmtree(folder)

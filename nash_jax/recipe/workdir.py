@@ -14,7 +14,7 @@ from typing import Any
 
 from nash_jax.config.schema import STAGES
 from nash_jax.errors import UserError
-from nash_jax.runtime.checksums import Checksum, changed_file, checksum
+from nash_jax.runtime.checksums import Checksum, changed_file, checksum, parse_checksums
 from nash_jax.runtime.files import read_json, write_text
 from nash_jax.runtime.locks import LockedError, acquire, make_lock
 from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
@@ -202,8 +202,8 @@ def read_done(folder: Path, verify_files: bool = True) -> dict[str, Any]:
         sums = found.pop("checksums")
         wrong = None if sums["done"] == _digest(found) else "done"
         if wrong is None and verify_files:
-            wrong = changed_file(folder, sums["files"])
-    except (UserError, AttributeError, KeyError, TypeError):
+            wrong = changed_file(folder, parse_checksums(sums["files"]))
+    except (UserError, AttributeError, KeyError, TypeError, ValueError):
         found, wrong = {}, "done"
     if wrong:
         raise UserError(

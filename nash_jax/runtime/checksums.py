@@ -1,7 +1,10 @@
 """SHA-256 and size of files: whether they still are what was written."""
 
 import hashlib
+import os
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +27,69 @@ def checksums(folder: Path) -> dict[str, Checksum]:
     return {name: checksum(folder / name) for name in list_files(folder)}
 
 
-def changed_file(folder: Path, expected: Mapping[str, Checksum]) -> str | None:
+def parse_checksums(found: Any) -> dict[str, Checksum]:
+    """Checks what a file of checksums holds: relative path → checksum, of files below the folder that it is for.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    try:
+        parsed = {name: {"size": int(entry["size"]), "sha256": str(entry["sha256"])} for name, entry in found.items()}
+    except (TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise ValueError(f"not checksums: {error!r}") from error
+    for name in parsed:
+        parts = Path(name).parts
+        if not parts or "\0" in name or "/" in parts or ".." in parts or max(map(len, parts)) > 200:
+            raise ValueError(f"{name[:40]!r} is not below the folder")
+    return parsed
+
+
+def resized_file(folder: Path, expected: Mapping[str, Checksum]) -> str | None:
+    """The first file that is missing or has another size than expected; nothing is read."""
+    for name, entry in expected.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != entry["size"]:
+            return name
+    return None
+
+
+def changed_file(folder: Path, expected: Mapping[str, Checksum], *, once: bool = False) -> str | None:
     """The first file that is missing or has another content than expected; None if all are as they were.
+
+    Sizes are compared before any content is read; files are hashed side by side (hashlib releases the GIL).
 
     Args:
       folder: where they are.
       expected: from `checksums`.
+      once: leave out files that this process has found unchanged before, and that have the same time and size since.
     """
-    for name, entry in expected.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != entry["size"] or checksum(path) != entry:
-            return name
+    if name := resized_file(folder, expected):
+        return name
+    asked = [name for name in expected if not (once and _state(folder / name) in _UNCHANGED)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for name, same in zip(
+            asked, pool.map(lambda name: _is_same(folder / name, expected[name]), asked), strict=True
+        ):
+            if not same:
+                pool.shutdown(cancel_futures=True)
+                return name
     return None
+
+
+_THREADS = min(4, os.cpu_count() or 1)
+_RECENT = 2.0  # s, within which two writes may have the same time
+_UNCHANGED = set[tuple[Any, ...]]()  # states in which files of this process were as expected
+
+
+def _state(path: Path) -> tuple[Any, ...]:
+    found = path.stat()
+    return str(path), found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
+
+
+def _is_same(path: Path, entry: Checksum) -> bool:
+    before = _state(path)
+    if checksum(path) != entry:
+        return False
+    if time.time() - path.stat().st_ctime > _RECENT:
+        _UNCHANGED.add(before)
+    return True

@@ -7,11 +7,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from absl import flags
 
 from nash_jax.errors import UserError, missing_package
+from nash_jax.runtime.stopping import CONTINUES, STOPPED, end_on_signals
 
 
 def unusable(error: flags.Error) -> UserError:
@@ -90,15 +90,17 @@ def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: 
         print(doc)
         return 0
     if argv is sys.argv:
-        _end_on_signals()
+        end_on_signals()
     try:
         run(argv)
         return 0
     except UserError as error:
         return _say(str(error), 2)
     except KeyboardInterrupt:
-        return _say(_STOPPED[signal.SIGINT], 130)
+        return _say(f"{STOPPED[signal.SIGINT]}; {CONTINUES}", 130)
     except Exception as error:
+        if "nash_jax.runtime.peers" in sys.modules:  # a run of several processes may have started
+            sys.modules["nash_jax.runtime.peers"].wait_for_watch(error)
         if problem := storage_problem(error):
             return _say(f"{problem}; what was done is kept, and the same command continues", 2)
         if isinstance(error, ModuleNotFoundError) and (mistake := missing_package(error)):
@@ -108,29 +110,6 @@ def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: 
             return 1
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         return _say(f"out of memory: {reason}; {less_memory}; what was done is kept", 3)
-
-
-_STOPPED = {
-    signal.SIGINT: "stopped by Ctrl-C; the same command continues from here",
-    signal.SIGTERM: "stopped by SIGTERM; the same command continues from here",
-}
-
-
-def _end_on_signals() -> None:
-    """Ends this process at Ctrl-C and SIGTERM, with one line; every command resumes from what is on disk.
-
-    An exception would be caught, or turned into another, by the library that writes a checkpoint just then, and at its
-    end Python would wait for that library's threads.
-    """
-
-    def end(number: int, frame: Any) -> None:
-        newline = "\n" * sys.stderr.isatty()  # after a progress bar
-        os.write(2, f"{newline}error: {_STOPPED[signal.Signals(number)]}\n".encode())
-        os._exit(128 + number)
-
-    for number in _STOPPED:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as a shell starts a job in the background
-            signal.signal(number, end)
 
 
 _STORAGE = {

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import os
 import socket
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,27 +58,62 @@ def find_folder(name: str) -> Path | None:
     return None
 
 
+def check_regular(folder: Path, parts: Iterable[str] = ()) -> None:
+    """Checks that the files of a folder are files: to open a pipe waits for its writer, and a device has no end.
+
+    Args:
+      folder: its own files are looked at, not those of its folders.
+      parts: names of its folders of which everything is looked at.
+
+    Raises:
+      UserError: naming what is none.
+    """
+    below = (Path(place) / name for part in parts for place, _, names in os.walk(folder / part) for name in names)
+    for path in [*folder.iterdir(), *below]:
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # a link to nothing, or to itself, is left to its reader
+            continue
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise UserError(f"{path} is a pipe or a device", "files of a model")
+
+
+def read_small(path: Path) -> str:
+    """Reads a UTF-8 file of settings: a regular one, for to open a pipe would wait for its writer, of bounded size.
+
+    Raises:
+      UserError: for anything else, or if it cannot be read.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _SMALL:
+            raise UserError(f"{path} is no file of settings", f"a regular file of up to {_SMALL >> 20} MiB")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise UserError(f"{path} is a link to nothing", "the file itself", "download it again") from error
+        raise UserError(f"{path.parent} has no {path.name}", "a folder in the hub's layout") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}", "the file as it was saved", "download it again") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object from a model's folder.
 
     Raises:
       UserError: if the file is missing or does not contain a JSON object.
     """
-    if path.exists() and (not path.is_file() or path.stat().st_size > _JSON_LIMIT):
-        raise UserError(f"{path} is no file of settings", f"a regular file of up to {_JSON_LIMIT >> 20} MiB")
     check_not_pointer(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path.parent} has no {path.name}", "a folder in the hub's layout") from error
-    except (OSError, ValueError, RecursionError) as error:
+        found = json.loads(read_small(path))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}", "the file as it was saved", "download it again") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} holds a {type(found).__name__}", "the settings of a model")
     return found
 
 
-_JSON_LIMIT = 64 << 20  # bytes; tokenizers aside, files of a model's settings have some kilobytes
+_SMALL = 64 << 20  # bytes; tokenizers aside, files of a model's settings have some kilobytes
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from nash_jax.errors import UserError
+from nash_jax.runtime.peers import peer_timeout, watch_peers
 
 # what a launcher sets for each process of a run of several: launch/README.md
 _PROCESS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -35,7 +37,14 @@ def start_distributed() -> None:
         raise UserError(f"{missing[0]} is not set", expected)
     # jax would catch SIGTERM and run until killed; every stage is resumable, so end at once
     jax.config.update("jax_enable_preemption_service", False)
-    initialize = functools.partial(jax.distributed.initialize, shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
+    timeout = peer_timeout()
+    if hasattr(jax.config, "jax_enable_recoverability"):  # else jax aborts all when another than process 0 ends
+        jax.config.update("jax_enable_recoverability", True)
+    initialize = functools.partial(
+        jax.distributed.initialize,
+        shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+        heartbeat_timeout_seconds=2 * math.ceil(timeout),  # of jax itself, which names no process
+    )
     try:
         if detect:
             initialize()
@@ -44,6 +53,7 @@ def start_distributed() -> None:
             initialize(address, int(count), int(index), cluster_detection_method="deactivate")
     except (ValueError, TypeError) as error:
         raise UserError(f"the processes of this run do not find each other: {error}", expected) from error
+    watch_peers(jax.process_index(), jax.process_count(), timeout)
 
 
 def is_host0() -> bool:

@@ -12,7 +12,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from typing import Any
 from filelock import FileLock
 
 from nash_jax.errors import UserError
-from nash_jax.runtime.checksums import changed_file, checksum, checksums, list_files
-from nash_jax.runtime.files import writing
+from nash_jax.runtime.checksums import changed_file, checksum, checksums, list_files, parse_checksums, resized_file
+from nash_jax.runtime.files import read_json, writing
 from nash_jax.runtime.locks import LockedError, acquire, make_lock
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 
@@ -30,6 +31,7 @@ MANIFEST_VERSION = 1
 _STAGING = ".nash_jax"
 _EDITABLE = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 _SAVE_AGAIN = f"copy the folder anew; if another program saved there since, delete {MANIFEST}"
+_LARGE = 1 << 20  # bytes
 _FOREIGN = "was not written by nash_jax"
 
 
@@ -107,7 +109,8 @@ def complete_save(folder: Path) -> None:
     Raises:
       UserError: if the folder cannot be written.
     """
-    if not (folder / _STAGING / "commit").is_dir() or not is_host0():
+    commit = folder / _STAGING / "commit"
+    if not commit.is_dir() or commit.is_symlink() or not is_host0():
         return
     with writing(folder):
         lock = make_lock(folder / _STAGING / "lock")
@@ -130,15 +133,44 @@ def verify_save(folder: Path) -> list[str]:
     Raises:
       UserError: naming another file that was changed or is missing, or a manifest that cannot be read.
     """
-    if not (folder / MANIFEST).exists():
-        return []
+    with verifying(folder) as edited:
+        return edited()
+
+
+@contextlib.contextmanager
+def verifying(folder: Path) -> Iterator[Callable[[], list[str]]]:
+    """Compares as `verify_save`: sizes and small files at once, large ones in a thread while the block reads them.
+
+    Yields:
+      Waits until all is compared; returns what `verify_save` does.
+
+    Raises:
+      UserError: as `verify_save`; also where the block failed, for what it read may be damaged.
+    """
     saved = read_manifest(folder)
-    if not saved:
+    if not saved and os.path.lexists(folder / MANIFEST):
         raise UserError(f"{folder / MANIFEST} is no manifest", "the file as it was saved", _SAVE_AGAIN)
     fixed = {name: entry for name, entry in saved.items() if Path(name).name not in _EDITABLE}
-    if wrong := changed_file(folder, fixed):
-        raise UserError(f"{folder / wrong} was changed since it was saved, or is missing", "it as saved", _SAVE_AGAIN)
-    return [name for name in saved if name not in fixed and changed_file(folder, {name: saved[name]})]
+
+    def compare(find: Callable[[Path, Mapping[str, Any]], str | None], files: Mapping[str, Any]) -> None:
+        if wrong := find(folder, files):
+            raise UserError(
+                f"{folder / wrong} was changed since it was saved, or is missing", "it as saved", _SAVE_AGAIN
+            )
+
+    def edited() -> list[str]:
+        compared.result()
+        return [name for name in saved if name not in fixed and changed_file(folder, {name: saved[name]})]
+
+    large = {name: entry for name, entry in fixed.items() if entry["size"] > _LARGE}
+    compare(resized_file, fixed)
+    compare(changed_file, {name: entry for name, entry in fixed.items() if name not in large})
+    with ThreadPoolExecutor(1) as pool:
+        compared = pool.submit(compare, changed_file, large)
+        try:
+            yield edited
+        finally:
+            compared.result()
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
@@ -147,11 +179,9 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     Empty without a manifest, and for a file of this name that is not one.
     """
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = {
-            name: {"size": int(entry["size"]), "sha256": str(entry["sha256"])} for name, entry in found["files"].items()
-        }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        found = read_json(folder / MANIFEST)
+        files = parse_checksums(found["files"])
+    except (UserError, ValueError, KeyError):
         return {}
     return files if found.get("manifest_version") == MANIFEST_VERSION else {}
 
@@ -215,8 +245,7 @@ def _remove_stale(target: Path, new: Mapping[str, Any]) -> None:
     """Removes files of the earlier save that the new one does not have, unless they were changed since."""
     for name, entry in read_manifest(target).items():
         path = target / name
-        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-        if name in new or not inside or path.is_symlink() or not _is_saved(target, name, {name: entry}):
+        if name in new or path.is_symlink() or not _is_saved(target, name, {name: entry}):
             continue
         path.unlink()
         _remove_empty([target / parent for parent in list(Path(name).parents)[:-1]])

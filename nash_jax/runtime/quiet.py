@@ -1,10 +1,12 @@
 """Keeps libraries from printing warnings around our own messages."""
 
 import contextlib
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -26,3 +28,26 @@ def quiet_transformers() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(level)
+
+
+def import_orbax() -> Any:
+    """The storage library; from then on it and the event loop that it runs log nothing of errors.
+
+    Errors reach the caller anyway. When one array of many cannot be read or written, the exceptions of the others are
+    never asked for, and asyncio would log each with a traceback when it is collected.
+    """
+    from orbax.checkpoint import v1 as ocp  # here, for it takes half a second to import
+
+    for name in ("asyncio", "absl"):
+        logger = logging.getLogger(name)
+        if _is_of_others not in logger.filters:
+            logger.addFilter(_is_of_others)
+    return ocp
+
+
+def _is_of_others(record: logging.LogRecord) -> bool:
+    """Whether a record is not about an error of Orbax or TensorStore."""
+    if record.name == "absl":
+        return "orbax" not in record.pathname
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, ValueError | OSError) or "tensorstore" not in f"{error}".lower()

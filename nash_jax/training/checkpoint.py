@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.errors import UserError
-from nash_jax.runtime.checksums import Checksum, changed_file, checksums
+from nash_jax.runtime.checksums import Checksum, changed_file, checksums, parse_checksums
 from nash_jax.runtime.files import read_json, write_text
 from nash_jax.runtime.multihost import barrier, is_host0
+from nash_jax.runtime.quiet import import_orbax
 
 _RANK = "rank"
 CHECKSUMS = "checksums.json"
@@ -25,7 +26,7 @@ def check_checkpoints(folder: Path) -> None:
     Raises:
       UserError: naming a file that was changed or is missing.
     """
-    for step, entries in read_json(folder / CHECKSUMS).items():
+    for step, entries in _read_checksums(folder).items():
         if (folder / step).is_dir() and (wrong := changed_file(folder / step, entries)):
             raise UserError(f"{folder / step / wrong} was changed or is missing", "the checkpoint as it was written")
 
@@ -45,8 +46,7 @@ class Checkpointer:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        from orbax.checkpoint import v1 as ocp  # here, for it takes half a second to import
-
+        ocp = import_orbax()
         training, policies = ocp.training, ocp.training.preservation_policies
         newest, best = policies.LatestN(1), policies.BestN(get_metric_fn=_read_rank, n=1)
         self._folder = Path(folder)
@@ -80,8 +80,7 @@ class Checkpointer:
 
     def _checksums(self) -> dict[str, dict[str, Checksum]]:
         """Step → checksums of its checkpoint; a checkpoint whose process was killed just then has none."""
-        path = self._folder / CHECKSUMS
-        return read_json(path) if path.exists() else {}
+        return _read_checksums(self._folder) if os.path.lexists(self._folder / CHECKSUMS) else {}
 
     def _drop_damaged(self) -> None:
         steps = sorted((path.name for path in self._folder.glob("*") if path.name.isdigit()), key=int)
@@ -125,6 +124,23 @@ class Checkpointer:
 
     def close(self) -> None:
         self._orbax.close()
+
+
+def _read_checksums(folder: Path) -> dict[str, dict[str, Checksum]]:
+    """Step → checksums.
+
+    Raises:
+      UserError: for a damaged file.
+    """
+    path = folder / CHECKSUMS
+    try:
+        return {step: parse_checksums(found) for step, found in read_json(path).items() if step.isdecimal()}
+    except (UserError, ValueError) as error:
+        raise UserError(
+            f"{path} was changed or is damaged",
+            "the file as it was written",
+            f"delete it to use the checkpoints as they are, or {folder} to begin the phase again",
+        ) from error
 
 
 def _read_rank(metrics: Any) -> Any:

@@ -1,11 +1,12 @@
 """The training loop of every phase."""
 
+import contextlib
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from nash_jax.errors import UserError
 from nash_jax.runtime.multihost import broadcast_from_host0
 from nash_jax.runtime.progress import Progress
 from nash_jax.runtime.sharding import place_batch
+from nash_jax.runtime.stopping import end_saved, is_asked_to_stop, saving_on_signals
 from nash_jax.training.checkpoint import Checkpointer, Rank
 from nash_jax.training.state import State, abstract_state
 from nash_jax.training.writers import Writer
@@ -57,8 +59,8 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
     """Trains from the newest checkpoint, or from the start, to the end.
 
     Evaluates every `eval_steps` steps and at the end. A checkpoint is written then, and with every fifth log: after
-    each twentieth of a phase, of a short one every five steps. Metrics are fetched when they are logged, so that
-    logging does not hold the device up.
+    each twentieth of a phase, of a short one every five steps; and when a command is asked to stop, which ends the
+    process. Metrics are fetched when they are logged, so that logging does not hold the device up.
 
     Returns:
       The state of the best checkpoint, and {"steps", "seconds", "best_step"}.
@@ -75,33 +77,38 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
     for writer in phase.writers:
         if hasattr(writer, "rewind"):
             writer.rewind(phase.name, step)
-    progress, window = Progress(phase.name, phase.num_steps, step), _Window(phase.name, step)
+    progress, window = Progress(phase.name, phase.num_steps, step), _Window(phase.name, step, extra.get("window", []))
     log_steps = max(1, phase.num_steps // 100)
     begun = time.monotonic() - extra["seconds"]
     compiled = set[Any]()  # what has run once, and so is compiled
-    while step < phase.num_steps:
-        batch = place_batch(mesh, next(batches))
-        ran: set[Any] = {tuple(rows.shape for rows in batch.values())}
-        state, metrics = phase.step(state, phase.teacher_params, batch)
-        step += 1
-        window.add(metrics)
-        values, rank = dict[str, float](), None
-        if step % log_steps == 0 or step == phase.num_steps:
-            values = window.mean()
-        if step % phase.eval_steps == 0 or step == phase.num_steps:
-            values = values or window.mean()  # every loss up to here is finite before a checkpoint is written
-            ran.add("evaluate")
-            found, rank = broadcast_from_host0(phase.evaluate(state))
-            values |= {f"validation/{name}": value for name, value in found.items()}
-        if values:  # before the checkpoint: a resumed phase drops rows after it, and has all up to it
-            values["seconds"] = time.monotonic() - begun
-            for writer in phase.writers:
-                writer.write(phase.name, step, {k: round(v, 6) for k, v in values.items() if math.isfinite(v)})
-        if rank is not None or step % (5 * log_steps) == 0:
-            position = {"position": batches.get_state(), "seconds": time.monotonic() - begun}
-            checkpointer.save(step, state, position, rank)
-        progress.update(step, window.describe, typical=ran <= compiled)
-        compiled |= ran
+    with contextlib.ExitStack() as during:
+        while step < phase.num_steps:
+            batch = place_batch(mesh, next(batches))
+            ran: set[Any] = {tuple(rows.shape for rows in batch.values())}
+            state, metrics = phase.step(state, phase.teacher_params, batch)
+            step += 1
+            window.add(metrics)
+            values, rank = dict[str, float](), None
+            if step % log_steps == 0 or step == phase.num_steps:
+                values = window.mean()
+            if step % phase.eval_steps == 0 or step == phase.num_steps:
+                values = values or window.mean()  # every loss up to here is finite before a checkpoint is written
+                ran.add("evaluate")
+                found, rank = broadcast_from_host0(phase.evaluate(state))
+                values |= {f"validation/{name}": value for name, value in found.items()}
+            if values:  # before the checkpoint: a resumed phase drops rows after it, and has all up to it
+                values["seconds"] = time.monotonic() - begun
+                for writer in phase.writers:
+                    writer.write(phase.name, step, {k: round(v, 6) for k, v in values.items() if math.isfinite(v)})
+            if rank is not None or step % (5 * log_steps) == 0 or is_asked_to_stop():
+                position = {"position": batches.get_state(), "seconds": time.monotonic() - begun}
+                checkpointer.save(step, state, position | {"window": window.pending()}, rank)
+            if is_asked_to_stop():
+                _stop(phase, step)
+            progress.update(step, window.describe, typical=ran <= compiled)
+            if not compiled:  # until the first step is compiled and done, there is nothing to save
+                during.enter_context(saving_on_signals(alone=jax.process_count() == 1))
+            compiled |= ran
     progress.close()
     best = checkpointer.restore(shapes, best=True)
     checkpointer.close()
@@ -109,18 +116,40 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
     return best[0], {"steps": step, "seconds": time.monotonic() - begun, "best_step": int(best[0]["step"])}
 
 
-class _Window:
-    """Metrics since the last log, left on the device until asked for."""
+def _stop(phase: Phase, step: int) -> NoReturn:
+    """Ends the process after a checkpoint; some writers keep rows until they are closed."""
+    for writer in phase.writers:
+        writer.close()
+    end_saved(f"step {step} of {phase.name} is saved")
 
-    def __init__(self, phase: str, step: int) -> None:
-        self.phase, self.step, self.rows = phase, step, list[Mapping[str, jax.Array]]()
+
+class _Window:
+    """Metrics since the last log, left on the device until asked for.
+
+    Args:
+      phase: name of what is running.
+      step: steps done before.
+      pending: of another window at that step, to continue it.
+    """
+
+    def __init__(self, phase: str, step: int, pending: Sequence[Mapping[str, float]] = ()) -> None:
+        self.rows: list[Mapping[str, Any]] = [{k: np.float32(v) for k, v in row.items()} for row in pending]
+        self.phase, self.step = phase, step - len(self.rows)
         self.last: dict[str, float] = {}
 
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
         self.rows.append(metrics)
 
-    def mean(self) -> dict[str, float]:
-        """Means of the losses and last values of all else since the last call."""
+    def pending(self) -> list[dict[str, float]]:
+        """What `mean` would take, as JSON values; exact, for metrics are float32.
+
+        Raises:
+          UserError: as `mean`.
+        """
+        self.rows = self._finite_rows()
+        return [{name: float(value) for name, value in row.items()} for row in self.rows]
+
+    def _finite_rows(self) -> list[Mapping[str, Any]]:
         rows = jax.device_get(self.rows)
         for i, row in enumerate(rows, 1):
             if not np.isfinite(row["loss"]):
@@ -129,6 +158,15 @@ class _Window:
                     "a finite one",
                     "lower the learning rate or look at the data near that step; the last checkpoint is kept",
                 )
+        return rows
+
+    def mean(self) -> dict[str, float]:
+        """Means of the losses and last values of all else since the last call.
+
+        Raises:
+          UserError: for a loss that is not finite.
+        """
+        rows = self._finite_rows()
         self.step += len(rows)
         averaged = {k: float(np.mean([r[k] for r in rows])) for k in rows[0] if "loss" in k or "accuracy" in k}
         self.last = {k: float(v) for k, v in rows[-1].items()} | averaged
