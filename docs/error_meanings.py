@@ -206,7 +206,7 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
         "--input=": ("no input", ""),
         "--batch_size=0": ("a batch of no rows", ""),
         "--batch_size=x": ("a batch size that is not a number", ""),
-        "--dtype=float16": ("an unsupported type", ""),
+        "--dtype=float64": ("an unsupported type", ""),
         "--labels=yes": ("labels that are not a list of texts", "write JSON, in quotes for the shell"),
         "--return_scores": ("scores with an output that has no place for them", "name a `.jsonl` file"),
         "--do_sample=maybe": ("a flag that is neither true nor false", ""),

@@ -41,7 +41,11 @@ def param_axes(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
 
 
 def leaf_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Returns parameter path → shape."""
+    """Returns parameter path → shape.
+
+    Args:
+      spec: the model.
+    """
     sizes = spec.axis_sizes()
     return {path: tuple(sizes[axis] for axis in axes) for path, axes in param_axes(spec).items()}
 

@@ -337,8 +337,13 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool =
     own = read_dtype(dtype if engine == "jax" else "float32")
     folder = find_folder(name) or fetch_model(name, HUB_FILES)
     complete_save(folder)
-    if not verify:
-        return _load_folder(folder, dtype)
+    model = _load_verified(folder, own) if verify else _load_folder(folder, own)
+    if engine == "ctranslate2":
+        model._generator = CTranslate2Engine(model.spec, model.params, dtype)
+    return model
+
+
+def _load_verified(folder: Path, dtype: str) -> Seq2Seq:
     with verifying(folder) as edited:
         model = _load_folder(folder, dtype)
     for file in edited():
@@ -351,10 +356,7 @@ def _load_folder(folder: Path, dtype: Any) -> Seq2Seq:
     check_regular(folder, ["params"])
     spec, params = _load_export(folder) if (folder / "spec.json").exists() else hf.load_hf(folder)
     tokenizer = fill_special_tokens(load_tokenizer(str(folder)), spec) if has_tokenizer(folder) else None
-    model = Seq2Seq(spec, params, tokenizer, own, load_generation_options(folder, spec.vocab_size))
-    if engine == "ctranslate2":
-        model._generator = CTranslate2Engine(spec, params, dtype)
-    return model
+    return Seq2Seq(spec, params, tokenizer, dtype, load_generation_options(folder, spec.vocab_size))
 
 
 def _load_export(folder: Path) -> tuple[ModelSpec, dict[str, Any]]:
