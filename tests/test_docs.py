@@ -179,6 +179,14 @@ def test_from_a_model_on_disk_to_a_smaller_one(run, place):
 
 @pytest.mark.full
 @pytest.mark.slow
+def test_a_run_with_a_smaller_vocabulary(run, place):
+    run(place, "docs/vocabulary.md", "--slow")
+    report = json.loads((place / "runs/vocabulary/report.json").read_text())
+    assert report["vocabulary"]["coverage"]["train"]["changed_texts"] == 0
+
+
+@pytest.mark.full
+@pytest.mark.slow
 def test_library(run, place):
     printed = run(place, "docs/library.md")
     assert 5 < float(re.search(r"encoder: ([\d.]+)% removed", printed)[1]) < 60

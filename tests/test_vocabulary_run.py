@@ -16,7 +16,7 @@ from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.workdir import Workdir
 from nash_jax.testing import lively_model, random_batch
 
-pytestmark = [TORCH_WARNINGS, pytest.mark.slow]
+pytestmark = [*TORCH_WARNINGS, pytest.mark.slow]
 DATA = {
     "train": [{"source": f"w{i} w{j}", "target": f"w{j} w{i}"} for i in range(1, 5) for j in (5, 6)],
     "validation": [{"source": "w1 w6 w3", "target": "w6 w1"}],
