@@ -224,15 +224,16 @@ def test_user_text_is_escaped_in_examples(text, page):
     assert f"a {EVIL} b" in page.texts
 
 
-def test_user_text_is_escaped_everywhere():
+@pytest.mark.parametrize("odd", ["", "\0", "\ud800", "\u202e", "\x1b[31m"])
+def test_user_text_is_escaped_everywhere(odd):
     def spoil(value):
         if isinstance(value, dict):
             kept = {"dense", "pruned", "baselines", "mean_ms", "step", "phase", "seconds", "steps", "batch_size"}
-            names = {k: k if k in kept or k in plain else f"{k}{EVIL}" for k in value}
+            names = {k: k if k in kept or k in plain else f"{k}{EVIL}{odd}" for k in value}
             return {names[k]: spoil(v) for k, v in value.items()}
         if isinstance(value, list):
             return [spoil(v) for v in value]
-        return f"{value}$^{EVIL}" if isinstance(value, str) and value not in plain else value
+        return f"{value}$^{EVIL}{odd}" if isinstance(value, str) and value not in plain else value
 
     plain = {
         *masks(),
@@ -247,6 +248,7 @@ def test_user_text_is_escaped_everywhere():
     read = Page(evil)
     assert read.faults == [] and "<script" not in evil and len(read.labels()) == 5
     assert sum(EVIL in said for said in read.texts) > 30
+    assert not odd or odd not in evil
 
 
 def test_letters_that_matplotlib_lacks_are_no_warning():
