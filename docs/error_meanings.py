@@ -206,6 +206,8 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
         "--input=": ("no input", ""),
         "--batch_size=0": ("a batch of no rows", ""),
         "--batch_size=x": ("a batch size that is not a number", ""),
+        "--dtype=int8": ("a type that only CTranslate2 has", ""),
+        "--engine=tensorrt": ("an engine that is not there", ""),
         "--dtype=float64": ("an unsupported type", ""),
         "--labels=yes": ("labels that are not a list of texts", "write JSON, in quotes for the shell"),
         "--return_scores": ("scores with an output that has no place for them", "name a `.jsonl` file"),
