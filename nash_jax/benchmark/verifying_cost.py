@@ -44,7 +44,8 @@ def run(argv: Sequence[str]) -> None:
     flags.DEFINE_string("preset", "t5-base", "", flag_values=own)
     flags.DEFINE_integer("runs", 7, "", lower_bound=2, flag_values=own)
     parse_flags(own, argv, "--preset=NAME, --runs=TIMES")
-    spec = preset(own["preset"].value)
+    given = own.flag_values_dict()
+    spec = preset(given["preset"])
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as place:
         model = Seq2Seq(spec, random_params(spec))
@@ -52,10 +53,10 @@ def run(argv: Sequence[str]) -> None:
             save(Path(place) / name)
         del model, save
         for name in ("export", "hf"):
-            taken = time_loading(Path(place) / name, own["runs"].value)
+            taken = time_loading(Path(place) / name, given["runs"])
             ratios = np.array(taken[True]) / np.array(taken[False])
             print_result(
-                f"{own['preset'].value}, {name}: {np.median(taken[False]):.2f} s without comparing, "
+                f"{given['preset']}, {name}: {np.median(taken[False]):.2f} s without comparing, "
                 f"{np.median(taken[True]):.2f} s with it; ratio {np.median(ratios):.2f} (median of {len(ratios)} pairs)"
             )
 
