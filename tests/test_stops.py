@@ -62,19 +62,14 @@ def check(found: Counter[str]) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("numbers", "times"), [((signal.SIGKILL,), 100), ((signal.SIGINT, signal.SIGTERM), 20)])
-def test_stopped_again_and_again(tmp_path, numbers, times):
-    check(stops.interrupt(make_command(tmp_path), tmp_path, times, numbers))
-
-
-@pytest.mark.full
 def test_full_disks(tmp_path):
     if os.geteuid():
         pytest.skip("only root can mount a small file system")
-    check(stops.fill_disks(make_command(tmp_path), tmp_path, 12))
+    check(stops.fill_disks(make_command(tmp_path), tmp_path, 3))
 
 
-@pytest.mark.slow
-def test_stopped_by_signals(tmp_path):
-    """Short: one Ctrl-C and one SIGTERM at any instant."""
-    check(stops.interrupt(make_command(tmp_path), tmp_path, 2, (signal.SIGINT, signal.SIGTERM)))
+@pytest.mark.full
+@pytest.mark.parametrize("numbers", [(signal.SIGKILL,), (signal.SIGINT, signal.SIGTERM)])
+def test_stopped_again_and_again(tmp_path, numbers):
+    """A short form of `python tests/stops.py kills` and `signals`."""
+    check(stops.interrupt(make_command(tmp_path), tmp_path, 3, numbers))
