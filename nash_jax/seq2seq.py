@@ -26,6 +26,7 @@ from nash_jax.generation.arguments import (
     ENGINES,
     check_decoder_inputs,
     check_model_parts,
+    preview,
     read_count,
     read_dtype,
     read_flag,
@@ -331,8 +332,8 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool =
     Raises:
       UserError: if there is no such model or engine, it is not supported, or a file was changed since it was saved.
     """
-    if engine not in ENGINES:
-        raise UserError(f"engine is {engine!r}", f"one of {', '.join(ENGINES)}")
+    if not isinstance(engine, str) or engine not in ENGINES:
+        raise UserError(f"engine is {preview(engine)}", f"one of {', '.join(ENGINES)}")
     name = read_path(name, "the model")
     own = read_dtype(dtype if engine == "jax" else "float32")
     folder = find_folder(name) or fetch_model(name, HUB_FILES)

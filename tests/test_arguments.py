@@ -153,7 +153,9 @@ JUNK = st.one_of(
 )  # fmt: skip
 FUNCTIONS = {
     "load": nash_jax.load, "prune": nash_jax.prune, "Seq2Seq": nash_jax.Seq2Seq,
+    "trim_vocabulary": nash_jax.trim_vocabulary,
     **{name: getattr(MODEL, name) for name in ("generate", "generate_ids", "logits", "save", "save_hf")},
+    **{name: getattr(MODEL, name) for name in ("save_ct2", "save_onnx", "save_stablehlo")},
 }  # fmt: skip
 USUAL = {  # what is right, to be spoilt one argument after the other
     "load": {"name": "/nowhere"},
@@ -164,12 +166,22 @@ USUAL = {  # what is right, to be spoilt one argument after the other
     "logits": {"input_ids": IDS, "attention_mask": None, "decoder_input_ids": IDS},
     "save": {"folder": "here"},
     "save_hf": {"folder": "here"},
+    "save_ct2": {"folder": "here"},
+    "save_onnx": {"folder": "here"},
+    "save_stablehlo": {"folder": "here", "platforms": ("none",)},
+    "trim_vocabulary": {"model": MODEL, "texts": ["cat"]},
 }
 
 
 def test_every_public_function_is_tried():
     methods = {name for name, _ in inspect.getmembers(nash_jax.Seq2Seq, inspect.isfunction) if name[0] != "_"}
-    others = {"PruneResult", "UserError", "__version__", "default_config"}  # a result, an error, no arguments
+    others = {
+        "PruneResult",
+        "TrimResult",
+        "UserError",
+        "__version__",
+        "default_config",
+    }  # results, an error, no arguments
     assert FUNCTIONS.keys() == (methods | set(nash_jax.__all__)) - others
     assert all(set(inspect.signature(FUNCTIONS[name]).bind(**usual).arguments) for name, usual in USUAL.items())
 

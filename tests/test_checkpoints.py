@@ -217,7 +217,7 @@ def test_weights_that_do_not_fit(tmp_path, damage):
         ({"weight_map": {}}, r"names the shards \[\]; expected files in the same folder; download it again"),
         ({"weight_map": {"a": 3}}, "is not an index of shards: TypeError"),
         ({}, "is not an index of shards: KeyError"),
-        ([], "is not an index of shards: TypeError"),
+        ([], "holds a list; expected the settings of a model"),
     ],
 )
 def test_an_index_names_files_beside_it(tmp_path, stem, index, message):

@@ -285,7 +285,7 @@ def test_a_run_begins_outputs_with_the_language(saved, tmp_path, kind):
     theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run" / "export" / "hf").eval()
     outputs = theirs.generate(transformers.BatchEncoding({"input_ids": ids}, tensor_type="pt")["input_ids"])
     assert outputs[:, : len(begin)].tolist() == [begin] * 2
-    for evaluator in (context.validation, context.evaluator("test", context.generation)):
+    for evaluator in (context.validation("finetune"), context.evaluator("test", "finetune")):
         first = evaluator.options.forced_bos_token_id, evaluator.options.decoder_start_token_id
         assert first == {"mbart": (None, language), "mbart50": (language, 2), "nllb": (language, None)}[kind]
     starts = np.asarray(shift_right(context.batches(config.finetune, "finetune")[0]["labels"], model.spec))[:, 0]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from nash_jax.config.schema import default_config
-from nash_jax.runtime import compilation, multihost, sharding
+from nash_jax.runtime import compilation, multihost, peers, sharding
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"
@@ -87,7 +87,7 @@ def test_what_is_named_exists(path):
 @pytest.mark.parametrize("path", TEXTS, ids=name_of)
 def test_environment_variables_are_read_by_someone(path):
     jax_source = Path(jax.__file__).parent / "_src"
-    ours = (Path(module.__file__) for module in (sharding, multihost, compilation))
+    ours = (Path(module.__file__) for module in (sharding, multihost, compilation, peers))
     known = "".join(p.read_text() for p in (*ours, jax_source / "distributed.py"))
     known += "".join(p.read_text() for p in (jax_source / "clusters").glob("*.py")) + "JAX_PLATFORMS"
     for name in set(re.findall(r"\b(?:NASH_)?JAX_[A-Z_]+\b", path.read_text())):

@@ -14,6 +14,7 @@ import numpy as np
 from nash_jax.errors import UserError
 from nash_jax.export.ct2 import write_ctranslate2
 from nash_jax.export.vocabulary import token_names
+from nash_jax.generation.arguments import preview
 from nash_jax.generation.engine import BatchGenerator, OnToken, check_stream
 from nash_jax.generation.inputs import PaddedInputs, check_ids
 from nash_jax.generation.options import DEFAULT_NEW_TOKENS, GenerationOptions
@@ -44,8 +45,8 @@ class CTranslate2Engine(BatchGenerator):
     """
 
     def __init__(self, spec: ModelSpec, params: Any, dtype: str = "float32") -> None:
-        if dtype not in DTYPES:
-            raise UserError(f"dtype is {dtype!r}", f"one of {', '.join(DTYPES)}, with engine='ctranslate2'")
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            raise UserError(f"dtype is {preview(dtype)}", f"one of {', '.join(DTYPES)}, with engine='ctranslate2'")
         self.spec, self._names = spec, token_names(None, max(spec.vocab_size, spec.source_vocab_size))
         self._ids = {name: number for number, name in enumerate(self._names)}
         stored = "int8" if dtype == "int8" else "float32"

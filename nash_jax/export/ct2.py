@@ -17,6 +17,7 @@ from nash_jax.axes import sublayer_path
 from nash_jax.errors import UserError, require_packages
 from nash_jax.export.head_slots import HeadSlots, head_slots, pad_heads
 from nash_jax.export.vocabulary import token_names
+from nash_jax.generation.arguments import preview
 from nash_jax.models.head import tied_lm_head
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten
@@ -60,8 +61,8 @@ def check_quantization(quantization: str) -> None:
       UserError: for an unknown quantization, or if the package ctranslate2 is not installed.
     """
     require_packages("ctranslate2")
-    if quantization not in QUANTIZATIONS:
-        raise UserError(f"quantization is {quantization!r}", f"one of {', '.join(QUANTIZATIONS)}")
+    if not isinstance(quantization, str) or quantization not in QUANTIZATIONS:
+        raise UserError(f"quantization is {preview(quantization)}", f"one of {', '.join(QUANTIZATIONS)}")
 
 
 def build_spec(spec: ModelSpec, params: Mapping[str, Any]) -> Any:
