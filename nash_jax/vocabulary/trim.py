@@ -9,7 +9,7 @@ import numpy as np
 
 from nash_jax.data.special_tokens import check_token_ids
 from nash_jax.errors import UserError
-from nash_jax.generation.arguments import read_flag, read_texts
+from nash_jax.generation.arguments import preview, read_flag, read_texts
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.pruning.compact import cut
 from nash_jax.runtime.multihost import is_host0
@@ -72,6 +72,8 @@ def trim_vocabulary(
       Traceback (most recent call last):
       nash_jax.errors.UserError: no model 'my-t5'...
     """
+    if not isinstance(model, Seq2Seq):
+        raise UserError(f"the model is {preview(model)}", "a Seq2Seq, as nash_jax.load returns it")
     if model.tokenizer is None:
         raise UserError("this model has no tokenizer", "tokenizer files in the same folder")
     given, others = read_texts(texts), read_texts(held_out)

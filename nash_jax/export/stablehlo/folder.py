@@ -31,7 +31,8 @@ def check_settings(options: GenerationOptions, platforms: Any) -> None:
     """
     check_options(options)
     known = (*PLATFORMS, "rocm")
-    if isinstance(platforms, str) or not platforms or any(name not in known for name in platforms):
+    listed = isinstance(platforms, list | tuple) and all(isinstance(name, str) for name in platforms)
+    if not listed or not platforms or any(name not in known for name in platforms):
         raise UserError(f"platforms is {str(platforms)[:60]!r}", f"a list of {', '.join(known)}")
 
 
