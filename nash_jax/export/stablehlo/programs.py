@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from nash_jax.axes import param_axes
+from nash_jax.axes import leaf_shapes
 from nash_jax.errors import UserError
 from nash_jax.generation.cache import CachedDecoder, encode
 from nash_jax.generation.greedy import greedy
@@ -56,7 +56,7 @@ def make_programs(
       UserError: for options other than greedy search.
     """
     check_options(options)
-    weights = _weight_shapes(spec)
+    weights = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in leaf_shapes(spec).items()}
     functions: dict[str, tuple[Callable[..., Any], list[str]]] = {
         "encode": (_encode(spec, dtype), ["source", "source"]),
         "logits": (_logits(spec, dtype), ["source", "source", "target"]),
@@ -75,14 +75,6 @@ def _shapes(spec: ModelSpec, kinds: Sequence[str]) -> list[jax.ShapeDtypeStruct]
     batch, *lengths = export.symbolic_shape(", ".join(["b", *names]), constraints=limits)
     sizes = {"source": (batch, lengths[0]), "target": (batch, lengths[-1]), "scalar": ()}
     return [jax.ShapeDtypeStruct(sizes[kind], jnp.int32) for kind in kinds]
-
-
-def _weight_shapes(spec: ModelSpec) -> dict[str, jax.ShapeDtypeStruct]:
-    sizes = spec.axis_sizes()
-    return {
-        path: jax.ShapeDtypeStruct(tuple(sizes[axis] for axis in axes), jnp.float32)
-        for path, axes in param_axes(spec).items()
-    }
 
 
 def _tree(weights: Weights, dtype: Any) -> dict[str, Any]:
