@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,16 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def make_command(folder: Path, **settings: Any) -> list[str]:
-    """Writes data and a model to a folder; returns the command but for its workdir: learn to spell in capitals."""
+def make_command(folder: Path) -> list[str]:
+    """Writes data and a model to a folder; returns the command but for its workdir."""
+    return [sys.executable, "-c", _MAIN, *make_flags(folder, ROWS, SETTINGS)]
+
+
+def make_flags(folder: Path, counts: Mapping[str, int], settings: Mapping[str, Any]) -> list[str]:
+    """Writes data and a model to a folder; returns the flags of a run that learns to spell in capitals."""
     rng = np.random.default_rng(0)
-    settings = SETTINGS | settings
-    for split, count in ROWS.items():
+    settings = dict(settings)
+    for split, count in counts.items():
         words = ["".join(rng.choice(list(LETTERS), LENGTH)) for _ in range(count)]
         rows = [json.dumps({"word": word, "spelling": " ".join(word.upper())}) for word in words]
         (folder / f"{split}.jsonl").write_text("\n".join(rows))
@@ -59,7 +65,7 @@ def make_command(folder: Path, **settings: Any) -> list[str]:
     nash_jax.Seq2Seq(spec, random_params(spec, scale=0.2), tokenizer).save(folder / "model")
     settings["model.init"] = folder / "model"
     flags = [f"--config.{name}={value}" for name, value in settings.items()]
-    return [sys.executable, "-c", _MAIN, "--config=configs/local.py", *flags]
+    return ["--config=configs/local.py", *flags]
 
 
 _MAIN = """

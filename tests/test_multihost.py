@@ -8,20 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from commands import LIMIT, on_devices
+from small_run import make_flags
 
 import nash_jax
-from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.runtime.multihost import start_distributed
 from nash_jax.runtime.peers import peer_timeout
-from nash_jax.spec import dense_spec
-from nash_jax.testing import random_params
 
 ROOT = Path(__file__).resolve().parents[1]
-LETTERS, LENGTH = "abcdef", 6  # all texts are of one length: one shape of batches
 ROWS = {"train": 32, "validation": 4, "test": 4}
 SETTINGS = {
     "task.source_column": "word",
@@ -51,22 +47,7 @@ SETTINGS = {
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
     """The command but for its workdir: learn to spell a word in capitals."""
-    rng = np.random.default_rng(0)
-    settings = dict(SETTINGS)
-    for split, count in ROWS.items():
-        words = ["".join(rng.choice(list(LETTERS), LENGTH)) for _ in range(count)]
-        rows = [json.dumps({"word": word, "spelling": " ".join(word.upper())}) for word in words]
-        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows))
-        settings[f"task.{split}_file"] = tmp_path / f"{split}.jsonl"
-    tokenizer = build_pronunciation_tokenizer([{"source": LETTERS, "references": [" ".join(LETTERS.upper())]}])
-    spec = dense_spec(
-        vocab_size=len(tokenizer), d_model=16, d_ff=32, num_heads=4, encoder_layers=1, decoder_layers=2,
-        dropout_rate=0.0,  # compiles in half the time
-    )  # fmt: skip
-    nash_jax.Seq2Seq(spec, random_params(spec, scale=0.2), tokenizer).save(tmp_path / "model")
-    settings["model.init"] = tmp_path / "model"
-    flags = [f"--config.{name}={value}" for name, value in settings.items()]
-    return [sys.executable, "-m", "nash_jax.main", "--config=configs/local.py", *flags]
+    return [sys.executable, "-m", "nash_jax.main", *make_flags(tmp_path, ROWS, SETTINGS)]
 
 
 def start(command: list[str], processes: int, devices: int) -> list[subprocess.Popen[str]]:
