@@ -145,13 +145,24 @@ def mask_sites(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
     return sites
 
 
-def frozen_params(spec: ModelSpec, *, embeddings: bool) -> set[str]:
-    """Returns the paths of parameters that are not trained: sinusoids, and optionally all embeddings and LM head.
+def frozen_params(spec: ModelSpec, *, embeddings: bool, encoder: bool = False) -> set[str]:
+    """Returns the paths of parameters that are not trained: sinusoids, and others if asked for.
 
     Args:
       spec: the model.
       embeddings: whether embeddings and LM head are among them.
+      encoder: whether the encoder is, and the embeddings that it reads.
     """
-    tables = {path for path, axes in param_axes(spec).items() if {"vocab", "encoder_vocab", "positions"} & set(axes)}
+    all_axes = param_axes(spec)
+    tables = {path for path, axes in all_axes.items() if {"vocab", "encoder_vocab", "positions"} & set(axes)}
     sinusoids = {"encoder/positions", "decoder/positions"} if spec.positions in SINUSOIDS else set()
-    return (tables if embeddings else set()) | sinusoids
+    return (tables if embeddings else set()) | sinusoids | (encoder_params(spec) if encoder else set())
+
+
+def encoder_params(spec: ModelSpec) -> set[str]:
+    """Returns the paths of the parameters that the encoder's output depends on.
+
+    Args:
+      spec: the model.
+    """
+    return {path for path in param_axes(spec) if path.startswith(("encoder/", "shared/"))}

@@ -27,6 +27,13 @@ class Ragged:
         offsets = column.offsets.to_numpy().astype(np.int64)
         return Ragged(column.flatten().to_numpy().astype(np.int32), offsets - offsets[0])
 
+    @staticmethod
+    def concatenate(parts: Sequence["Ragged"]) -> "Ragged":
+        """Joins the sequences of several, in their order."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        ids = np.concatenate([part.ids[part.offsets[0] : part.offsets[-1]] for part in parts])
+        return Ragged(ids, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
     def __len__(self) -> int:
         return len(self.lengths)
 

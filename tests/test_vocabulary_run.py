@@ -83,7 +83,7 @@ def test_the_report_says_what_became_of_the_tokens(done):
 def test_the_teacher_is_the_dense_model_without_the_other_logits(done, model, logits):
     """By their places in the logits of the dense model, for ids of the student's batches."""
     context = RunContext(dataclasses.replace(Config(), shorten=ShortenConfig(vocabulary=True)), _workdir(done), None)
-    spec, params = context.teacher()
+    spec, params = context.teacher("retrain")
     batch = random_batch(spec, 0)
     before = {name: np.array(KEPT)[ids] for name, ids in batch.items()}
     expected = logits(model.spec, model.params, before)[..., KEPT]

@@ -161,6 +161,21 @@ class PartialResults:
         self._end += len(line)
 
 
+def read_results(path: Path) -> dict[int, list[str]]:
+    """Reads partial results: number → lines, up to the first line that is incomplete or was changed.
+
+    Args:
+      path: a file that `PartialResults` appends to, or that another process does.
+    """
+    found = {}
+    with path.open("rb") as lines:
+        for line in lines:
+            if (number := _number(line)) is None:
+                break
+            found[number] = json.loads(line)[1]
+    return found
+
+
 def _line(number: int, lines: list[str]) -> bytes:
     """The line of a result, with a checksum."""
     return f"{json.dumps([number, lines, zlib.crc32(json.dumps([number, lines]).encode())])}\n".encode()

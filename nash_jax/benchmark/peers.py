@@ -76,7 +76,7 @@ def time_systems(folders: Mapping[Cell, Path], vocab_size: int, given: Mapping[s
     sizes = given["batch_sizes"]
     rows = {(size, cell): _new_row(size, cell) for size in sizes for cell in folders}
     total = given["starts"] * (given["runs"] + 1) * len(sizes)
-    bar = Progress("timing", total, 0, unit="round")
+    bar, bar_round = Progress("timing", total, 0, unit="round"), 0
     for start in range(given["starts"]):
         with _processes(folders, given["threads"]) as (processes, bandwidth):
             for size in sizes:
@@ -87,7 +87,7 @@ def time_systems(folders: Mapping[Cell, Path], vocab_size: int, given: Mapping[s
                         ms, tokens = process.ask(ids, given["new_tokens"], given["num_beams"])
                         first_ms, _ = process.ask(ids, 1, given["num_beams"])
                         _add(rows[size, cell], start, run, (ms, first_ms, read_ms), tokens)
-                    bar.update(start * len(sizes) * (given["runs"] + 1) + sizes.index(size) + run + 1)
+                    bar.update(bar_round := bar_round + 1)
     bar.close()
     return list(rows.values())
 

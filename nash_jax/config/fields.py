@@ -54,6 +54,11 @@ def share(default: float) -> Any:
     return _field(default, Check("a share from 0 up to, not including, 1", lambda x: 0 <= x < 1))
 
 
+def whole_share(default: float) -> Any:
+    """A field that holds a share, 0 and 1 included."""
+    return _field(default, Check("a share from 0 to 1", lambda x: 0 <= x <= 1))
+
+
 def open_share(default: float) -> Any:
     """A field that holds a share, neither 0 nor 1."""
     return _field(default, Check("a share between 0 and 1", lambda x: 0 < x < 1))

@@ -1,6 +1,7 @@
 """From a user's ConfigDict to the settings of a run: names, types and ranges are checked."""
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -130,6 +131,7 @@ def _check_together(config: Config) -> None:
             raise UserError(f"config.shorten.{name} is {asked}", f"no more than config.model.{name}, {there}")
     phases = [name for name in PHASES if name in chosen]
     _check_distill(config, phases)
+    _check_students(config)
     if "prune" in chosen:
         _check_pruning(config)
     for name in phases:
@@ -152,6 +154,26 @@ def _check_distill(config: Config, phases: Sequence[str]) -> None:
             raise UserError(
                 f"config.{name}.distill: task, logits and hidden are 0", "one of them above 0: there is no loss"
             )
+
+
+def _check_students(config: Config) -> None:
+    """What students learn from, what they begin with, and what of them is trained."""
+    gates = METHODS[config.method].gates
+    if config.label.texts and config.task.mixture:
+        raise UserError("config.label.texts is set, with config.task.mixture", "further inputs of a single task")
+    if config.halfway.is_on:
+        if not METHODS[config.method].shortens:
+            raise UserError(f"config.halfway keeps layers, and the method {config.method} drops none", "nash or drop")
+        if config.shorten.encoder_kept or config.shorten.decoder_kept:
+            raise UserError("config.shorten names the layers to keep, with config.halfway", "numbers of layers")
+    for name in PHASES:
+        phase = getattr(config, name)
+        if phase.average_decay and phase.average_last:
+            raise UserError(f"config.{name} has average_decay and average_last", "one of the two, or none")
+    if config.prune.freeze_encoder and any(re.fullmatch(gate, "encoder.0.ffn.units") for gate in gates):
+        raise UserError(
+            f"config.prune.freeze_encoder is True, and {config.method} trains gates in the encoder", "False, or drop"
+        )
 
 
 def _check_pruning(config: Config) -> None:

@@ -8,7 +8,7 @@ field may hold stands on the field (`config/fields.py`).
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from nash_jax.config.fields import all_positive, choice, not_negative, open_share, positive, share
+from nash_jax.config.fields import all_positive, choice, not_negative, open_share, positive, share, whole_share
 
 if TYPE_CHECKING:
     import ml_collections
@@ -17,9 +17,11 @@ EXPORT_FORMATS = {  # what the stage `export` can write beside the export → th
     "hf": "", "ct2": "ctranslate2", "ct2_int8": "ctranslate2", "onnx": "onnx", "onnx_int8": "onnx", "stablehlo": "",
 }  # fmt: skip
 EVALUATION_ENGINES = ("jax", "ctranslate2", "ctranslate2_int8")
-STAGES = ("data", "finetune", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export")
+STAGES = (
+    "data", "finetune", "label", "halfway", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export",
+)  # fmt: skip
 TEACHER_STAGES = ("data", "finetune")  # what all methods start from
-METHOD_NAMES = ("nash", "nash_auto", "cofi", "drop", "none")
+METHOD_NAMES = ("nash", "nash_auto", "cofi", "drop", "scratch", "none")
 METRIC_NAMES = (
     "rouge", "transcription", "exact_match", "translation", "chrf", "answers", "squad", "multirc", "record",
     "accuracy", "accuracy_f1", "accuracy_macro_f1", "matthews", "correlation",
@@ -29,7 +31,7 @@ BLEU_TOKENIZERS = (  # all but the first are sacrebleu's
     "auto", "13a", "zh", "char", "intl", "none", "ja-mecab", "ko-mecab", "spm", "flores101", "flores200",
 )  # fmt: skip
 FAMILY_NAMES = ("t5", "mt5", "umt5", "bart", "mbart", "marian", "pegasus", "m2m_100")
-PHASES = ("finetune", "prune", "retrain")  # stages that train
+PHASES = ("finetune", "halfway", "prune", "retrain")  # stages that train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,8 @@ class TaskConfig:
       keep_tokens: special tokens of the tokenizer that stay in outputs, such as `<sep>`, with commas between; outputs
         and references are compared with one space on either side of each.
       tokenizer: folder or hub name of the tokenizer; empty: the model's own, or the one the task builds.
+      vocabulary_size: where there is no tokenizer, one of so many tokens is made of the training rows (byte-level BPE);
+        0: none is made.
       max_train_examples: use only the first so many usable training rows, and read no further; 0: all.
       max_eval_examples: the same for the validation and for the test rows; 0: all.
       max_dropped: largest share of a split's rows that may be dropped because they cannot be used (`data/checks.py`);
@@ -101,6 +105,7 @@ class TaskConfig:
     bleu_tokenizer: str = choice("auto", *BLEU_TOKENIZERS)
     keep_tokens: str = ""
     tokenizer: str = ""
+    vocabulary_size: int = not_negative(0)
     max_train_examples: int = not_negative(0)
     max_eval_examples: int = not_negative(0)
     max_dropped: float = share(0.2)
@@ -189,6 +194,11 @@ class TrainConfig:
         logged loss contains it.
       eval_every: epochs between evaluations on the validation rows; the best of the checkpoints written then is taken.
         The last step is always evaluated.
+      average_decay: decay of an exponential moving average of the parameters, such as 0.999, which is evaluated and
+        saved in their place; 0: none.
+      average_last: the same for the mean of the parameters at the last so many evaluations of the phase; 0: none.
+      freeze_encoder: do not train the encoder and the embeddings that it reads. Where it is the teacher's own, one pass
+        through it serves both.
       distill: loss weights.
     """
 
@@ -204,7 +214,54 @@ class TrainConfig:
     clip_norm: float = positive(1.0)
     label_smoothing: float = share(0.0)
     eval_every: float = positive(1.0)
+    average_decay: float = share(0.0)
+    average_last: int = not_negative(0)
+    freeze_encoder: bool = False
     distill: DistillConfig = DistillConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelConfig:
+    """Targets that the dense model writes for the students (Kim & Rush 2016: sequence-level distillation).
+
+    Attributes:
+      share: of the training rows that are learnt with the dense model's output instead of the reference; another
+        choice in each epoch. 0: none are made, 1: all.
+      min_agreement: an output is used only if its own score against the reference, in the value that selects
+        checkpoints (per cent), is not below this; 0: all are used.
+      num_beams: beams of the outputs.
+      texts: files of further inputs without targets, as `config.task.train_file` names files; they are learnt with the
+        dense model's outputs.
+    """
+
+    share: float = whole_share(0.0)
+    min_agreement: float = not_negative(0.0)
+    num_beams: int = positive(1)
+    texts: str = ""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether outputs of the dense model are learnt."""
+        return bool(self.share or self.texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class HalfwayConfig(TrainConfig):
+    """A model between the dense one and the shortened one: shortened less, and fine-tuned.
+
+    Attributes:
+      encoder_layers: layers of the encoder that it keeps; 0: all.
+      decoder_layers: of the decoder; 0: all. With both 0 there is no such model.
+    """
+
+    batch_size: int = positive(8)
+    encoder_layers: int = not_negative(0)
+    decoder_layers: int = not_negative(0)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is such a model."""
+        return bool(self.encoder_layers or self.decoder_layers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,12 +360,14 @@ class Config:
     """A whole run.
 
     Attributes:
-      method: `nash`, `nash_auto`, `cofi`, `drop` or `none` (nash_jax/pruning/methods.py says what each does).
+      method: `nash`, `nash_auto`, `cofi`, `drop`, `scratch` or `none`; nash_jax/pruning/methods.py says what each does.
       seed: root of all randomness.
       stages: the stages to run, by commas, as in `evaluate,benchmark`; `all`: every one.
       task: data and metric.
       model: the dense model.
       finetune: the teacher's training; `epochs=0` takes the model as it is.
+      label: targets that the teacher writes.
+      halfway: a model on the way to the shortened one.
       shorten: layers kept.
       prune: gates.
       retrain: fine-tuning of the compact model with a fresh optimizer.
@@ -324,6 +383,8 @@ class Config:
     task: TaskConfig = TaskConfig()
     model: ModelConfig = ModelConfig()
     finetune: TrainConfig = TrainConfig()
+    label: LabelConfig = LabelConfig()
+    halfway: HalfwayConfig = HalfwayConfig()
     shorten: ShortenConfig = ShortenConfig()
     prune: PruneConfig = PruneConfig()
     retrain: TrainConfig = TrainConfig(batch_size=8)
@@ -371,7 +432,12 @@ def lasting_settings(config: Config) -> dict[str, Any]:
     return settings
 
 
-_LATER = ("shorten.vocabulary", "shorten.alphabet", "evaluate.engine", "export")  # runs of an earlier version lack them
+_LATER_IN_PHASES = ("average_decay", "average_last", "freeze_encoder")
+_LATER = (  # runs of an earlier version lack these
+    "shorten.vocabulary", "shorten.alphabet", "evaluate.engine", "export", "label", "halfway",
+    "task.vocabulary_size",
+    *(f"{phase}.{name}" for phase in ("finetune", "prune", "retrain") for name in _LATER_IN_PHASES),
+)  # fmt: skip
 
 
 def all_settings(config: Config) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from nash_jax.config.schema import TaskConfig
 from nash_jax.data.mixing import Mixture, training_targets
+from nash_jax.data.target_choice import TargetChoice
 from nash_jax.data.tokenizers import tokenizer_content
 from nash_jax.ragged import Ragged
 from nash_jax.runtime.checksums import changed_file
@@ -170,11 +171,17 @@ def choose_shapes(sources: Ragged, targets: Ragged) -> list[Shape]:
     return sorted(set(shapes))
 
 
-def assign_buckets(sources: Ragged, targets: Ragged, shapes: Sequence[Shape]) -> np.ndarray:
-    """Returns the index of the first shape that each pair fits into, int64 [pairs]; the last shape fits all."""
+def assign_buckets(sources: np.ndarray, targets: np.ndarray, shapes: Sequence[Shape]) -> np.ndarray:
+    """Returns the index of the first shape that each pair fits into, int64 [pairs]; the last shape fits all.
+
+    Args:
+      sources: lengths of the pairs' sources, int [pairs].
+      targets: lengths of their targets.
+      shapes: (source, target) lengths, increasing.
+    """
     found = np.full(len(sources), len(shapes) - 1)
     for i, (source, target) in reversed(list(enumerate(shapes))):
-        found[(sources.lengths <= source) & (targets.lengths <= target)] = i
+        found[(sources <= source) & (targets <= target)] = i
     return found
 
 
@@ -185,50 +192,52 @@ class Batches:
     bucket moves to the next longer one; the remainder of the last bucket is dropped for this epoch.
 
     Args:
-      sources: source ids.
-      targets: target ids.
+      sources: source ids of each pair.
+      targets: target ids: of each pair, or with `choice` all that it chooses from.
       batch_size: rows of a batch over all hosts.
       seed: of the shuffling.
       pad_id: padding token id.
       shapes: (source, target) lengths, increasing; None: chosen from the data.
       mixture: selects the pairs of each epoch; None: all pairs.
+      choice: selects the target of each pair in each epoch; None: a pair has one.
     """
 
     def __init__(
         self, sources: Ragged, targets: Ragged, batch_size: int, seed: int, pad_id: int,
-        shapes: Sequence[Shape] | None = None, mixture: Mixture | None = None,
+        shapes: Sequence[Shape] | None = None, mixture: Mixture | None = None, choice: TargetChoice | None = None,
     ) -> None:  # fmt: skip
         self.sources, self.targets = sources, targets
         self.batch_size, self.seed, self.pad_id = batch_size, seed, pad_id
         self.shapes = list(shapes or choose_shapes(sources, targets))
-        self.bucket = assign_buckets(sources, targets, self.shapes)
-        self.mixture = mixture
+        self.mixture, self.choice = mixture, choice
         self.steps_per_epoch = (len(sources) if mixture is None else mixture.size) // batch_size
         self._plan = functools.lru_cache(maxsize=2)(self._make_plan)
 
     def __len__(self) -> int:
         return 2**62  # unlimited epochs
 
-    def _make_plan(self, epoch: int) -> list[tuple[int, np.ndarray]]:
-        """(bucket, row indices) of each batch of an epoch."""
+    def _make_plan(self, epoch: int) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """(bucket, indices of sources, indices of targets) of each batch of an epoch."""
         rng = np.random.default_rng((self.seed, epoch))
         order = rng.permutation(len(self.sources) if self.mixture is None else self.mixture.sample(epoch))
+        picked = np.arange(len(self.sources)) if self.choice is None else self.choice.pick(epoch)
+        buckets = assign_buckets(self.sources.lengths, self.targets.lengths[picked], self.shapes)
         left, batches = np.zeros(0, np.int64), []
         for bucket in range(len(self.shapes)):
-            rows = np.concatenate([left, order[self.bucket[order] == bucket]])
+            rows = np.concatenate([left, order[buckets[order] == bucket]])
             whole = len(rows) // self.batch_size
             batches += [(bucket, part) for part in np.split(rows[: whole * self.batch_size], whole or 1) if len(part)]
             left = rows[whole * self.batch_size :]
-        return [batches[i] for i in rng.permutation(len(batches))]
+        return [(bucket, rows, picked[rows]) for bucket, rows in (batches[i] for i in rng.permutation(len(batches)))]
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         """Returns the batch of a step: {"input_ids" [batch, source], "labels" [batch, target]}, int32."""
         epoch, index = divmod(int(step), self.steps_per_epoch)
-        bucket, rows = self._plan(epoch)[index]
+        bucket, sources, targets = self._plan(epoch)[index]
         source, target = self.shapes[bucket]
         return {
-            "input_ids": self.sources.pad(rows, source, self.pad_id),
-            "labels": self.targets.pad(rows, target, self.pad_id),
+            "input_ids": self.sources.pad(sources, source, self.pad_id),
+            "labels": self.targets.pad(targets, target, self.pad_id),
         }
 
 

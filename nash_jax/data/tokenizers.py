@@ -8,6 +8,7 @@ from typing import Any
 from nash_jax.config.schema import TaskConfig
 from nash_jax.data.hub import fetch_repository, first_line
 from nash_jax.data.languages import choose_languages, has_languages
+from nash_jax.data.mixing import training_targets
 from nash_jax.data.special_tokens import check_first_rows, check_special_tokens, end_with_eos, fill_special_tokens
 from nash_jax.data.tokenizer_files import SENTENCEPIECE, read_tokenizer
 from nash_jax.errors import UserError
@@ -22,7 +23,7 @@ PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 def choose_tokenizer(
     task: TaskConfig, of_checkpoint: Any | None, rows: list[dict[str, Any]], spec: ModelSpec | None = None
 ) -> Any:
-    """Returns the task's tokenizer, or the checkpoint's, or one built from the rows of the pronunciation task.
+    """Returns the task's tokenizer, or the checkpoint's, or one built from the rows where the task says so.
 
     Args:
       task: may name a tokenizer.
@@ -40,8 +41,13 @@ def choose_tokenizer(
         tokenizer = of_checkpoint
     elif task.source == "pronunciation":
         tokenizer = build_pronunciation_tokenizer(rows)
+    elif task.vocabulary_size:
+        tokenizer = build_tokenizer(rows, task.vocabulary_size)
     else:
-        raise UserError("no tokenizer", "config.task.tokenizer, or a config.model.init with a tokenizer")
+        raise UserError(
+            "no tokenizer",
+            "config.task.tokenizer, a config.model.init with a tokenizer, or config.task.vocabulary_size to make one",
+        )
     choose_languages(tokenizer, task)
     if spec is not None:
         fill_special_tokens(tokenizer, spec)
@@ -141,6 +147,37 @@ def build_pronunciation_tokenizer(rows: list[dict[str, Any]]) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), single_letters])
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {EOS}", special_tokens=[(EOS, vocabulary[EOS])]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN)
+
+
+def build_tokenizer(rows: list[dict[str, Any]], vocabulary_size: int) -> Any:
+    """Builds a byte-level BPE tokenizer (Sennrich et al. 2016) of sources and targets: it can write every text.
+
+    Args:
+      rows: training rows.
+      vocabulary_size: tokens at most, bytes and special tokens included.
+
+    Raises:
+      UserError: for fewer tokens than bytes and special tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special, alphabet = [PAD, EOS, UNKNOWN], pre_tokenizers.ByteLevel.alphabet()
+    if vocabulary_size < len(special) + len(alphabet):
+        least = len(special) + len(alphabet)
+        raise UserError(f"config.task.vocabulary_size is {vocabulary_size}", f"{least} or more: every byte is a token")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    texts = (text for row in rows for text in (row["source"], *training_targets(row)))
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {EOS}", special_tokens=[(EOS, special.index(EOS))]
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN)
 

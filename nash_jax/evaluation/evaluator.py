@@ -2,9 +2,9 @@
 
 import functools
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,6 +58,20 @@ def check_positions(spec: ModelSpec, config: Config) -> None:
                 raise UserError(f"config.{group}.{name} is {length}", known)
 
 
+class Output(NamedTuple):
+    """What a model wrote for a row.
+
+    Attributes:
+      text: without special tokens.
+      length: new tokens, without EOS.
+      ended: whether EOS came before the length limit.
+    """
+
+    text: str
+    length: int
+    ended: bool
+
+
 class Evaluator:
     """Generates and scores outputs for one split, which is tokenized once.
 
@@ -89,17 +103,30 @@ class Evaluator:
         self._written = written_forms(tokenizer, targets, self.keep_tokens)
         self.sources = tokenize_sources(rows, tokenizer, task, cache)
 
-    def generate(self, engine: BatchGenerator) -> tuple[list[str], np.ndarray]:
-        """Returns the generated text and the number of new tokens (int [n]) of each row, in order."""
-        texts, lengths = [""] * len(self.rows), np.zeros(len(self.rows), int)
+    def outputs(self, engine: BatchGenerator, done: Collection[int] = ()) -> Iterator[dict[int, Output]]:
+        """Yields the outputs by row index, one batch at a time.
+
+        Args:
+          engine: the model.
+          done: rows that need no output; a batch with only such rows is skipped.
+        """
         pad_id, eos_id = engine.spec.pad_id, engine.spec.eos_id
         decode = functools.partial(decode_outputs, self.tokenizer, keep_tokens=self.keep_tokens)
         generator = TextGenerator(engine, self.tokenizer, self.options, self._labels, decode)
-        for rows, tokens in generate_batches(engine, self.sources, generator.options, self.batch_size):
-            for row, text, row_tokens in zip(rows, generator.decode(tokens), tokens[:, 1:], strict=True):
-                texts[row] = space_tokens(text, self.keep_tokens)
-                lengths[row] = int(((row_tokens != pad_id) & (row_tokens != eos_id)).sum())
-        return texts, lengths
+        for rows, tokens in generate_batches(engine, self.sources, generator.options, self.batch_size, done=done):
+            new = tokens[:, 1:]
+            lengths = ((new != pad_id) & (new != eos_id)).sum(axis=1).tolist()
+            ended = (new == eos_id).any(axis=1).tolist()
+            found = map(Output, generator.decode(tokens), lengths, ended)
+            yield dict(zip(rows.tolist(), found, strict=True))
+
+    def generate(self, engine: BatchGenerator) -> tuple[list[str], np.ndarray]:
+        """Returns the generated text and the number of new tokens (int [n]) of each row, in order."""
+        found: dict[int, Output] = {}
+        for batch in self.outputs(engine):
+            found |= batch
+        texts = [space_tokens(found[row].text, self.keep_tokens) for row in range(len(self.rows))]
+        return texts, np.array([found[row].length for row in range(len(self.rows))], int)
 
     def postprocess(self, texts: Sequence[str]) -> list[str]:
         """Converts generated texts to the form of their rows' references, also where no output can be equal to one."""

@@ -4,6 +4,7 @@ nash       NASH: some decoder layers stay; gates over the encoder's heads and un
 nash_auto  NASH-auto: gates over the decoder's sub-layers too, which leave the size of k layers
 cofi       CoFi: gates over heads, units, sub-layers and d_model of both sides reach one sparsity
 drop       "To Asymmetry and Beyond": some layers of either side stay, and no gates
+scratch    the shape that `drop` leaves, trained from random weights: what pruning has to be better than
 none       plain fine-tuning
 """
 
@@ -40,6 +41,7 @@ METHODS = {
     "nash_auto": Method(shortens=False, counts_layers=True, gates=(*ENCODER_GATES, _DECODER_SUBLAYERS)),
     "cofi": Method(shortens=False, counts_layers=False, gates=_EVERYTHING),
     "drop": Method(shortens=True, counts_layers=True),
+    "scratch": Method(shortens=True, counts_layers=True),
     "none": Method(shortens=False, counts_layers=False),
 }
 

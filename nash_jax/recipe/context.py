@@ -18,6 +18,7 @@ from nash_jax.data.mixing import Mixture, make_mixture
 from nash_jax.data.pipeline import Batches, tokenize
 from nash_jax.data.sources import Records, load_rows
 from nash_jax.data.special_tokens import align_special_ids
+from nash_jax.data.target_choice import TargetChoice
 from nash_jax.data.tokenizers import load_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, evaluation_options
@@ -27,6 +28,7 @@ from nash_jax.generation.options import GenerationOptions
 from nash_jax.models.initialize import init_params
 from nash_jax.ragged import Ragged
 from nash_jax.recipe.initial_model import fresh_spec, output_start
+from nash_jax.recipe.labels import RunLabels, choose_targets
 from nash_jax.recipe.vocabulary import RunVocabulary
 from nash_jax.recipe.workdir import Workdir
 from nash_jax.seq2seq import Seq2Seq, load
@@ -95,7 +97,8 @@ class RunContext:
 
     def vocabulary(self, stage: str) -> RunVocabulary | None:
         """The smaller vocabulary, where the run has one and a stage's model comes after it."""
-        return self._vocabulary if self.config.shorten.vocabulary and stage not in TEACHER_STAGES else None
+        whole = (*TEACHER_STAGES, "label", "halfway")  # stages before the vocabulary is chosen
+        return self._vocabulary if self.config.shorten.vocabulary and stage not in whole else None
 
     def tokenizer_of(self, stage: str) -> Any:
         """The tokenizer of the model that a stage makes."""
@@ -116,15 +119,39 @@ class RunContext:
     def _tokenized_smaller(self) -> tuple[Ragged, Ragged]:
         return self._tokenize(self._vocabulary.tokenizer)
 
-    def _tokenize(self, tokenizer: Any) -> tuple[Ragged, Ragged]:
-        return tokenize(self.rows["train"], tokenizer, self.config.task, self.workdir.stage("data"))
+    def _tokenize(self, tokenizer: Any, rows: list[dict[str, Any]] | None = None) -> tuple[Ragged, Ragged]:
+        rows = self.rows["train"] if rows is None else rows
+        return tokenize(rows, tokenizer, self.config.task, self.workdir.stage("data"))
 
     def batches(self, phase: TrainConfig, name: str) -> Batches:
-        """Training batches of a phase, shuffled by a seed of its own."""
+        """Training batches of a phase, shuffled by a seed of its own; students may learn what the teacher wrote."""
         self.check_batch_size(name)
         pad_id, mixture = self.tokenizer_of(name).pad_token_id, self.mixture(name)  # the model's too: `initial_model`
         tokenized = self.tokenized if self.vocabulary(name) is None else self._tokenized_smaller
-        return Batches(*tokenized, phase.batch_size, self.seed(name), pad_id, mixture=mixture)
+        choice = None
+        if self.config.label.is_on and name not in TEACHER_STAGES:
+            tokenized, choice = self._labelled(name, *tokenized)
+        return Batches(*tokenized, phase.batch_size, self.seed(name), pad_id, mixture=mixture, choice=choice)
+
+    @functools.cached_property
+    def labels(self) -> RunLabels:
+        """What the teacher wrote."""
+        return RunLabels(self.workdir.stage("label"))
+
+    def _labelled(self, name: str, sources: Ragged, targets: Ragged) -> tuple[tuple[Ragged, Ragged], TargetChoice]:
+        """Sources of all pairs, further inputs last; all targets, labels after the references; and the choice."""
+        rows, tokenizer = self.rows["train"], self.tokenizer_of(name)
+        (label_rows, labelled), further = self.labels.label_rows(len(rows)), self.labels.further_rows(len(rows))
+        more_sources, more_targets = [sources], [targets]
+        if label_rows:
+            more_targets.append(self._tokenize(tokenizer, label_rows)[1])
+        if further:
+            own = self._tokenize(tokenizer, further)
+            more_sources.append(own[0])
+            more_targets.append(own[1])
+        share, seed = self.config.label.share, self.seed(f"{name} labels")
+        choice = choose_targets(rows, labelled, len(further), share, seed)
+        return (Ragged.concatenate(more_sources), Ragged.concatenate(more_targets)), choice
 
     def check_batch_size(self, name: str) -> None:
         """Checks that there are rows for a batch of a phase.
@@ -161,11 +188,12 @@ class RunContext:
         """The metric that the best checkpoint maximises."""
         return METRICS[self.config.task.metric].selection
 
-    def evaluator(self, split: str, stage: str, **options: Any) -> Evaluator:
-        """Scores models of a stage's vocabulary on a split; `options` change how they generate."""
+    def evaluator(self, split: str, stage: str, rows: list[dict[str, Any]] | None = None, **options: Any) -> Evaluator:
+        """Scores models of a stage's vocabulary on a split, or on `rows`; `options` change how they generate."""
         e, cache = self.config.evaluate, self.workdir.stage("data")
         tokenizer, own = self.tokenizer_of(stage), self.generation_of(stage).replace(**options)
-        return Evaluator(self.rows[split], tokenizer, self.config.task, own, e.batch_size, cache, e.labels_only)
+        rows = self.rows[split] if rows is None else rows
+        return Evaluator(rows, tokenizer, self.config.task, own, e.batch_size, cache, e.labels_only)
 
     @functools.cached_property
     def generation(self) -> GenerationOptions:
@@ -194,9 +222,9 @@ class RunContext:
             self._models[stage] = loaded.spec, dict(loaded.params)
         return self._models[stage]
 
-    def teacher(self) -> Model:
-        """The fine-tuned model, with the tokens that the student has: its logits are over the same ids."""
-        vocabulary = self.vocabulary("retrain")
+    def teacher(self, stage: str) -> Model:
+        """The fine-tuned model, with the tokens that a stage's student has: its logits are over the same ids."""
+        vocabulary = self.vocabulary(stage)
         return self.model("finetune") if vocabulary is None else vocabulary.trim(*self.model("finetune"))
 
     def release(self, needed: Collection[str]) -> None:

@@ -26,24 +26,52 @@ NUM_ROWS = 512  # rows that a loss is measured on: a stack of 12 layers cut to 3
 BATCH_SIZE = 16  # the logits of large vocabularies are large
 
 
-def find_candidates(config: Config, spec: ModelSpec) -> dict[str, Candidates]:
+def find_candidates(config: Config, depths: Mapping[str, int], stage: str = "shorten") -> dict[str, Candidates]:
     """Layers of each side that may be kept, and how many of them are: all that is known before a loss is measured.
+
+    Args:
+      config: of the run.
+      depths: side → layers of the model that the stage begins with.
+      stage: `shorten` or `halfway`.
 
     Raises:
       UserError: for layers that the model does not have.
     """
-    depths, own = {side: len(getattr(spec, side)) for side in SIDES}, config.shorten
+    own = getattr(config, stage)
     if not (method := METHODS[config.method]).shortens:
         if method.counts_layers and own.decoder_layers > depths["decoder"]:  # what gates are to reach
             raise UserError(
-                f"config.shorten.decoder_layers is {own.decoder_layers}",
+                f"config.{stage}.decoder_layers is {own.decoder_layers}",
                 f"no more than the model's {depths['decoder']}",
             )
         return {side: Candidates(tuple(range(depth)), depth) for side, depth in depths.items()}
     return {
-        side: candidates(depth, getattr(own, f"{side}_layers"), getattr(own, f"{side}_kept"), own.selection)
+        side: candidates(
+            depth, getattr(own, f"{side}_layers"), getattr(own, f"{side}_kept", ()), config.shorten.selection
+        )
         for side, depth in depths.items()
     }
+
+
+def depths_of(spec: ModelSpec) -> dict[str, int]:
+    """Side → number of layers."""
+    return {side: len(getattr(spec, side)) for side in SIDES}
+
+
+def check_candidates(config: Config, spec: ModelSpec) -> None:
+    """Checks, before anything is trained, that the layers to keep are there.
+
+    Args:
+      config: of the run.
+      spec: of the dense model.
+
+    Raises:
+      UserError: as `find_candidates`.
+    """
+    depths = depths_of(spec)
+    if config.halfway.is_on:
+        depths = {side: own.keep for side, own in find_candidates(config, depths, "halfway").items()}
+    find_candidates(config, depths)
 
 
 def tokenize_first(
@@ -67,7 +95,7 @@ def tokenize_first(
 def make_batches(sources: Ragged, targets: Ragged, pad_id: int) -> list[dict[str, np.ndarray]]:
     """Every pair once, in batches of few shapes; where pairs are too few, rows without labels fill the last one."""
     shapes = choose_shapes(sources, targets)
-    bucket, batches = assign_buckets(sources, targets, shapes), []
+    bucket, batches = assign_buckets(sources.lengths, targets.lengths, shapes), []
     for number, (source, target) in enumerate(shapes):
         pairs = np.flatnonzero(bucket == number)
         for start in range(0, len(pairs), BATCH_SIZE):

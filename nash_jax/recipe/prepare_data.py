@@ -14,7 +14,7 @@ from nash_jax.evaluation.evaluator import check_positions
 from nash_jax.evaluation.row_subsets import check_subsets, shared_labels
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.initial_model import fresh_spec
-from nash_jax.recipe.layer_importance import find_candidates
+from nash_jax.recipe.layer_importance import check_candidates
 from nash_jax.runtime.multihost import barrier, is_host0
 from nash_jax.runtime.output_folder import fill_folder
 from nash_jax.spec import ModelSpec
@@ -63,6 +63,6 @@ def check_sizes(context: RunContext, spec: ModelSpec) -> None:
             context.check_batch_size(name)
     check_positions(spec, context.config)
     if "shorten" in chosen:
-        find_candidates(context.config, spec)
+        check_candidates(context.config, spec)
     if "shorten" in chosen and context.config.shorten.vocabulary:
         tokenizer_needs(context.tokenizer, ())  # raises for one that cannot be trimmed

@@ -37,6 +37,7 @@ class PruningRun:
       workdir: folder of the run.
       teacher: the run whose data and fine-tuned model this one starts from, as `teacher_settings` make it; without
         it, the run has its own.
+      labels: the run whose stage `label` wrote the teacher's targets; without it, the run writes them itself.
       given: a model in memory to start from, instead of `config.model.init`.
       records: records in memory by split, instead of those that `config.task` names (`data.sources.load_rows`).
 
@@ -46,7 +47,7 @@ class PruningRun:
 
     def __init__(
         self, config: Config, workdir: str | Path, teacher: Workdir | None = None, *,
-        given: Seq2Seq | None = None, records: Records | None = None,
+        labels: Workdir | None = None, given: Seq2Seq | None = None, records: Records | None = None,
     ) -> None:  # fmt: skip
         mesh = make_mesh(config.model.model_parallel)
         for phase in chosen_stages(config):
@@ -59,6 +60,7 @@ class PruningRun:
         if records is not None:
             settings["given_rows"] = _digest(records)
         shared = dict.fromkeys(TEACHER_STAGES, teacher) if teacher is not None else {}
+        shared |= {"label": labels} if labels is not None else {}
         self.config, self.workdir = config, Workdir(workdir, settings, shared)
         self.context = RunContext(config, self.workdir, mesh, given, records)
 

@@ -1,38 +1,78 @@
 """The stages that make the model smaller without training: `shorten` (layers and tokens) and `compact`."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nash_jax.models.initialize import init_params
 from nash_jax.pruning.compact import compact as compact_model
 from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.recipe.context import Model, RunContext
-from nash_jax.recipe.layer_importance import ShortenedLoss, find_candidates, measure_layers, tokenize_first
+from nash_jax.recipe.layer_importance import (
+    ShortenedLoss,
+    depths_of,
+    find_candidates,
+    measure_layers,
+    tokenize_first,
+)
 from nash_jax.recipe.prepare_data import check_sizes
 from nash_jax.recipe.vocabulary import RunVocabulary, choose_vocabulary, compare_sizes
-from nash_jax.spec import SIDES, ModelSpec
+from nash_jax.spec import ModelSpec
 
 
 def shorten(context: RunContext, folder: Path) -> dict[str, Any]:
-    """Keeps some layers of the teacher, where the method drops layers."""
-    spec, params = context.model("finetune")
-    config = context.config
-    check_sizes(context, spec)  # again, for a shared teacher was made under other settings
-    sides, measured = find_candidates(config, spec), dict[str, Any]()
-    kept = {side: list(own.layers) for side, own in sides.items()}
-    if any(len(own.layers) > own.keep for own in sides.values()):
-        pairs = tokenize_first(context.rows["validation"], context.tokenizer, config.task, folder)
-        kept, measured["importance"] = measure_layers(sides, ShortenedLoss(spec, params, pairs, config.model))
+    """Keeps some layers of the teacher, where the method drops layers; of what `halfway` left, if there is such."""
+    dense, config = context.model("finetune")[0], context.config
+    check_sizes(context, dense)  # again, for a shared teacher was made under other settings
+    spec, params = context.model("halfway" if config.halfway.is_on else "finetune")
+    kept, measured = choose_layers(context, folder, spec, params, "shorten")
     shorter = select_layers(spec, params, **kept)
+    if config.method == "scratch":
+        shorter = shorter[0], init_params(shorter[0], context.seed("scratch"))
     if config.shorten.vocabulary:
         shorter, measured["vocabulary"] = _trim(context, folder, *shorter)
     context.save(folder, *shorter)
-    depths = {f"dense_{side}_layers": len(getattr(spec, side)) for side in SIDES}
-    return {f"kept_{side}_layers": layers for side, layers in kept.items()} | depths | measured
+    if config.halfway.is_on:
+        before = context.workdir.results(["halfway"])["halfway"]
+        kept = {side: [before[f"kept_{side}_layers"][i] for i in layers] for side, layers in kept.items()}
+    depths = {f"dense_{side}_layers": depth for side, depth in depths_of(dense).items()}
+    return kept_by_side(kept) | depths | measured
+
+
+def choose_layers(
+    context: RunContext, folder: Path, spec: ModelSpec, params: Any, stage: str
+) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """Chooses the layers that a stage keeps of a model.
+
+    Args:
+      context: of the run.
+      folder: of the stage.
+      spec: of the model.
+      params: its parameters.
+      stage: `shorten` or `halfway`.
+
+    Returns:
+      Layers by side, and what was measured for the choice.
+    """
+    sides, config = find_candidates(context.config, depths_of(spec), stage), context.config
+    if all(len(own.layers) <= own.keep for own in sides.values()):
+        return {side: list(own.layers) for side, own in sides.items()}, {}
+    pairs = tokenize_first(context.rows["validation"], context.tokenizer, config.task, folder)
+    kept, steps = measure_layers(sides, ShortenedLoss(spec, params, pairs, config.model))
+    return kept, {"importance": steps}
+
+
+def kept_by_side(kept: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Kept layers under the names that a stage's result has."""
+    return {f"kept_{side}_layers": list(layers) for side, layers in kept.items()}
 
 
 def _trim(context: RunContext, folder: Path, spec: ModelSpec, params: Any) -> tuple[Model, dict[str, Any]]:
     """Cuts the tokens out of the model that the training rows do not need."""
-    covered = choose_vocabulary(context.config, context.rows, context.tokenizer, context.generation, spec, folder)
+    labels = context.labels.texts() if context.config.label.is_on else []
+    covered = choose_vocabulary(
+        context.config, context.rows, context.tokenizer, context.generation, spec, folder, labels
+    )
     trimmed, small = RunVocabulary(folder).trim(spec, params)
     return (trimmed, small), compare_sizes(spec, trimmed) | {"coverage": covered}
 

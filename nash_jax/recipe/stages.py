@@ -1,6 +1,6 @@
 """The stages of a run in their order: what each needs and what it does.
 
-data → finetune → shorten → prune → compact → retrain → evaluate → benchmark → export → report
+data → finetune → label → halfway → shorten → prune → compact → retrain → evaluate → benchmark → export → report
 """
 
 import dataclasses
@@ -12,9 +12,10 @@ from typing import Any
 from nash_jax.errors import UserError
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.final_stages import benchmark, evaluate, export
+from nash_jax.recipe.label import label
 from nash_jax.recipe.prepare_data import prepare_data
 from nash_jax.recipe.shrink import compact, shorten
-from nash_jax.recipe.train import finetune, prune, retrain
+from nash_jax.recipe.train import finetune, halfway, prune, retrain
 from nash_jax.recipe.workdir import Workdir
 
 
@@ -36,7 +37,9 @@ class Stage:
 STAGE_TABLE = (
     Stage("data", prepare_data),
     Stage("finetune", finetune, ("data",)),
-    Stage("shorten", shorten, ("finetune",)),
+    Stage("label", label, ("finetune",)),
+    Stage("halfway", halfway, ("label", "finetune")),
+    Stage("shorten", shorten, ("halfway", "label", "finetune")),
     Stage("prune", prune, ("shorten", "finetune")),
     Stage("compact", compact, ("prune",)),
     Stage("retrain", retrain, ("compact", "finetune")),

@@ -1,4 +1,4 @@
-"""The stages that train: `finetune`, `prune`, `retrain`."""
+"""The stages that train: `finetune`, `halfway`, `prune`, `retrain`."""
 
 import sys
 from pathlib import Path
@@ -9,27 +9,41 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from nash_jax.axes import frozen_params, param_axes
+from nash_jax.axes import encoder_params, frozen_params, param_axes
 from nash_jax.config.schema import PruneConfig, TrainConfig
 from nash_jax.data.pipeline import Batches
 from nash_jax.generation.engine import Engine
+from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.pruning.methods import METHODS
 from nash_jax.pruning.objective import PruningObjective
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.prune_phase import PrunePhase
+from nash_jax.recipe.shrink import choose_layers, kept_by_side
 from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.sharding import param_shardings, place_params, to_host
 from nash_jax.spec import ModelSpec
+from nash_jax.training.averaging import make_average
 from nash_jax.training.loop import Evaluation, Phase, train
 from nash_jax.training.losses import StudentLoss
 from nash_jax.training.optim import make_optimizer
 from nash_jax.training.state import State, make_state, place_state
 from nash_jax.training.steps import build_student, make_step
+from nash_jax.tree import flatten
 
 
 def finetune(context: RunContext, folder: Path) -> dict[str, Any]:
     """The teacher: the dense model on the task."""
     return _fit(context, "finetune", folder, *context.initial_model())
+
+
+def halfway(context: RunContext, folder: Path) -> dict[str, Any]:
+    """A model between the dense one and the shortened one, where the settings ask for it."""
+    if not context.config.halfway.is_on:
+        return {"steps": 0}
+    spec, params = context.model("finetune")
+    kept, measured = choose_layers(context, folder, spec, params, "halfway")
+    shorter = select_layers(spec, params, **kept)
+    return _fit(context, "halfway", folder, *shorter) | kept_by_side(kept) | measured
 
 
 def retrain(context: RunContext, folder: Path) -> dict[str, Any]:
@@ -89,30 +103,51 @@ def _train(
     """Builds the phase and runs the loop; (the best state, what the phase reports)."""
     config: TrainConfig = getattr(context.config, name)
     joint = config if isinstance(config, PruneConfig) else None
+    embeddings = bool(joint and joint.freeze_embeddings)
     tx = make_optimizer(
         config, num_steps,
         gate_learning_rate=joint.gate_learning_rate if joint else 0.0,
         pruning_starts=objective.start_step if objective else 0,
-        frozen=frozen_params(spec, embeddings=bool(joint and joint.freeze_embeddings)),
+        frozen=frozen_params(spec, embeddings=embeddings, encoder=config.freeze_encoder),
     )  # fmt: skip
+    shared = _shares_encoder(context, name, spec, params["model"])
     if config.distill.hidden and name != "finetune":
         params = params | {"projection": _projection(context, name, spec)}
-    shardings = param_shardings(context.mesh, param_axes(spec), spec.axis_sizes())
-    state = place_state(make_state(params, tx, context.seed(f"{name} rng")), context.mesh, shardings)
-    teacher, teacher_params = _teacher(context) if name != "finetune" and config.distill.has_teacher else (None, {})
-    student = build_student(spec, context.config.model)
-    loss = StudentLoss(student, config.distill, teacher, objective, config.label_smoothing)
     eval_steps = max(1, round(config.eval_every * batches.steps_per_epoch))
+    average = make_average(config.average_decay, config.average_last, num_steps, eval_steps)
+    shardings = param_shardings(context.mesh, param_axes(spec), spec.axis_sizes())
+    fresh = average.start(make_state(params, tx, context.seed(f"{name} rng")))
+    teacher, teacher_params = _teacher(context, name) if _has_teacher(config, name) else (None, {})
+    loss = StudentLoss(
+        build_student(spec, context.config.model), config.distill, teacher, objective, config.label_smoothing,
+        frozen_encoder=config.freeze_encoder, shared_encoder=shared,
+    )  # fmt: skip
     phase = Phase(
-        name, state, make_step(loss, tx, config.accumulation), teacher_params, batches, num_steps, eval_steps,
-        evaluate, folder / "checkpoints", context.writers,
+        name, place_state(fresh, context.mesh, shardings), make_step(loss, tx, config.accumulation, average),
+        teacher_params, batches, num_steps, eval_steps, evaluate, folder / "checkpoints", context.writers, average,
     )  # fmt: skip
     return train(phase, context.mesh)
 
 
-def _teacher(context: RunContext) -> tuple[Any, dict[str, Any]]:
+def _has_teacher(config: TrainConfig, name: str) -> bool:
+    return name != "finetune" and config.distill.has_teacher
+
+
+def _shares_encoder(context: RunContext, name: str, spec: ModelSpec, params: Any) -> bool:
+    """Whether a phase has a teacher, and its own encoder is frozen and the teacher's, number by number."""
+    config: TrainConfig = getattr(context.config, name)
+    if not (config.freeze_encoder and _has_teacher(config, name)):
+        return False
+    own, (teacher_spec, teacher) = flatten(params), context.teacher(name)
+    paths, theirs = encoder_params(spec), flatten(teacher)
+    if paths != encoder_params(teacher_spec):
+        return False
+    return all(np.array_equal(np.asarray(own[path]), np.asarray(theirs[path])) for path in sorted(paths))
+
+
+def _teacher(context: RunContext, name: str) -> tuple[Any, dict[str, Any]]:
     """The dense module and its parameters on the mesh."""
-    spec, params = context.teacher()
+    spec, params = context.teacher(name)
     shardings = param_shardings(context.mesh, param_axes(spec), spec.axis_sizes())
     return build_student(spec, context.config.model), place_params(context.mesh, params, shardings)
 

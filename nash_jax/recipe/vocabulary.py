@@ -54,9 +54,10 @@ class RunVocabulary:
 
 
 def choose_vocabulary(
-    config: Config, rows: Mapping[str, Rows], tokenizer: Any, options: GenerationOptions, spec: ModelSpec, folder: Path
-) -> dict[str, Any]:
-    """Chooses the tokens that the training rows need; writes their ids and their tokenizer.
+    config: Config, rows: Mapping[str, Rows], tokenizer: Any, options: GenerationOptions, spec: ModelSpec,
+    folder: Path, labels: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Chooses the tokens that the training rows and the teacher's outputs need; writes their ids and their tokenizer.
 
     Whole texts count, not what `max_source_length` leaves of them: the word that is cut would get other tokens.
 
@@ -67,6 +68,7 @@ def choose_vocabulary(
       options: generation options of the model.
       spec: of the model with all tokens.
       folder: of the stage.
+      labels: further texts that are learnt.
 
     Returns:
       Split → how its texts are covered, JSON-able; of the training rows all tokens are.
@@ -74,7 +76,7 @@ def choose_vocabulary(
     Raises:
       UserError: for a tokenizer that cannot be trimmed.
     """
-    chosen_by = [*split_names(config.task.keep_tokens), *_texts(rows["train"])]
+    chosen_by = [*split_names(config.task.keep_tokens), *dict.fromkeys([*_texts(rows["train"]), *labels])]
     old_ids = choose_ids(spec, tokenizer, options, chosen_by, config.shorten.alphabet)
     new_ids = numbered(old_ids)
     trimmed = trim_tokenizer(tokenizer, new_ids)

@@ -26,7 +26,7 @@ from nash_jax.report.numbers import (
 )
 from nash_jax.report.quality import MODELS, Report
 
-PHASES = ("finetune", "prune", "retrain")
+PHASES = ("finetune", "halfway", "prune", "retrain")
 _SPARSITIES: dict[str, dict[str, Any]] = {
     "target_sparsity": {"color": MUTED, "linestyle": (0, (4, 2)), "linewidth": 1.3, "label": "target"},
     "expected_sparsity": {"color": PRUNED, "label": "expected"},

@@ -36,9 +36,15 @@ METHODS = {  # what a card says of a run's method
     "nash_auto": "NASH-auto: gates narrow the encoder, and gates over the decoder's sub-layers shorten it",
     "cofi": "CoFi: gates over heads, FFN units, sub-layers and the width of encoder and decoder",
     "drop": "layers of the encoder and the decoder are dropped",
+    "scratch": "the shape that is left when layers are dropped, trained from random weights",
     "none": "nothing is removed: fine-tuning alone",
 }
-_PHASES = {"finetune": "fine-tuning of the dense model", "prune": "pruning", "retrain": "fine-tuning after pruning"}
+_PHASES = {
+    "finetune": "fine-tuning of the dense model",
+    "halfway": "training of a model halfway",
+    "prune": "pruning",
+    "retrain": "fine-tuning after pruning",
+}
 
 
 class Markdown(str):
@@ -125,9 +131,13 @@ def _made(report: Report) -> list[tuple[str, str]]:
         if is_number(params.get(f"{side}_sparsity")):
             rows.append((f"Sparsity of the {side}", _sparsity(report, side)))
     for stage, title in _PHASES.items():
-        if is_number(steps := section(stages, stage).get("steps")):
+        steps = section(stages, stage).get("steps")
+        if is_number(steps) and (steps or stage != "halfway"):
             size = section(config, stage).get("batch_size")
             rows.append((f"Steps, {title}", f"{format_value(steps)}, batches of {size}" if steps else "none"))
+    if labels := section(report, "labels"):
+        text = f"outputs of the dense model for a share of {format_value(section(config, 'label').get('share'))}"
+        rows.append(("Targets", f"{text}; {labels['used']:,} outputs used"))
     if "seed" in config:
         rows.append(("Seed", str(config["seed"])))
     versions = section(report, "versions")

@@ -106,6 +106,7 @@ def _contents(result: RunResult, masks: Mapping[str, np.ndarray]) -> dict[str, A
         "components": {"parameters": result.parameters, **components},
         **_data(result),
         **_vocabulary(stages.get("shorten", {})),
+        **_labels(stages.get("label", {})),
     }
 
 
@@ -139,6 +140,11 @@ def expected_sparsities(dense: ModelSpec, shortened: ModelSpec, prune: Mapping[s
 def _vocabulary(shorten: Mapping[str, Any]) -> dict[str, Any]:
     """How the vocabulary was trimmed, in a run that does."""
     return {"vocabulary": shorten["vocabulary"]} if "vocabulary" in shorten else {}
+
+
+def _labels(label: Mapping[str, Any]) -> dict[str, Any]:
+    """What became of the dense model's outputs, in a run that learns them."""
+    return {"labels": {k: v for k, v in label.items() if k not in _STAGE_FACTS}} if "used" in label else {}
 
 
 def _data(result: RunResult) -> dict[str, Any]:

@@ -162,6 +162,15 @@ def coverage_table(report: Report) -> pd.DataFrame:
     return make_frame("Texts under the trimmed vocabulary", rows, ["split", *(n.replace("_", " ") for n in names)])
 
 
+def labels_table(report: Report) -> pd.DataFrame:
+    """How many outputs of the dense model students learnt, and why others were left out."""
+    found = section(report, "labels")
+    return make_frame(
+        "The dense model's outputs as targets", [list(found.values())] if found else [],
+        [name.replace("_", " ") for name in found],
+    )  # fmt: skip
+
+
 TABLES = {
     "benchmark": benchmark_table,
     "components": components_table,
@@ -170,4 +179,5 @@ TABLES = {
     "findings": findings_table,
     "vocabulary": vocabulary_table,
     "coverage": coverage_table,
+    "labels": labels_table,
 }

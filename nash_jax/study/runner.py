@@ -129,7 +129,8 @@ class Study:
     def _make_run(self, cell: Cell) -> PruningRun | TimingRun:
         if times_shape(cell.config):
             return TimingRun(cell.config, self._folder(cell))
-        return PruningRun(cell.config, self._folder(cell), self._teacher(cell))
+        teacher = self._teacher(cell)
+        return PruningRun(cell.config, self._folder(cell), teacher, labels=self._labels(cell, teacher))
 
     def _teacher(self, cell: Cell) -> Workdir:
         """The workdir of the cell's teacher, trained by the process that comes first; the others wait."""
@@ -138,6 +139,17 @@ class Study:
         if teacher.workdir.result(TEACHER_STAGES[-1]) is None:
             teacher.run(wait=True)
         return teacher.workdir
+
+    def _labels(self, cell: Cell, teacher: Workdir) -> Workdir | None:
+        """The workdir with what the cell's teacher wrote, where its students learn that."""
+        if not cell.config.label.is_on:
+            return None
+        config = dataclasses.replace(teacher_settings(cell.config), label=cell.config.label, stages="label")
+        name = f"{config.task.name}-labels-{_settings_hash(config)}"
+        labels = PruningRun(config, self.workdir.folder / "teachers" / name, teacher)
+        if labels.workdir.result("label") is None:
+            labels.run(wait=True)
+        return labels.workdir
 
     def state(self, cell: Cell) -> str:
         """`done`, `running`, `failed: …` or `waiting`."""

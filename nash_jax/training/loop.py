@@ -18,6 +18,7 @@ from nash_jax.runtime.multihost import broadcast_from_host0
 from nash_jax.runtime.progress import Progress
 from nash_jax.runtime.sharding import place_batch
 from nash_jax.runtime.stopping import end_saved, is_asked_to_stop, saving_on_signals
+from nash_jax.training.averaging import Average, averaged
 from nash_jax.training.checkpoint import Checkpointer, Rank
 from nash_jax.training.state import State, abstract_state
 from nash_jax.training.writers import Writer
@@ -41,6 +42,7 @@ class Phase:
       evaluate: state → validation metrics and rank.
       folder: where its checkpoints go.
       writers: where its numbers go.
+      average: of the parameters; it is what is evaluated, and what the result holds.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Phase:
     evaluate: Callable[[State], Evaluation]
     folder: Path
     writers: Sequence[Writer]
+    average: Average
 
 
 def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
@@ -94,7 +97,8 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
             if step % phase.eval_steps == 0 or step == phase.num_steps:
                 values = values or window.mean()  # every loss up to here is finite before a checkpoint is written
                 ran.add("evaluate")
-                found, rank = broadcast_from_host0(phase.evaluate(state))
+                state = phase.average.before_evaluation(state)
+                found, rank = broadcast_from_host0(phase.evaluate(averaged(state)))
                 values |= {f"validation/{name}": value for name, value in found.items()}
             if values:  # before the checkpoint: a resumed phase drops rows after it, and has all up to it
                 values["seconds"] = time.monotonic() - begun
@@ -113,7 +117,7 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
     best = checkpointer.restore(shapes, best=True)
     checkpointer.close()
     assert best is not None  # the last step always writes one
-    return best[0], {"steps": step, "seconds": time.monotonic() - begun, "best_step": int(best[0]["step"])}
+    return averaged(best[0]), {"steps": step, "seconds": time.monotonic() - begun, "best_step": int(best[0]["step"])}
 
 
 def _stop(phase: Phase, step: int) -> NoReturn:

@@ -62,14 +62,17 @@ class StudentLoss:
       teacher: the dense module, needed if a distillation weight is not 0.
       objective: gates and constraints, or None.
       label_smoothing: ε of the cross-entropy, 0 to 1.
+      frozen_encoder: the encoder is not trained: no gradient and no dropout passes it.
+      shared_encoder: the teacher's encoder is the student's, and frozen: one pass through it serves both.
     """
 
     def __init__(
         self, model: Any, weights: DistillConfig, teacher: Any | None = None, objective: PruningObjective | None = None,
-        label_smoothing: float = 0.0,
+        label_smoothing: float = 0.0, frozen_encoder: bool = False, shared_encoder: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.weights, self.teacher, self.objective = model, weights, teacher, objective
         self.label_smoothing = label_smoothing
+        self.frozen_encoder, self.shared_encoder = frozen_encoder or shared_encoder, shared_encoder
 
     def __call__(
         self, params: Any, teacher_params: Any, batch: Batch, rngs: Mapping[str, jax.Array], totals: Metrics,
@@ -94,7 +97,8 @@ class StudentLoss:
         spec = self.model.spec
         masks = self.objective.masks(params, rngs["gates"], step) if self.objective else None
         counted = (batch["labels"] != spec.pad_id).astype(jnp.float32)
-        outputs = self._forward(self.model, params["model"], batch, masks, rngs["dropout"])
+        encoded = self._encode(self.model, params["model"], batch, masks, rngs["dropout"], self.frozen_encoder)
+        outputs = self._decode(self.model, params["model"], batch, encoded, masks, rngs["dropout"])
         logits = outputs["logits"]
         losses = smoothed(cross_entropy(logits, batch["labels"]), logits, self.label_smoothing)
         task = jnp.sum(losses * counted) / totals["target"]
@@ -109,24 +113,36 @@ class StudentLoss:
             metrics |= {name: share * value for name, value in more.items()}
         return loss, {"loss": loss, **metrics}
 
-    def _forward(self, model: Any, params: Any, batch: Batch, masks: Any, dropout: jax.Array | None) -> dict[str, Any]:
-        """`logits`, and the outputs of the layers of `encoder` and `decoder`; dropout only with a key and a rate."""
-        spec, variables = model.spec, {"params": params}
-        kwargs: dict[str, Any] = {"deterministic": True}
-        if dropout is not None and spec.dropout_rate > 0:
-            kwargs = {"deterministic": False, "rngs": {"dropout": dropout}}
-        mask = batch["input_ids"] != spec.pad_id
-        encoded, hidden = model.apply(variables, batch["input_ids"], mask, masks, method="encode", **kwargs)
-        inputs = shift_right(batch["labels"], spec)
-        logits, decoded = model.apply(variables, inputs, encoded, mask, masks, method="decode", **kwargs)
-        return {"logits": logits, "encoder": hidden, "decoder": decoded}
+    def _encode(
+        self, model: Any, params: Any, batch: Batch, masks: Any, dropout: jax.Array | None, frozen: bool = False
+    ) -> tuple[jax.Array, Any]:
+        """The encoder's output and those of its layers."""
+        mask = batch["input_ids"] != model.spec.pad_id
+        kwargs = _deterministic(model.spec, None if frozen else dropout)
+        found = model.apply({"params": params}, batch["input_ids"], mask, masks, method="encode", **kwargs)
+        return jax.lax.stop_gradient(found) if frozen else found
+
+    def _decode(
+        self, model: Any, params: Any, batch: Batch, encoded: tuple[jax.Array, Any], masks: Any,
+        dropout: jax.Array | None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """`logits`, and the outputs of the layers of `encoder` and `decoder`."""
+        output, hidden = encoded
+        mask, inputs = batch["input_ids"] != model.spec.pad_id, shift_right(batch["labels"], model.spec)
+        kwargs = _deterministic(model.spec, dropout)
+        logits, decoded = model.apply({"params": params}, inputs, output, mask, masks, method="decode", **kwargs)
+        return {"logits": logits, "encoder": hidden, "decoder": decoded, "encoded": output}
 
     def _distill(
         self, params: Any, teacher_params: Any, batch: Batch, student: Mapping[str, Any], masks: Mapping[str, Any],
         totals: Metrics,
     ) -> tuple[jax.Array, Metrics]:  # fmt: skip
         """Weighted losses to the teacher: its logits, encoder layers and, where depths are equal, decoder layers."""
-        teacher = self._forward(self.teacher, teacher_params, batch, None, None)
+        if self.shared_encoder:
+            encoded = student["encoded"], student["encoder"]
+        else:
+            encoded = self._encode(self.teacher, teacher_params, batch, None, None)
+        teacher = self._decode(self.teacher, teacher_params, batch, encoded, None, None)
         pad_id, counted = self.model.spec.pad_id, {}
         for name, ids in (("source", "input_ids"), ("target", "labels")):
             counted[name] = (batch[ids] != pad_id).astype(jnp.float32)
@@ -146,6 +162,13 @@ class StudentLoss:
                     )
             loss, metrics["hidden_loss"] = loss + self.weights.hidden * error, error
         return loss, metrics
+
+
+def _deterministic(spec: ModelSpec, dropout: jax.Array | None) -> dict[str, Any]:
+    """Arguments of a module: dropout only with a key and a rate."""
+    if dropout is not None and spec.dropout_rate > 0:
+        return {"deterministic": False, "rngs": {"dropout": dropout}}
+    return {"deterministic": True}
 
 
 def alive_layers(spec: ModelSpec, masks: Mapping[str, Any], side: str) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from nash_jax.models import build
 from nash_jax.pruning.hard_concrete import clamp
+from nash_jax.training.averaging import Average
 from nash_jax.training.losses import Batch, Metrics, StudentLoss, stream
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def make_step(
-    loss_fn: StudentLoss, tx: "optax.GradientTransformation", accumulation: int = 1
+    loss_fn: StudentLoss, tx: "optax.GradientTransformation", accumulation: int = 1, average: Average | None = None
 ) -> Callable[[Any, Any, Batch], tuple[Any, Metrics]]:
     """One training step: (state, teacher_params, batch) → (state, metrics); the state is donated.
 
@@ -26,6 +27,7 @@ def make_step(
       loss_fn: the loss.
       tx: the optimizer.
       accumulation: parts in which a batch is computed, one after the other.
+      average: of the parameters.
     """
     import optax  # here, for it takes a while to import
 
@@ -52,7 +54,8 @@ def make_step(
         params = optax.apply_updates(state["params"], updates)
         if "gates" in params:
             params = params | {"gates": jax.tree.map(clamp, params["gates"])}
-        return state | {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
+        state = state | {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
+        return state if average is None else average.after_step(state)
 
     compute, apply = jax.jit(gradients), jax.jit(update, donate_argnums=0)
 
