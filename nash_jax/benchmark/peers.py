@@ -201,22 +201,26 @@ def _parse(argv: Sequence[str]) -> dict[str, Any]:
         raise UserError("command line: no model, or two", "either --model=FOLDER or --preset=NAME")
     if not all(size.isdecimal() and int(size) > 0 for size in given["batch_sizes"]):
         raise UserError(f"--batch_sizes is {','.join(given['batch_sizes'])}", "whole numbers of 1 or more")
-    systems = [name for name in _systems(given["systems"]) if given["num_beams"] == 1 or name not in GREEDY_ONLY]
+    systems = [name for name in find_systems(given["systems"]) if given["num_beams"] == 1 or name not in GREEDY_ONLY]
     return given | {"batch_sizes": [int(size) for size in given["batch_sizes"]], "systems": systems}
 
 
-def _systems(named: str) -> list[str]:
+def find_systems(named: str, setting: str = "--systems") -> list[str]:
     """Returns the systems to time.
+
+    Args:
+      named: some, by commas; empty or `all`: those whose packages are installed.
+      setting: what to call it in a message.
 
     Raises:
       UserError: for an unknown one, or one that is not installed.
     """
-    if not named:
+    if named in ("", "all"):
         return [name for name, (package, _, _) in SYSTEMS.items() if is_installed(package)]
     chosen = [name.strip() for name in named.split(",")]
     for name in chosen:
         if name not in SYSTEMS:
-            raise UserError(f"--systems names {name!r}{did_you_mean(name, SYSTEMS)}", f"some of {','.join(SYSTEMS)}")
+            raise UserError(f"{setting} names {name!r}{did_you_mean(name, SYSTEMS)}", f"some of {','.join(SYSTEMS)}")
         if not is_installed(SYSTEMS[name][0]):
             raise UserError(f"not installed: {SYSTEMS[name][0]}", f"the package that {name} needs")
     return chosen
@@ -248,15 +252,27 @@ def _write(models: Mapping[str, Seq2Seq], systems: Sequence[str], place: Path) -
     return found
 
 
-def run(argv: Sequence[str]) -> None:
-    """Times all systems that are there and prints the table."""
-    given = _parse(argv)
-    models = _models(given)
+def time_models(models: Mapping[str, Seq2Seq], given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Times models in systems, all in turn.
+
+    Args:
+      models: name → model.
+      given: `systems` and the settings of the command.
+
+    Returns:
+      As `summarize`.
+    """
     vocab_size = min(model.spec.source_vocab_size for model in models.values())
     with tempfile.TemporaryDirectory(prefix="nash_jax") as place:
         folders = _write(models, given["systems"], Path(place))
         rows = time_systems(folders, vocab_size, given)
-    summary = summarize(rows, models, given["new_tokens"])
+    return summarize(rows, models, given["new_tokens"])
+
+
+def run(argv: Sequence[str]) -> None:
+    """Times all systems that are there and prints the table."""
+    given = _parse(argv)
+    summary = time_models(_models(given), given)
     if given["output"]:
         settings = {name: given[name] for name in ("model", "dense", "preset", "batch_sizes", *_NUMBERS)}
         write_text(Path(given["output"]), json.dumps({"settings": settings, "rows": summary}, indent=1))

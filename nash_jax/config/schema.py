@@ -347,12 +347,15 @@ class BenchmarkConfig:
       source_length: tokens of every input.
       new_tokens: lengths of the outputs to time, no early end; speedups are those at the first.
       runs: timed runs of each model.
+      peers: other engines that are timed with both models, by commas, as `nash_jax.benchmark.peers` names them; `all`:
+        those that are installed.
     """
 
     batch_sizes: tuple[int, ...] = all_positive((1, 8, 16))
     source_length: int = positive(256)
     new_tokens: tuple[int, ...] = all_positive((64,))
     runs: int = positive(10)
+    peers: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -435,7 +438,7 @@ def lasting_settings(config: Config) -> dict[str, Any]:
 _LATER_IN_PHASES = ("average_decay", "average_last", "freeze_encoder")
 _LATER = (  # runs of an earlier version lack these
     "shorten.vocabulary", "shorten.alphabet", "evaluate.engine", "export", "label", "halfway",
-    "task.vocabulary_size",
+    "task.vocabulary_size", "benchmark.peers",
     *(f"{phase}.{name}" for phase in ("finetune", "prune", "retrain") for name in _LATER_IN_PHASES),
 )  # fmt: skip
 

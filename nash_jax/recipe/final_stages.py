@@ -1,15 +1,18 @@
 """The stages that look at the pruned model and hand it over: `evaluate`, `benchmark`, `export`."""
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nash_jax.benchmark.latency import measure_latency, speedups
+from nash_jax.benchmark.peers import find_systems, time_models
 from nash_jax.config.schema import export_formats
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions, score_models
 from nash_jax.recipe.context import RunContext
+from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
 from nash_jax.runtime.sharding import device_name
 from nash_jax.seq2seq import Seq2Seq
 
@@ -35,7 +38,22 @@ def benchmark(context: RunContext, folder: Path) -> dict[str, Any]:
     """Dense against pruned, timed in turn."""
     check_positions(context.model("finetune")[0], context.config)
     rows = measure_latency(context.engines, context.config.benchmark)
-    return {"benchmark": rows, "speedup": speedups(rows), "device": device_name()}
+    found = {"benchmark": rows, "speedup": speedups(rows), "device": device_name()}
+    return found | ({"peers": _time_peers(context)} if context.config.benchmark.peers else {})
+
+
+def _time_peers(context: RunContext) -> list[dict[str, Any]]:
+    """Both models in other engines, each in a process of its own; host 0 alone, the others wait."""
+    own = context.config.benchmark
+    given = {
+        "systems": ["nash_jax", *(name for name in find_systems(own.peers) if name != "nash_jax")],
+        "batch_sizes": list(own.batch_sizes), "source_length": own.source_length, "new_tokens": own.new_tokens[0],
+        "num_beams": 1, "runs": min(own.runs, 7), "starts": 1, "threads": os.cpu_count() or 1,
+    }  # fmt: skip
+    stages = {"dense": "finetune", "pruned": "retrain"}
+    models = {name: Seq2Seq(*context.model(stage)) for name, stage in stages.items()}
+    found: list[dict[str, Any]] = broadcast_from_host0(time_models(models, given) if is_host0() else None)
+    return found
 
 
 def export(context: RunContext, folder: Path) -> dict[str, Any]:

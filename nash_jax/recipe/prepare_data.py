@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from nash_jax.benchmark.peers import find_systems
 from nash_jax.config.schema import PHASES, chosen_stages
 from nash_jax.data.decoding import keep_ids, split_names
 from nash_jax.data.pipeline import tokenize_sources
@@ -62,6 +63,8 @@ def check_sizes(context: RunContext, spec: ModelSpec) -> None:
         if name in chosen:
             context.check_batch_size(name)
     check_positions(spec, context.config)
+    if "benchmark" in chosen:
+        find_systems(context.config.benchmark.peers or "all", "config.benchmark.peers")
     if "shorten" in chosen:
         check_candidates(context.config, spec)
     if "shorten" in chosen and context.config.shorten.vocabulary:

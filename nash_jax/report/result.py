@@ -98,6 +98,7 @@ def _contents(result: RunResult, masks: Mapping[str, np.ndarray]) -> dict[str, A
         "tokenizers": evaluated.get("tokenizers", {}),
         "num_test_examples": evaluated.get("num_examples"),
         "benchmark": timed.get("benchmark", []),
+        **({"peers": timed["peers"]} if "peers" in timed else {}),
         "stages": {n: {k: v for k, v in s.items() if k in _STAGE_FACTS} for n, s in stages.items()},
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         **({"method": config.method} if result.kind == "run" else {"model": result.model}),

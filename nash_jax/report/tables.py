@@ -87,6 +87,23 @@ def _benchmark_cell(name: str, value: Any) -> Any:
     return Cell(format_ms(value)) if name.endswith("_ms") and is_number(value) else value
 
 
+def peers_table(report: Report) -> pd.DataFrame:
+    """Both models in each engine: a generation, a token, and the ratio to the dense model in our own."""
+    rows = report.get("peers") or []
+    body = [
+        [row["batch_size"], row["model"], row["system"], row["median_ms"], row["token_ms"],
+         _ratio_cell(row["speedup"].get("dense nash_jax")), Cell(format_percent(row["same_outputs"]))]
+        for row in rows
+    ]  # fmt: skip
+    titles = ["batch", "model", "engine", "ms", "ms a token", "speedup over dense here", "same outputs as here"]
+    return make_frame("Both models in other engines", body, titles)
+
+
+def _ratio_cell(ratio: Sequence[float] | None) -> Cell | None:
+    """A ratio with its interval."""
+    return None if ratio is None else Cell(f"{ratio[0]:.2f}×", f"{ratio[1]:.2f} to {ratio[2]:.2f}")
+
+
 def components_table(report: Report) -> pd.DataFrame:
     """Time of each component in a generation: a row each, a column for each setup."""
     rows = section(report, "components").get("times") or []
@@ -173,6 +190,7 @@ def labels_table(report: Report) -> pd.DataFrame:
 
 TABLES = {
     "benchmark": benchmark_table,
+    "peers": peers_table,
     "components": components_table,
     "stages": stages_table,
     "data": data_table,
