@@ -39,7 +39,7 @@ ALLOWED = {  # each room of the package → the rooms that it may import, beside
     "batch_generate": (*SCIENCE, "data", "seq2seq"),
     "vocabulary": (*SCIENCE, "batch_generate", "data", "seq2seq"),
     "report": (*SCIENCE, "config", "data", "evaluation", "training"),
-    "recipe": (*RESULTS, *MODELS_OF_A_RUN, "data", "training", "benchmark", "report", "vocabulary"),
+    "recipe": (*RESULTS, *MODELS_OF_A_RUN, "batch_generate", "data", "training", "benchmark", "report", "vocabulary"),
     "study": (*SCIENCE, "config", "data", "evaluation", "recipe", "report", "training"),
     "testing": ("spec", "axes", "tree", "models"),
     "main": (*BASE, "config", "recipe", "study", "report"),

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from commands import on_devices
 from transformers import ByT5Tokenizer
 
 from nash_jax.config.schema import TaskConfig
@@ -382,7 +383,7 @@ def test_training_on_damaged_rows(tmp_path):
     sizes["benchmark"] = {"batch_sizes": (1,), "source_length": 8, "new_tokens": (2,), "runs": 1}
     flags = [f"--config.{group}.{name}={value}" for group, fields in sizes.items() for name, value in fields.items()]
     command = [sys.executable, "-m", "nash_jax.main", f"--config={ROOT}/configs/local.py", "--workdir=run", *flags]
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+    environment = os.environ | on_devices(1)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     kept = sum(kind is None or not is_dropped(kind, "train") for kind, _ in rows)

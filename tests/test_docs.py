@@ -122,12 +122,16 @@ def test_no_command_is_indented_instead_of_fenced():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """`run(place, *arguments)` → what tests/run_page.py printed; programs are compiled once for all pages."""
-    cache = tmp_path_factory.mktemp("compiled")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_", "HF_"))}
-    environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "JAX_COMPILATION_CACHE_DIR": str(cache)}
-    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+def run():
+    """`run(place, *arguments)` → what tests/run_page.py printed; programs are compiled once for all tests."""
+    hidden = ("JAX_", "XLA_", "HF_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+    environment["JAX_COMPILATION_CACHE_DIR"] = os.environ["JAX_COMPILATION_CACHE_DIR"]  # conftest has set it
+    environment |= {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    environment |= {
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
     def run_pages(place, *arguments):
         done = subprocess.run(

@@ -75,7 +75,6 @@ def run(place):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),  # this checkout, not one that is installed
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
     }
 
     def run(*more: str) -> str:
