@@ -106,6 +106,7 @@ def _contents(result: RunResult, masks: Mapping[str, np.ndarray]) -> dict[str, A
         "components": {"parameters": result.parameters, **components},
         **_data(result),
         **_vocabulary(stages.get("shorten", {})),
+        **_cutting(stages.get("prune", {})),
     }
 
 
@@ -139,6 +140,11 @@ def expected_sparsities(dense: ModelSpec, shortened: ModelSpec, prune: Mapping[s
 def _vocabulary(shorten: Mapping[str, Any]) -> dict[str, Any]:
     """How the vocabulary was trimmed, in a run that does."""
     return {"vocabulary": shorten["vocabulary"]} if "vocabulary" in shorten else {}
+
+
+def _cutting(prune: Mapping[str, Any]) -> dict[str, Any]:
+    """What cutting without training did to the validation loss, in a run that does so."""
+    return {"cutting": {name: prune[name] for name in ("losses", "importance")}} if "losses" in prune else {}
 
 
 def _data(result: RunResult) -> dict[str, Any]:

@@ -162,6 +162,17 @@ def coverage_table(report: Report) -> pd.DataFrame:
     return make_frame("Texts under the trimmed vocabulary", rows, ["split", *(n.replace("_", " ") for n in names)])
 
 
+def cutting_table(report: Report) -> pd.DataFrame:
+    """The validation loss before and after gates were closed without training."""
+    losses = section(report, "cutting", "losses")
+    rows = [
+        [title, losses[name], ratio(losses[name], losses["before"])]
+        for name, title in (("before", "before cutting"), ("cut", "cut"), ("fitted", "outputs fitted to what is left"))
+        if losses
+    ]
+    return make_frame("Validation loss of cutting", rows, ["model", "loss a token", "× before"])
+
+
 TABLES = {
     "benchmark": benchmark_table,
     "components": components_table,
@@ -170,4 +181,5 @@ TABLES = {
     "findings": findings_table,
     "vocabulary": vocabulary_table,
     "coverage": coverage_table,
+    "cutting": cutting_table,
 }
