@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_compact import assert_same_function
 
 from nash_jax.config.schema import ModelConfig
-from nash_jax.pruning.least_squares import gram, reconstruction_error, refit, refit_outputs
+from nash_jax.pruning.least_squares import gram_matrix, reconstruction_error, refit, refit_outputs
 from nash_jax.recipe.calibration import Calibration
 from nash_jax.testing import random_batch, random_masks, random_params, random_spec
 from nash_jax.tree import flatten
@@ -67,7 +67,7 @@ def test_gram_matrices_count_tokens():
     rng = np.random.default_rng(0)
     context, counted = rng.normal(size=(2, 3, 4, 5)).astype(np.float32), np.array([[1, 1, 0], [1, 0, 0]])
     left = ones_beside(context.reshape(6, 20)[counted.reshape(-1) == 1])
-    np.testing.assert_allclose(gram(context, counted), left.T @ left, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gram_matrix(context, counted), left.T @ left, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

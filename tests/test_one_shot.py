@@ -51,7 +51,7 @@ def test_a_run_without_trained_gates(one_shot, logits):
 
 
 def test_the_report_says_what_cutting_did(one_shot):
-    workdir, printed = one_shot
+    workdir, _ = one_shot
     report = json.loads((workdir / "report.json").read_text())
     losses = report["cutting"]["losses"]
     assert list(losses) == ["before", "cut", "fitted"] and len(set(losses.values())) == 3
@@ -69,11 +69,8 @@ def test_the_report_says_what_cutting_did(one_shot):
 def test_gates_that_begin_by_importance(tmp_path, method):
     """At the target from the first step on; stopped and started again, nothing is measured twice."""
     settings = {"method": method, "prune.init": "importance", "prune.epochs": 0.5, "prune.gate_learning_rate": 0.05}
-    settings |= {
-        "prune.importance": "taylor",
-        "prune.sparsity_warmup_epochs": 10,
-        "stages": "data,finetune,shorten,prune",
-    }
+    settings |= {"prune.importance": "taylor", "prune.sparsity_warmup_epochs": 10}
+    settings |= {"stages": "data,finetune,shorten,prune"}
     workdir, printed = run(tmp_path, **settings)
     assert "importance (taylor)" in printed
     first = next(row for row in read_rows(workdir / "metrics.jsonl") if row["phase"] == "prune")

@@ -25,7 +25,7 @@ from nash_jax.tree import flatten, unflatten
 DAMPING = 1e-2
 
 
-def gram(inputs: jax.Array, weights: jax.Array) -> jax.Array:
+def gram_matrix(inputs: jax.Array, weights: jax.Array) -> jax.Array:
     """Xᵀ X of inputs with a last column of ones, float32 [K + 1, K + 1]; sum over batches in float64.
 
     Args:
@@ -51,7 +51,7 @@ def refit(
     Args:
       weight: W, [K, D].
       kept: S, true where an input is left, [K].
-      gram: sum of `gram` over some rows, [K + 1, K + 1].
+      gram: sum of `gram_matrix` over some rows, [K + 1, K + 1].
       wanted: inputs, with the ones, times the outputs that are wanted, [K + 1, D]; None: those of the old weights.
       bias: whether the outputs have a bias that may change.
       damping: λ.
@@ -110,7 +110,7 @@ def refit_outputs(
       spec: the model.
       params: its parameters.
       masks: of heads and units, zeros and ones.
-      grams: axis of heads or units → sum of `gram` over some rows; what has none stays as it is.
+      grams: axis of heads or units → sum of `gram_matrix` over some rows; what has none stays as it is.
       damping: λ.
 
     Returns:

@@ -17,7 +17,7 @@ from nash_jax.pruning.importance import (
     open_masks,
     row_gradients,
 )
-from nash_jax.pruning.least_squares import gram
+from nash_jax.pruning.least_squares import gram_matrix
 from nash_jax.recipe.layer_importance import BATCH_SIZE
 from nash_jax.runtime.progress import Progress
 from nash_jax.spec import ModelSpec
@@ -117,4 +117,4 @@ def _grams(
     spec: ModelSpec, config: ModelConfig, axes: tuple[str, ...], params: Any, batch: Batch
 ) -> dict[str, jax.Array]:
     inputs, counted = _inputs(spec, config, params, batch), _counted(spec, batch)
-    return {axis: gram(inputs[axis], counted[axis.partition(".")[0]]) for axis in axes}
+    return {axis: gram_matrix(inputs[axis], counted[axis.partition(".")[0]]) for axis in axes}
