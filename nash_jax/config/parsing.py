@@ -178,18 +178,18 @@ def _check_students(config: Config) -> None:
 
 def _check_pruning(config: Config) -> None:
     """Gates have steps to move in and steps to reach the target in; without them the final masks would say nothing."""
-    own = config.prune
-    if not METHODS[config.method].gates:
+    own, method = config.prune, METHODS[config.method]
+    if not method.gates or not method.trains_gates:
         return
     for field in ("sparsity", "epochs"):
-        if not METHODS[config.method].shortens and getattr(own, field) == 0:
+        if not method.shortens and getattr(own, field) == 0:
             raise UserError(
                 f"config.prune.{field} is 0 with {config.method}, which prunes by gates alone", "more than 0"
             )
-    begun, needed = own.prepruning_epochs, own.prepruning_epochs + own.sparsity_warmup_epochs
-    if own.sparsity and own.epochs and (needed > own.epochs or begun == own.epochs):
+    begun, warmup = own.prepruning_epochs, own.sparsity_warmup_epochs if own.init == "random" else 0.0
+    if own.sparsity and own.epochs and (begun + warmup > own.epochs or begun == own.epochs):
         raise UserError(
             f"config.prune.epochs is {own.epochs:g}, with prepruning_epochs {begun:g} and sparsity_warmup_epochs "
-            f"{own.sparsity_warmup_epochs:g}",
+            f"{warmup:g}",
             "no less than both together, and more than prepruning_epochs, after which the gates begin to move",
         )

@@ -21,7 +21,8 @@ STAGES = (
     "data", "finetune", "label", "halfway", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export",
 )  # fmt: skip
 TEACHER_STAGES = ("data", "finetune")  # what all methods start from
-METHOD_NAMES = ("nash", "nash_auto", "cofi", "drop", "scratch", "none")
+METHOD_NAMES = ("nash", "nash_auto", "cofi", "oneshot", "drop", "scratch", "none")
+IMPORTANCE_NAMES = ("fisher", "taylor", "activation")
 METRIC_NAMES = (
     "rouge", "transcription", "exact_match", "translation", "chrf", "answers", "squad", "multirc", "record",
     "accuracy", "accuracy_f1", "accuracy_macro_f1", "matthews", "correlation",
@@ -294,10 +295,16 @@ class PruneConfig(TrainConfig):
     """Joint training of model and gates.
 
     Attributes:
-      sparsity: share of attention and FFN parameters to remove, of the encoder (nash, nash_auto) or of the whole
-        model (cofi); 0 skips gates.
+      sparsity: share of attention and FFN parameters to remove, of the encoder (nash, nash_auto, oneshot) or of the
+        whole model (cofi); 0 skips gates.
       prepruning_epochs: plain fine-tuning at the start of the phase.
-      sparsity_warmup_epochs: epochs over which the target rises from 0, once pruning has begun.
+      sparsity_warmup_epochs: epochs over which the target rises from 0, once pruning has begun; not used with
+        `init=importance`.
+      init: where gates begin: `random` (open, FFN gates undecided), or `importance`: in the order of importance, at the
+        target from the first step.
+      importance: how it is measured, for `oneshot` and for `init=importance`: `fisher`, `taylor` or `activation`
+        (nash_jax/pruning/importance.py).
+      importance_rows: training rows that it is measured on.
       gate_learning_rate: of log_alpha and of the Lagrangian multiplier λ1; λ2 learns 30 times as fast.
       units_droprate: initial share of closed FFN gates.
       freeze_embeddings: do not train embeddings and LM head.
@@ -307,6 +314,9 @@ class PruneConfig(TrainConfig):
     sparsity: float = share(0.3)
     prepruning_epochs: float = not_negative(4.0)
     sparsity_warmup_epochs: float = not_negative(10.0)
+    init: str = choice("random", "random", "importance")
+    importance: str = choice("fisher", *IMPORTANCE_NAMES)
+    importance_rows: int = positive(512)
     gate_learning_rate: float = positive(0.01)
     units_droprate: float = open_share(0.5)
     freeze_embeddings: bool = True
@@ -363,7 +373,8 @@ class Config:
     """A whole run.
 
     Attributes:
-      method: `nash`, `nash_auto`, `cofi`, `drop`, `scratch` or `none`; nash_jax/pruning/methods.py says what each does.
+      method: `nash`, `nash_auto`, `cofi`, `oneshot`, `drop`, `scratch` or `none`: nash_jax/pruning/methods.py says what
+        each does.
       seed: root of all randomness.
       stages: the stages to run, by commas, as in `evaluate,benchmark`; `all`: every one.
       task: data and metric.
@@ -438,7 +449,7 @@ def lasting_settings(config: Config) -> dict[str, Any]:
 _LATER_IN_PHASES = ("average_decay", "average_last", "freeze_encoder")
 _LATER = (  # runs of an earlier version lack these
     "shorten.vocabulary", "shorten.alphabet", "evaluate.engine", "export", "label", "halfway",
-    "task.vocabulary_size", "benchmark.peers",
+    "task.vocabulary_size", "benchmark.peers", "prune.init", "prune.importance", "prune.importance_rows",
     *(f"{phase}.{name}" for phase in ("finetune", "prune", "retrain") for name in _LATER_IN_PHASES),
 )  # fmt: skip
 

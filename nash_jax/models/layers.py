@@ -4,6 +4,8 @@ Letters: B batch, T queries, S keys, D d_model, N heads, H head size, F FFN unit
 Masks multiply activations as in CoFi (Xia et al. 2022, section 3): head masks the attention context, unit masks the
 activated hidden values, sub-layer masks the output of a sub-layer; a d_model mask multiplies embeddings and sub-layer
 outputs. A missing mask is equal to ones.
+With `apply(…, mutable=["intermediates"])` the values that masks act on are returned too: `heads` and `units` under
+their masks, `output` and `embed` before theirs.
 """
 
 from collections.abc import Callable, Mapping
@@ -138,6 +140,7 @@ class Sublayer(nn.Module):
         y = jnp.zeros_like(x) if product is None else product
         if self.spec.bias:
             y = y + jnp.broadcast_to(self.output_bias.astype(self.dtype), y.shape)
+        self.sow("intermediates", "output", y)
         y = apply_mask(apply_mask(y, masks, self.place), masks, "embed")
         x = x + self.dropout(y, deterministic=deterministic)
         return x if self.spec.pre_norm else self.norm(x, masks)
@@ -165,6 +168,7 @@ class FeedForward(Sublayer):
             return self.add_residual(x, None, masks, deterministic=deterministic)
         hidden = self._hidden(self.pre_norm_input(x, masks))
         hidden = apply_mask(hidden, masks, f"{self.place}.units")
+        self.sow("intermediates", "units", hidden)
         hidden = self.hidden_dropout(hidden, deterministic=deterministic)
         return self.add_residual(x, hidden @ self.wo.astype(self.dtype), masks, deterministic=deterministic)
 
@@ -270,6 +274,7 @@ class Attention(Sublayer):
         heads = f"{self.place}.heads"
         if masks is not None and heads in masks:
             context = context * masks[heads].astype(context.dtype)[None, None, :, None]
+        self.sow("intermediates", "heads", context)
         context = context.reshape(*context.shape[:2], -1)  # [B, T, N·H]
         return context @ self.out.astype(self.dtype).reshape(-1, self.spec.d_model)
 

@@ -177,6 +177,7 @@ class _Stack(nn.Module):
         x = jnp.take(self.embedding if shared is None else shared, ids, axis=0) * s.embedding_scale
         if s.absolute_positions:
             x = x + self._embed_positions(ids, positions)
+        self.sow("intermediates", "embed", x)
         x = apply_mask(x.astype(self.dtype), masks, "embed")
         if s.embedding_norm:
             x = self.embedding_norm(x, masks)

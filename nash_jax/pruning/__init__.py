@@ -1,4 +1,4 @@
-"""The parts of pruning, to be composed: layer selection, gates, constraints, losses, optimizer, masks, compaction.
+"""The parts of pruning, to be composed: layer selection, importance, gates, losses, optimizer, masks, compaction.
 
 A model is (`ModelSpec`, params). What is pruned is named by the axes of `nash_jax.axes.param_axes(spec)`; the functions
 that take a table of axes work on any model that has one.
@@ -19,13 +19,22 @@ Example: gates on a model, and the smaller model that their final masks leave.
 True
 """
 
+from nash_jax.pruning.budget import close_least_important, initial_log_alpha
 from nash_jax.pruning.compact import compact, cut, fold, masked_fraction, removed_fraction, take_kept
 from nash_jax.pruning.distill import hidden_loss, logits_loss
 from nash_jax.pruning.final_masks import final_masks
 from nash_jax.pruning.gates import GateGroup, HardConcreteGates, gate_groups
 from nash_jax.pruning.hard_concrete import clamp
+from nash_jax.pruning.importance import (
+    activation_importance,
+    gradient_importance,
+    mask_inputs,
+    open_masks,
+    row_gradients,
+)
 from nash_jax.pruning.lagrangian import Constraint, SizeTerm, expected_size, size_terms
 from nash_jax.pruning.layer_selection import choose_layers, select_layers
+from nash_jax.pruning.least_squares import gram_matrix, reconstruction_error, refit, refit_outputs
 from nash_jax.pruning.methods import METHODS, Method, make_constraints, make_gates
 from nash_jax.pruning.objective import PruningObjective
 from nash_jax.pruning.optimizer import pruning_optimizer
@@ -38,21 +47,32 @@ __all__ = [
     "Method",
     "PruningObjective",
     "SizeTerm",
+    "activation_importance",
     "choose_layers",
     "clamp",
+    "close_least_important",
     "compact",
     "cut",
     "expected_size",
     "final_masks",
     "fold",
     "gate_groups",
+    "gradient_importance",
+    "gram_matrix",
     "hidden_loss",
+    "initial_log_alpha",
     "logits_loss",
     "make_constraints",
     "make_gates",
+    "mask_inputs",
     "masked_fraction",
+    "open_masks",
     "pruning_optimizer",
+    "reconstruction_error",
+    "refit",
+    "refit_outputs",
     "removed_fraction",
+    "row_gradients",
     "select_layers",
     "size_terms",
     "take_kept",

@@ -90,8 +90,10 @@ class Constraint:
 
 
 def target_at(step: jax.Array | int, warmup_steps: int, target: float) -> jax.Array:
-    """Target sparsity: linear from 0 to `target` over `warmup_steps` steps of pruning."""
-    return target * jnp.minimum(jnp.asarray(step, jnp.float32) / max(warmup_steps, 1), 1.0)
+    """Target sparsity: linear from 0 to `target` over `warmup_steps` steps of pruning; of 0, at once."""
+    if warmup_steps == 0:
+        return target * (jnp.asarray(step) >= 0).astype(jnp.float32)
+    return target * jnp.minimum(jnp.asarray(step, jnp.float32) / warmup_steps, 1.0)
 
 
 def initial_multipliers() -> dict[str, jax.Array]:

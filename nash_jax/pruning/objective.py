@@ -43,11 +43,20 @@ class PruningObjective:
         sampled: Any = self.gates.apply({"params": params["gates"]}, method="sample", rngs={"gates": rng})
         return {name: jnp.where(step >= self.start_step, z, 1.0) for name, z in sampled.items()}
 
-    def initial_params(self, rng: jax.Array) -> dict[str, Any]:
-        """What is trained beside the model: {"gates": {"log_alpha": [G]}, "multipliers": {part: λ1 = λ2 = 0}}."""
-        variables: Any = self.gates.init(rng)
+    def initial_params(self, rng: jax.Array, log_alpha: Mapping[str, np.ndarray] | None = None) -> dict[str, Any]:
+        """What is trained beside the model: {"gates": {"log_alpha": [G]}, "multipliers": {part: λ1 = λ2 = 0}}.
+
+        Args:
+          rng: key of the random start.
+          log_alpha: where each group of gates begins instead, from `initial_log_alpha`.
+        """
+        if log_alpha is None:
+            variables: Any = self.gates.init(rng)
+            gates = variables["params"]
+        else:
+            gates = {"log_alpha": jnp.concatenate([jnp.atleast_1d(log_alpha[g.name]) for g in self.gates.groups])}
         multipliers = {part or WHOLE: initial_multipliers() for part in self.constraints}
-        return {"gates": variables["params"], "multipliers": multipliers}
+        return {"gates": gates, "multipliers": multipliers}
 
     def loss(self, params: Any, step: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The Lagrangian of all constraints, float32 scalar, 0 before pruning begins; and its parts by name."""

@@ -43,7 +43,8 @@ class PrunePhase:
         kept = config.shorten.decoder_layers or len(spec.decoder)
         targets = target_sparsities(config.method, own.sparsity, kept / len(spec.decoder))
         gates = make_gates(spec, config.method, own.units_droprate)
-        start, warmup = (round(e * steps_per_epoch) for e in (own.prepruning_epochs, own.sparsity_warmup_epochs))
+        warmup_epochs = own.sparsity_warmup_epochs if own.init == "random" else 0.0
+        start, warmup = (round(epochs * steps_per_epoch) for epochs in (own.prepruning_epochs, warmup_epochs))
         self.objective = PruningObjective(gates, make_constraints(spec, targets), start, warmup)
         self.num_steps = max(1, round(own.epochs * steps_per_epoch))
         self._spec, self._validation, self._selection, self._dtype = spec, validation, selection, config.model.dtype

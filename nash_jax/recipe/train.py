@@ -17,6 +17,7 @@ from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.pruning.methods import METHODS
 from nash_jax.pruning.objective import PruningObjective
 from nash_jax.recipe.context import RunContext
+from nash_jax.recipe.prune_at_once import importance_start, prune_at_once
 from nash_jax.recipe.prune_phase import PrunePhase
 from nash_jax.recipe.shrink import choose_layers, kept_by_side
 from nash_jax.runtime.multihost import is_host0
@@ -52,20 +53,23 @@ def retrain(context: RunContext, folder: Path) -> dict[str, Any]:
 
 
 def prune(context: RunContext, folder: Path) -> dict[str, Any]:
-    """Trains model and gates together; saves the dense model and the final masks."""
+    """Trains model and gates together, or closes gates at once; saves the dense model and the final masks."""
     spec, params = context.model("shorten")
-    config = context.config.prune
-    if not METHODS[context.config.method].gates or config.sparsity == 0 or config.epochs == 0:
+    config, method = context.config.prune, METHODS[context.config.method]
+    if not method.gates or config.sparsity == 0 or (method.trains_gates and config.epochs == 0):
         context.save(folder, spec, params)
         return {"steps": 0, "expected_encoder_sparsity": 0.0}
+    if not method.trains_gates:
+        return prune_at_once(context, folder)
     batches = context.batches(config, "prune")
     phase = PrunePhase(
         context.config, spec, params, batches.steps_per_epoch, context.validation("prune"), context.selection
     )
-    trained = {"model": params} | phase.objective.initial_params(jax.random.key(context.seed("gates")))
-    best, result = _train(
-        context, "prune", folder, spec, trained, batches, phase.num_steps, phase.evaluate, phase.objective
-    )
+    objective, start = phase.objective, None
+    if config.init == "importance":
+        start = importance_start(context, folder, spec, params, objective.gates, objective.constraints)
+    trained = {"model": params} | objective.initial_params(jax.random.key(context.seed("gates")), start)
+    best, result = _train(context, "prune", folder, spec, trained, batches, phase.num_steps, phase.evaluate, objective)
     masks, expected = phase.result(best)
     missed = phase.missed(best, masks)  # on every process: it gathers the gates
     if missed and is_host0():

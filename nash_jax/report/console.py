@@ -71,7 +71,10 @@ def _pair(report: Report) -> str:
     if vocabulary := section(report, "vocabulary"):
         tokens = [f"{vocabulary[when]['tokens']:,}" for when in ("before", "after")]
         lines.insert(len(dense) + 2, ["tokens of the vocabulary", *tokens, ""])
-    return "\n".join([align(lines, left=(0, 3)), *(_removed(params, side) for side in SIDES)])
+    found = [_removed(params, side) for side in SIDES]
+    if losses := section(report, "cutting", "losses"):
+        found.append("validation loss {before:.4f}, cut {cut:.4f}, outputs fitted {fitted:.4f}".format(**losses))
+    return "\n".join([align(lines, left=(0, 3)), *found])
 
 
 def _removed(params: Report, side: str) -> str:

@@ -108,6 +108,7 @@ def _contents(result: RunResult, masks: Mapping[str, np.ndarray]) -> dict[str, A
         **_data(result),
         **_vocabulary(stages.get("shorten", {})),
         **_labels(stages.get("label", {})),
+        **_cutting(stages.get("prune", {})),
     }
 
 
@@ -146,6 +147,11 @@ def _vocabulary(shorten: Mapping[str, Any]) -> dict[str, Any]:
 def _labels(label: Mapping[str, Any]) -> dict[str, Any]:
     """What became of the dense model's outputs, in a run that learns them."""
     return {"labels": {k: v for k, v in label.items() if k not in _STAGE_FACTS}} if "used" in label else {}
+
+
+def _cutting(prune: Mapping[str, Any]) -> dict[str, Any]:
+    """What cutting without training did to the validation loss, in a run that does so."""
+    return {"cutting": {name: prune[name] for name in ("losses", "importance")}} if "losses" in prune else {}
 
 
 def _data(result: RunResult) -> dict[str, Any]:

@@ -188,6 +188,17 @@ def labels_table(report: Report) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def cutting_table(report: Report) -> pd.DataFrame:
+    """The validation loss before and after gates were closed without training."""
+    losses = section(report, "cutting", "losses")
+    rows = [
+        [title, losses[name], ratio(losses[name], losses["before"])]
+        for name, title in (("before", "before cutting"), ("cut", "cut"), ("fitted", "outputs fitted to what is left"))
+        if losses
+    ]
+    return make_frame("Validation loss of cutting", rows, ["model", "loss a token", "× before"])
+
+
 TABLES = {
     "benchmark": benchmark_table,
     "peers": peers_table,
@@ -198,4 +209,5 @@ TABLES = {
     "vocabulary": vocabulary_table,
     "coverage": coverage_table,
     "labels": labels_table,
+    "cutting": cutting_table,
 }

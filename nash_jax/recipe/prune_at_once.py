@@ -1,0 +1,128 @@
+"""Pruning without training: importances on some rows, masks under the budget, outputs fitted to what is left."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+from nash_jax.axes import mask_sites, param_axes
+from nash_jax.errors import UserError
+from nash_jax.pruning.budget import close_least_important, initial_log_alpha
+from nash_jax.pruning.compact import fold
+from nash_jax.pruning.gates import HardConcreteGates
+from nash_jax.pruning.lagrangian import Constraint
+from nash_jax.pruning.least_squares import refit_outputs
+from nash_jax.pruning.methods import make_constraints, make_gates, target_sparsities
+from nash_jax.recipe.calibration import Calibration, first_batches
+from nash_jax.recipe.context import RunContext
+from nash_jax.recipe.layer_importance import make_batches, sum_losses, tokenize_first
+from nash_jax.runtime.files import read_json, write_text
+from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
+from nash_jax.spec import ModelSpec
+from nash_jax.tree import unflatten
+
+
+def prune_at_once(context: RunContext, folder: Path) -> dict[str, Any]:
+    """Masks by importance, and a model whose outputs are fitted to them; saves both, as training with gates does.
+
+    Args:
+      context: of the run.
+      folder: of the stage.
+
+    Returns:
+      `losses` per target token on the first validation rows: of the model as it came (`before`), `cut`, and `fitted`;
+      `importance` of whole layers and sub-layers.
+    """
+    spec, params = context.model("shorten")
+    own, method = context.config.prune, context.config.method
+    constraints = make_constraints(spec, target_sparsities(method, own.sparsity))
+    calibration = _calibrate(context, spec, params)
+    found = calibration.importance(own.importance)
+    masks = _agreed(close_least_important(_of_gates(found, make_gates(spec, method)), list(constraints.values())))
+    narrowed = [axis for axis, mask in masks.items() if not mask.all()]
+    fitted = refit_outputs(spec, params, masks, calibration.grams(narrowed))
+    context.save(folder, spec, fitted)
+    if is_host0():
+        save_file(masks, folder / "masks.safetensors")
+    loss = _ValidationLoss(context, spec, folder)
+    losses = {"before": loss(params, {}), "cut": loss(params, masks), "fitted": loss(fitted, masks)}
+    return {"steps": 0, "expected_encoder_sparsity": 0.0, "losses": losses, "importance": _coarse(found)}
+
+
+def importance_start(
+    context: RunContext, folder: Path, spec: ModelSpec, params: Any, gates: HardConcreteGates,
+    constraints: Mapping[str, Constraint],
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """log_alpha of each gate, by importance; the same on every process.
+
+    It is measured once, however often a run is stopped.
+
+    Args:
+      context: of the run.
+      folder: of the stage.
+      spec: the model that gates are trained on.
+      params: its parameters.
+      gates: the gates.
+      constraints: part → constraint.
+    """
+    path = folder / "start.json"
+    if broadcast_from_host0(path.exists()):
+        return _agreed(read_json(path) if is_host0() else {})
+    found = _calibrate(context, spec, params).importance(context.config.prune.importance)
+    start = _agreed(initial_log_alpha(_of_gates(found, gates), list(constraints.values())))
+    if is_host0():
+        write_text(path, json.dumps({name: value.tolist() for name, value in start.items()}))
+    return start
+
+
+def _calibrate(context: RunContext, spec: ModelSpec, params: Any) -> Calibration:
+    own = context.config.prune
+    rows = first_batches(context.batches(own, "prune"), own.importance_rows)
+    return Calibration(spec, params, rows, context.config.model)
+
+
+def _of_gates(found: Mapping[str, np.ndarray], gates: HardConcreteGates) -> dict[str, np.ndarray]:
+    """What gates need of the importances.
+
+    Raises:
+      UserError: for values that are not finite.
+    """
+    values = {group.name: found[group.name] for group in gates.groups}
+    for name, value in values.items():
+        if not np.isfinite(value).all():
+            raise UserError(f"the importance of {name} is not finite", "finite losses", "check the dense model")
+    return values
+
+
+def _agreed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The main process's float32 arrays."""
+    lists = broadcast_from_host0({name: np.asarray(value).tolist() for name, value in arrays.items()})
+    return {name: np.asarray(value, np.float32) for name, value in lists.items()}
+
+
+def _coarse(found: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Importance of whole layers and sub-layers."""
+    return {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
+
+
+class _ValidationLoss:
+    """Cross-entropy per target token on the first validation rows, teacher-forced and without dropout."""
+
+    def __init__(self, context: RunContext, spec: ModelSpec, folder: Path) -> None:
+        task, tokenizer = context.config.task, context.tokenizer_of("prune")
+        pairs = tokenize_first(context.rows["validation"], tokenizer, task, folder)
+        self._spec, self._config = spec, context.config.model
+        self._batches = make_batches(*pairs, spec.pad_id)
+        self._num_tokens = sum(int(np.sum(batch["labels"] != spec.pad_id)) for batch in self._batches)
+
+    def __call__(self, params: Any, masks: Mapping[str, np.ndarray]) -> float:
+        """The loss under masks of heads and units."""
+        folded = unflatten(fold(params, masks, param_axes(self._spec), mask_sites(self._spec)))
+        placed = jax.device_put(folded)
+        sums = [sum_losses(self._spec, self._config, placed, batch) for batch in self._batches]
+        return math.fsum(map(float, jax.device_get(sums))) / self._num_tokens
