@@ -9,7 +9,9 @@ from nash_jax.benchmark.latency import measure_latency, speedups
 from nash_jax.config.schema import export_formats
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions, score_models
+from nash_jax.evaluation.row_statistics import FILE, save_statistics
 from nash_jax.recipe.context import RunContext
+from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.sharding import device_name
 from nash_jax.seq2seq import Seq2Seq
 
@@ -24,11 +26,12 @@ _SAVE: dict[str, Callable[[Seq2Seq, Path], None]] = {  # EXPORT_FORMATS → how 
 
 
 def evaluate(context: RunContext, folder: Path) -> dict[str, Any]:
-    """Both models and the baselines on the test rows."""
+    """Both models and the baselines on the test rows; what was measured of each row is kept beside the result."""
     check_positions(context.model("finetune")[0], context.config)
     evaluator = context.evaluator("test", "finetune")
     smaller = {"pruned": context.evaluator("test", "retrain")} if context.vocabulary("retrain") else {}
-    return score_models(evaluator, context.engines, writers=smaller)
+    keep = functools.partial(save_statistics, folder / FILE) if is_host0() else None
+    return score_models(evaluator, context.engines, writers=smaller, keep=keep)
 
 
 def benchmark(context: RunContext, folder: Path) -> dict[str, Any]:
