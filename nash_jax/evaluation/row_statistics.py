@@ -105,14 +105,14 @@ def load_statistics(path: Path) -> RowStatistics:
       UserError: if it is missing, or something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             count = sum(name.endswith("/metric") for name in found)
             return RowStatistics(str(found["rows"]), tuple(_read_subset(found, f"{i}/") for i in range(count)))
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is missing", "statistics of the test rows, which runs keep since this version"
         ) from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} holds no statistics of rows: {error}", "the file as it was written") from error
 
 

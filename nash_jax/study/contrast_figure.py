@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from nash_jax.report import drawing
-from nash_jax.report.drawing import ACCENT, BLUE, DENSE, INK, MUTED, PRUNED, ROSE, report_style
+from nash_jax.report.drawing import ACCENT, BLUE, INK, MUTED, PRUNED, ROSE, report_style
 from nash_jax.study.contrast_table import difference_text, verdict_text
 from nash_jax.study.contrasts import HELD, REFUTED
 
@@ -37,7 +37,7 @@ def forest_plot(results: Sequence[Result], name: str) -> str:
     low, high = _limits(shown)
     for y, own in enumerate(shown):
         _plot_row(axes, own, y, (low, high))
-    axes.axvline(0.0, color=DENSE, linewidth=0.9, zorder=0)
+    axes.axvline(0.0, color=INK, linewidth=0.8, alpha=0.7)
     axes.set_yticks(range(len(shown)), [f"{own['a']}\n- {own['b']}" for own in shown])
     axes.tick_params(axis="y", colors=INK)
     axes.set(xlim=(low, high), ylim=(len(shown) - 0.45, -0.55))

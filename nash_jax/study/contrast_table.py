@@ -8,6 +8,7 @@ import pandas as pd
 from nash_jax.report.numbers import DASH, MINUS, format_value, is_number
 from nash_jax.report.tables import Cell, make_frame
 from nash_jax.study import paired
+from nash_jax.study.protocol import THESE_ROWS
 
 Result = Mapping[str, Any]
 
@@ -16,8 +17,8 @@ LEAD = (
     "t-interval over seeds; seeds and rows: for other test rows too, by bootstrap. p: paired t-test, corrected by Holm "
     "for the number of contrasts. “Level” is said only where two one-sided t-tests (5 %) find the difference within "
     "the margin. A prediction held where the whole interval agrees with it (one of “within”: where these two tests "
-    "do), and was refuted where nothing of the interval does. No interval and no verdict for fewer than "
-    f"{paired.FEWEST} seeds."
+    "do), and was refuted where nothing of it does; “on these test rows”: the interval over seeds and rows does not "
+    f"bear it out. No interval and no verdict for fewer than {paired.FEWEST} seeds."
 )
 _TITLES = (
     "contrast", "a - b", "metric", "difference", "seeds", "seeds and rows", "p (Holm)", "what is shown", "predicted",
@@ -65,8 +66,8 @@ def _pair(both: Mapping[str, Any]) -> str:
 
 
 def verdict_text(own: Result) -> str:
-    """The verdict, or that there is none."""
-    return str(own["verdict"] or "no verdict")
+    """The verdict, or that there is none; "on these test rows" where the interval over rows does not agree."""
+    return f"{own['verdict'] or 'no verdict'}{THESE_ROWS * (own['rows_agree'] is False)}"
 
 
 def written_text(own: Result) -> str:
@@ -86,10 +87,10 @@ def power_lines(results: Sequence[Result]) -> list[str]:
     """What the seeds of each contrast could have seen, and what else must be known of it."""
     lines = []
     for own in results:
-        if is_number(own["seen"]):
+        if is_number(own["detectable"]):
             lines.append(
                 f"{own['name']}: with a standard deviation of {own['std']:.2f} between the paired differences, "
-                f"{own['n']} seeds find a difference of {own['seen']:.2f} with 80 % power (5 %, two-sided)."
+                f"{own['n']} seeds find a difference of {own['detectable']:.2f} with 80 % power (5 %, two-sided)."
             )
         lines += [f"{own['name']}: {note}." for note in own["notes"]]
     return lines

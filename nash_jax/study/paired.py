@@ -82,11 +82,12 @@ def holm(ps: Sequence[float]) -> list[float]:
 def seeds_and_rows_interval(differences: Sequence[float], resampled: np.ndarray, units: int) -> Interval | None:
     """A 95 % interval of the mean difference for other seeds and other test rows, by a bootstrap of two levels.
 
-    The variance of the mean under resampled seeds is s² / n: with the factor n / (n - 1) that a bootstrap of few
-    seeds lacks. That under resampled rows is added, the same rows for all seeds, for all answer the same. The quantile
-    is that of t with the degrees of freedom of such a sum (Welch 1947; Satterthwaite 1946). Percentiles would cover
-    three of four truths with three seeds, whatever the level. Noise of one row in one seed is in both
-    variances: where there is no other, the interval is wider than it need be.
+    The variance of the mean under resampled seeds is s² / n, with the factor n / (n - 1) that a bootstrap of few seeds
+    lacks. That under resampled rows is added, the same rows for all seeds, for all answer the same. The quantile is
+    that of t with the degrees of freedom of such a sum (Satterthwaite 1946); where that makes it narrower than the
+    t-interval over seeds, it is as wide as this. Percentiles would cover three of four truths with three seeds,
+    whatever the level. Noise of one row in one seed is in both variances: where there is no other, the interval is
+    wider than it need be.
 
     Args:
       differences: one for each seed.
@@ -104,8 +105,8 @@ def seeds_and_rows_interval(differences: Sequence[float], resampled: np.ndarray,
     if total == 0:
         return None
     df = total**2 / math.fsum(variance**2 / degrees for variance, degrees in parts)
-    mean, reach = float(np.mean(differences)), _quantile(df) * math.sqrt(total)
-    return mean - reach, mean + reach
+    reach = max(_quantile(df) * math.sqrt(total), _quantile(seeds - 1) * math.sqrt(parts[0][0]))
+    return float(np.mean(differences)) - reach, float(np.mean(differences)) + reach
 
 
 def smallest_difference(std: float, seeds: int) -> float:

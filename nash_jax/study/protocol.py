@@ -20,6 +20,7 @@ Result = dict[str, Any]
 
 _ALIKE = ("task", "model", "dtype", "teacher")  # records of one seed that differ here are no pair
 _UNEQUAL = {"steps": 0.01, "seconds": 0.1}  # relative differences that are said
+THESE_ROWS = ", on these test rows"  # what the interval over rows does not bear out
 _NO_VERDICT = f"fewer than {paired.FEWEST} seeds: no interval and no verdict"
 _NO_SPREAD = "all seeds differ by the same: no interval and no verdict"
 
@@ -40,9 +41,9 @@ def compare(contrasts: Sequence[Contrast], records: Sequence[Record], read_rows:
     Returns:
       For each the fields of the contrast, and: "seeds"; "differences", seed by seed; "n"; "mean"; "std", of the paired
       differences; "interval", t over the seeds; "rows_interval", over seeds and test rows; "p" of the paired t-test and
-      "p_holm"; "p_level" of the two one-sided tests and "is_level"; "seen", the difference that so many seeds find
-      with 80 % power; "verdict"; "finding", in words; "steps", "seconds" and "trials" of both; "notes". What is not
-      known is None.
+      "p_holm"; "p_level" of the two one-sided tests and "is_level"; "detectable", what so many seeds find with 80 %
+      power; "verdict", and whether the interval over rows agrees, "rows_agree"; "finding", in words; "steps", "seconds"
+      and "trials" of both; "notes". What is not known is None.
     """
     found = [_compare_one(contrast, records, read_rows) for contrast in contrasts]
     corrected = paired.holm([1.0 if own["p"] is None else own["p"] for own in found])
@@ -62,7 +63,9 @@ def _compare_one(contrast: Contrast, records: Sequence[Record], read_rows: ReadR
         "n": len(pairs),
         "mean": statistics.mean(differences) if differences else None,
         "std": statistics.stdev(differences) if len(differences) > 1 else None,
-        **dict.fromkeys(("interval", "rows_interval", "p", "p_level", "is_level", "seen", "verdict")),
+        **dict.fromkeys(
+            ("interval", "rows_interval", "p", "p_level", "is_level", "detectable", "verdict", "rows_agree")
+        ),
         "notes": [],
     }
     own |= _efforts(contrast, pairs)
@@ -75,9 +78,9 @@ def _compare_one(contrast: Contrast, records: Sequence[Record], read_rows: ReadR
     own["p"] = paired.difference_p(differences)
     own["p_level"] = paired.equivalence_p(differences, contrast.margin)
     own["is_level"] = own["p_level"] < paired.ALPHA
-    own["seen"] = paired.smallest_difference(own["std"], own["n"])
+    own["detectable"] = paired.smallest_difference(own["std"], own["n"])
     own["verdict"] = _verdict(contrast, own["interval"], differences)
-    return own | _with_rows(contrast, pairs, differences, read_rows, own["notes"])
+    return own | _with_rows(contrast, pairs, own, read_rows)
 
 
 def _verdict(contrast: Contrast, interval: Sequence[float], differences: Sequence[float]) -> str:
@@ -141,17 +144,24 @@ def _unequal(own: Result) -> list[str]:
     return found
 
 
-def _with_rows(
-    contrast: Contrast, pairs: Sequence[Pair], differences: Sequence[float], read_rows: ReadRows, notes: list[str]
-) -> Result:
-    """The interval over seeds and rows; where it cannot be made, a note says why."""
+def _with_rows(contrast: Contrast, pairs: Sequence[Pair], own: Result, read_rows: ReadRows) -> Result:
+    """The interval over seeds and rows, and whether it agrees with the verdict; else a note that says why not."""
+    differences, notes, verdict = own["differences"], own["notes"], own["verdict"]
     try:
         draws = [_draws(contrast, pair, read_rows) for pair in pairs]
     except UserError as error:
         return {"notes": [*notes, f"no interval over rows: {error}"]}
     units = min(number for _, number in draws)
     found = paired.seeds_and_rows_interval(differences, np.mean([values for values, _ in draws], axis=0), units)
-    return {"rows_interval": None if found is None else list(found)}
+    if found is None:
+        return {}
+    number = contrast.prediction[1]
+    agreed = contrast.verdict(found, _is_inside(found, number)) == verdict
+    return {"rows_interval": list(found), "rows_agree": agreed}
+
+
+def _is_inside(interval: Sequence[float], margin: float) -> bool:
+    return -margin <= interval[0] and interval[1] <= margin
 
 
 def _draws(contrast: Contrast, pair: Pair, read_rows: ReadRows) -> tuple[np.ndarray, int]:
@@ -170,9 +180,12 @@ def _finding(own: Mapping[str, Any]) -> str:
     """What may be said of the difference; "level" only where two one-sided tests say so."""
     if own["p"] is None:
         return ""
-    said = [f"level within {own['margin']:g}"] if own["is_level"] else []
+    low, high = own["rows_interval"] or own["interval"]
+    said = []
     if own["p_holm"] < paired.ALPHA:
         better = (own["mean"] > 0) == (direction(own["metric"]) >= 0)
         word = "ahead" if direction(own["metric"]) else "larger"
-        said.insert(0, f"{own['a'] if better else own['b']} {word}")
-    return ", ".join(said) or "no difference shown, nor that they are level"
+        said.append(f"{own['a'] if better else own['b']} {word}{THESE_ROWS * (low <= 0 <= high)}")
+    if own["is_level"]:
+        said.append(f"level within {own['margin']:g}{THESE_ROWS * (not _is_inside((low, high), own['margin']))}")
+    return "; ".join(said) or "no difference shown, nor that they are level"

@@ -98,5 +98,6 @@ def _frame_markdown(frame: pd.DataFrame) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that no Markdown reader takes for markup, in one line."""
-    return re.sub(r"([\\`*|\[\]])", r"\\\1", re.sub(r"\s*\n\s*", " ", text).replace("<", "&lt;"))
+    """Text that no Markdown reader takes for markup, in one line; intervals such as [1.2, 3.4] are none."""
+    line = re.sub(r"\s*\n\s*", " ", text).replace("<", "&lt;")
+    return re.sub(r"\[[-+−\d., ×KMB]*\](?![\[(:])|[\\`*|\[\]]", lambda m: m[0] if len(m[0]) > 1 else f"\\{m[0]}", line)
