@@ -150,7 +150,7 @@ SAYS = {  # mistake → what the line says; docs/make_errors.py reads it
     "misspelt setting in a cell": "error: cell b: config.prune.sparsty is not a setting (did you mean 'sparsity'?); e",
     "flag of a cell": "error: config.cells.drop-2.seeds: no flag changes this cell; change it in a config file (do",
     "too many contrasts": "error: many.json: 5 contrasts; expected 4 at most; keep those that matter: every furthe",
-    "contrast of no cell": "error: other.json: contrast 'n': a is 'drop-3' (did you mean 'drop-2'?); expected dense, or",
+    "contrast of no cell": "error: other.json: contrast 'n': a is 'drop-3' (did you mean 'drop-2'?); expected dense,",
     "no such cell": "error: --cell=drop-3: no such cell (did you mean 'drop-2'?); expected one of drop-2, none",
     "no study": "error: --cell, --list-cells: letters.py is not a study; expected a config file that names cells",
     "misspelt setting": "error: config.prune.sparsty is not a setting (did you mean 'sparsity'?); expected one of a",

@@ -26,7 +26,14 @@ from typing import Any
 
 import jax
 
-from nash_jax.config.schema import TEACHER_STAGES, Config, all_settings, lasting_settings, teacher_settings
+from nash_jax.config.schema import (
+    TEACHER_STAGES,
+    Config,
+    all_settings,
+    chosen_stages,
+    lasting_settings,
+    teacher_settings,
+)
 from nash_jax.errors import UserError, did_you_mean
 from nash_jax.evaluation.row_statistics import FILE, RowStatistics, load_statistics
 from nash_jax.recipe.modes import times_shape
@@ -162,6 +169,8 @@ class Study:
 
     def choice(self, group: str) -> dict[str, Any] | None:
         """What `trials.choose` says of a group; None also of a group without trials."""
+        if not self._trials(group):
+            return None
         found: dict[str, Any] | None = broadcast_from_host0(self._choice(group) if is_host0() else None)
         return found
 
@@ -177,6 +186,8 @@ class Study:
         """
         choice = self.choice(cell.group)
         config = _settled(cell, choice)
+        if config is None and set(chosen_stages(cell.config)) <= set(TEACHER_STAGES):
+            return cell.config  # the same teacher under each trial
         if config is None:
             states = [f"{own.name} is {self.state(own)}" for own in self._trials(cell.group)]
             raise UserError(f"cell {cell.name} waits for its trials: {', '.join(states)}", "all of them over")

@@ -19,7 +19,7 @@ from nash_jax.training.writers import read_rows
 
 PHASE = "retrain"
 _TEST_STAGES = ("evaluate", "benchmark", "export")
-_DIVERGED = re.compile(r"the loss is \S+ at step ")
+_DIVERGED = re.compile(rf"the loss is \S+ at step \d+ of (prune|{PHASE})")
 
 
 def trial_config(config: Config) -> Config:
@@ -71,7 +71,7 @@ def outcome(trial: Cell, folder: Path, choice: Mapping[str, Any] | None) -> str:
 
 
 def choose(trials: Sequence[Cell], cells: Path, file: Path) -> dict[str, Any] | None:
-    """The best trial of a group, chosen once: a later call reads the choice.
+    """The best trial of a group, chosen once: a later call reads the choice, as long as the same settings are tried.
 
     Args:
       trials: of one group.
@@ -82,7 +82,8 @@ def choose(trials: Sequence[Cell], cells: Path, file: Path) -> dict[str, Any] | 
       {"metric", "settings": those of each trial that differ, "scores", "chosen": number from 1, or None if all
       diverged}; None until all trials are over.
     """
-    if file.exists() and len((known := read_json(file))["scores"]) == len(trials):
+    settings = json.loads(json.dumps(differing_settings([trial.config for trial in trials])))
+    if file.exists() and (known := read_json(file))["settings"] == settings:
         return known
     folders = [cells / trial.name for trial in trials]
     if not all(map(is_over, folders)):
@@ -90,11 +91,11 @@ def choose(trials: Sequence[Cell], cells: Path, file: Path) -> dict[str, Any] | 
     metric = metric_of(trials[0])
     scores = [validation_score(folder, metric) for folder in folders]
     best = max((score for score in scores if score is not None), default=None)
-    settings = differing_settings([trial.config for trial in trials])
     chosen = None if best is None else 1 + scores.index(best)
     found = {"metric": metric, "settings": settings, "scores": scores, "chosen": chosen}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(found, indent=1))
+    if chosen is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(found, indent=1))
     return found
 
 
