@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from html_page import Page
 from scipy import stats
 
 from nash_jax.config.schema import default_config
@@ -338,6 +339,7 @@ def test_no_spread_is_printed_without_its_name(shown, results, records):
 def test_the_page_shows_contrasts_and_trials(shown):
     whole = (shown / "report.html").read_text()
     page = re.sub(r"<[^>]+>", " ", whole)
+    assert Page(whole).faults == []
     labels = re.findall(r'<svg class="plot" role="img" aria-label="([^"]*)"', whole)
     assert any(label.startswith("Differences of contrasts: ahead +23.75 [") for label in labels)
     for said in (

@@ -88,21 +88,13 @@ class Study:
         Raises:
           UserError: for an unknown cell, or when the cell asked for by name fails or is locked by another process.
         """
-        if only is not None:
-            cell = self._named(only)
+        chosen = None if only is None else self._named(only)
         if self.contrasts:
             with self.workdir.locked(wait=True):
                 self._register()  # before anything is run
-        if only is not None:
-            try:
-                self._run_one(cell)
-                self._finish_chosen(cell)
-            except Exception:
-                if jax.process_count() == 1:  # of several, the others may wait in the middle of it
-                    self.gather()
-                raise
-            return self.gather()
-        for number, cell in enumerate(self.cells.values(), 1):
+        if chosen is not None:
+            self._run_alone(chosen)
+        for number, cell in enumerate(self.cells.values() if only is None else (), 1):
             state = self.state(cell)
             if is_host0():
                 print(f"cell {cell.name} ({number} of {len(self.cells)}): {state}", flush=True)
@@ -110,6 +102,16 @@ class Study:
                 self._attempt(cell)
             self._finish_chosen(cell)
         return self.gather()
+
+    def _run_alone(self, cell: Cell) -> None:
+        """Runs a cell; if it fails, the tables are written all the same."""
+        try:
+            self._run_one(cell)
+            self._finish_chosen(cell)
+        except Exception:
+            if jax.process_count() == 1:  # of several, the others may wait in the middle of it
+                self.gather()
+            raise
 
     def _named(self, name: str) -> Cell:
         if name not in self.cells:
