@@ -60,7 +60,7 @@ def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
     study = Study(cells, line.workdir or f"runs/{line.name}", contrasts)
     found = study.run(line.cell)
     if is_host0():
-        told = console_summary(found["records"], found["states"], found["contrasts"])
+        told = console_summary(found["records"], found["states"], found["said"])
         print_result(told, places(study.workdir.folder))
     if line.cell is None:  # else it is done, and the others are not this command's
         check_failures(study.workdir.folder, found["states"])

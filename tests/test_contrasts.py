@@ -309,15 +309,17 @@ def test_fewer_errors_are_better(records):
 # -- how it is shown ------------------------------------------------------------------------------------------
 
 
+TRIALS = {"nash": {"metric": "exact_match", "settings": [{"retrain.learning_rate": x} for x in (1e-3, 2e-3)],
+                   "scores": [81.0, None], "chosen": 1}}  # fmt: skip
+
+
 @pytest.fixture
 def shown(records, results, tmp_path):
     """A study's folder, written from records alone."""
     seen = [own | {"seen": "2026-11-29T20:00:00+00:00", "done_before": 6 * i} for i, own in enumerate(results.values())]
-    trials = {"nash": {"metric": "exact_match", "settings": [{"retrain.learning_rate": x} for x in (1e-3, 2e-3)],
-                       "scores": [81.0, None], "chosen": 1}}  # fmt: skip
     gone = [dataclasses.asdict(contrast("gone", "nash", "x", "at least 9"))]
     write_study(
-        tmp_path, "s", records, {"nash-s1": "done", "nash-t2": "diverged: its loss"}, Protocol(seen, gone, trials)
+        tmp_path, "s", records, {"nash-s1": "done", "nash-t2": "diverged: its loss"}, Protocol(seen, gone, TRIALS)
     )
     return tmp_path
 
@@ -332,7 +334,7 @@ def test_study_json_holds_the_contrasts(shown, results):
 def test_no_spread_is_printed_without_its_name(shown, results, records):
     """Neither in the page, nor in a table, nor on the terminal."""
     texts = [path.read_text() for path in (*shown.glob("tables/*"), shown / "report.html", shown / "study.json")]
-    texts.append(console_summary(records, {}, list(results.values())))
+    texts.append(console_summary(records, {}, Protocol(list(results.values()))))
     assert len(texts) > 12 and not any("±" in text for text in texts)
 
 
@@ -382,7 +384,9 @@ def test_groups_with_fewer_trials_are_named(records, tmp_path):
 
 
 def test_lines_of_a_terminal(results):
-    lines = console_summary([], {}, [results["ahead"] | {"done_before": 0}]).splitlines()
+    lines = console_summary([], {}, Protocol([results["ahead"] | {"done_before": 0}], trials=TRIALS)).splitlines()
+    assert lines[2] == "nash: 2 trials on validation rows, chosen: retrain.learning_rate 0.001 (81.00 exact_match)"
+    lines = lines[2:]
     assert lines[2].startswith("ahead: nash - drop: +23.75 [") and "p = " in lines[2] and "4 seeds" in lines[2]
     assert lines[3] == "  predicted at least 10 (2026-11-29, before its cells were run): held"
     assert "with 80 % power" in lines[4]

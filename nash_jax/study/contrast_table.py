@@ -96,7 +96,7 @@ def power_lines(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def contrast_lines(results: Sequence[Result]) -> list[str]:
+def contrast_lines(results: Sequence[Result], withdrawn: Sequence[Result] = ()) -> list[str]:
     """The contrasts for a terminal."""
     lines = []
     for own in results:
@@ -105,7 +105,7 @@ def contrast_lines(results: Sequence[Result]) -> list[str]:
         found = f"; {own['finding']}" if own["finding"] else ""
         lines.append(f"{own['name']}: {own['a']} - {own['b']}: {shown}{tested}{found}")
         lines.append(f"  predicted {own['predicted']} ({written_text(own)}): {verdict_text(own)}")
-    return lines + [f"  {line}" for line in power_lines(results)]
+    return lines + [f"  {line}" for line in sentences(results, withdrawn)]
 
 
 def contrasts_values(results: Sequence[Result]) -> pd.DataFrame:

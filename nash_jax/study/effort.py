@@ -49,10 +49,30 @@ def trials_frame(choices: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
       choices: group → what `trials.choose` says of it.
     """
     rows = [
-        [group, number, ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-                                  for name, value in settings.items()),
-         own["metric"], score, "chosen" if number == own["chosen"] else "diverged" if score is None else ""]
+        [group, number, _settings_text(settings), own["metric"], score, _became(number, score, own["chosen"])]
         for group, own in choices.items()
         for number, (settings, score) in enumerate(zip(own["settings"], own["scores"], strict=True), 1)
-    ]  # fmt: skip
+    ]
     return make_frame("Trials", rows, ["group", "trial", "settings", "metric", "on validation rows", ""])
+
+
+def trial_lines(choices: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The number of trials of each group and what was chosen, for a terminal."""
+    lines = []
+    for group, own in choices.items():
+        found = "every one diverged"
+        if own["chosen"] is not None:
+            place = own["chosen"] - 1
+            found = f"chosen: {_settings_text(own['settings'][place])} ({own['scores'][place]:.2f} {own['metric']})"
+        lines.append(f"{group}: {len(own['scores'])} trials on validation rows, {found}")
+    return lines
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
+    )
+
+
+def _became(number: int, score: float | None, chosen: int | None) -> str:
+    return "chosen" if number == chosen else "diverged" if score is None else ""

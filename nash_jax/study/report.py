@@ -102,18 +102,18 @@ def study_page(name: str, records: Sequence[Record], states: Mapping[str, str], 
     )
 
 
-def console_summary(
-    records: Sequence[Record], states: Mapping[str, str], contrasts: Sequence[Mapping[str, Any]] = ()
-) -> str:
-    """How far the study is, a line a group: layers kept, main metric, its change, speedups; and the contrasts."""
+def console_summary(records: Sequence[Record], states: Mapping[str, str], said: Protocol = _NOTHING) -> str:
+    """How far the study is, a line a group: layers kept, main metric, its change, speedups; trials and contrasts."""
     from nash_jax.study.contrast_table import contrast_lines
+    from nash_jax.study.effort import trial_lines
 
     found = comparisons(records)
     lines = [state_sentence(states)]
     lines += [f"  {cell}: {state}" for cell, state in states.items() if state.startswith("failed")]
     for one in found:
         lines += ["", comparison_title(one, found), _group_lines(one)]
-    lines += ["", *contrast_lines(contrasts)] if contrasts else []
+    lines += ["", *trial_lines(said.trials)] if said.trials else []
+    lines += ["", *contrast_lines(said.contrasts, said.withdrawn)] if said.contrasts else []
     timed = [record for record in records if not record.get("metrics") and is_number(record.get("seconds"))]
     runs, whole = sum(map(timed_seconds, timed)), sum(record["seconds"] for record in timed)
     if runs:

@@ -83,7 +83,7 @@ class Study:
           only: the one to run.
 
         Returns:
-          What study.json holds.
+          "records" and "states" as in study.json, and "said", contrasts and trials.
 
         Raises:
           UserError: for an unknown cell, or when the cell asked for by name fails or is locked by another process.
@@ -228,7 +228,7 @@ class Study:
         return "waiting"
 
     def gather(self) -> dict[str, Any]:
-        """Writes tables, figures and page from the cells that are done; returns what study.json holds."""
+        """Writes tables, figures and page from the cells that are done; returns what `run` returns."""
         from nash_jax.study.report import Protocol, write_study  # here, for figures need matplotlib
 
         with self.workdir.locked(wait=True):  # who comes last sees all
@@ -238,7 +238,7 @@ class Study:
             if is_host0():
                 said = Protocol(*self._compared(records), self._choices())
                 write_study(self.workdir.folder, self.workdir.folder.name, records, states, said)
-        return {"records": records, "states": states, "contrasts": said.contrasts}
+        return {"records": records, "states": states, "said": said}
 
     def _compared(self, records: Sequence[Record]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """What the records say of each contrast, with when it was first seen; and the contrasts withdrawn."""
