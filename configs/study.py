@@ -3,7 +3,7 @@
 Command:   python -m nash_jax.main --config=configs/study.py:VARIANT [--list-cells | --cell=NAME]
              pronunciation (default)  every method on letters → phonemes, a model of 6 + 6 layers; no network
              local, local=LAYERS      the same cells on your own files and model, as configs/local.py takes them;
-                                      LAYERS of each side of the model, 6 unless named
+                                      LAYERS of each side of the model, 6 unless named; --config.contrasts=FILE
              flan-t5                  the study's own: FLAN-T5 small, base and large on CNN/DailyMail, XSum and SAMSum
              latency                  the 16 shapes of FLAN-T5 small and base with random weights, on a CPU
              latency-gpu              small, base and large at the study's lengths
@@ -99,6 +99,7 @@ def _pronunciation():
     config.prune.update(epochs=0.2, sparsity_warmup_epochs=0.08, eval_every=0.05)
     config.retrain.epochs = 0.5
     config.cells = _methods(config, SEEDS)
+    config.contrasts = str(Path(__file__).with_name("contrasts") / "letters.json")
     return config
 
 
@@ -108,6 +109,7 @@ def _local(depth=6):
     config = _beside("local")
     config.model.update(encoder_layers=depth, decoder_layers=depth)
     config.cells = _methods(config, ())
+    config.contrasts = ""  # --config.contrasts=FILE
     return config
 
 

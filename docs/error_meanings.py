@@ -28,6 +28,26 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
         "misspelt setting in a cell": ("one in a cell of a study", ""),
         "no such cell": ("a misspelt cell", "`--list-cells` lists them"),
         "flag of a cell": ("a flag that would change a cell", ""),
+        "too many contrasts": ("more than four contrasts", "[contrasts](study.md#contrasts)"),
+        "contrast of no cell": ("a contrast names a cell that the study does not have", ""),
+        "match:config.contrasts: no file 'none.json'": (
+            "the file of contrasts does not exist",
+            "the path is relative to the current folder",
+        ),
+        "match:predicted is 'about 1'; expected at least X": ("a prediction that cannot be read", ""),
+        "match:nash and other have different teachers": (
+            "a contrast of cells that do not share their teachers, so that their seeds are no pairs",
+            "give both the same `task`, `model`, `finetune` and `evaluate`",
+        ),
+        "match:trials with 1 and 2 values": (
+            "settings with different numbers of values to try",
+            "[trials](study.md#trials)",
+        ),
+        "match:trials of settings that make the teacher": ("a setting of the teacher among those tried", ""),
+        "match:cell a-s2 waits for its trials": (
+            "a cell was started before the trials of its group were over",
+            "run the trials, then the same command again",
+        ),
         "no study": ("a flag of studies without a study", ""),
         "misspelt flag": (
             "a misspelt flag",

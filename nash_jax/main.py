@@ -43,10 +43,12 @@ def run(argv: Sequence[str]) -> None:
 def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
     """Lists the cells of a grid, or runs them, or one of them."""
     from nash_jax.config.command_line import cell_commands
+    from nash_jax.study.contrasts import read_contrasts
     from nash_jax.study.grid import read_cells
     from nash_jax.study.runner import Study, check_failures
 
     cells = read_cells(line.config)
+    contrasts = read_contrasts(line.config, cells)
     if line.list_cells:
         print_result(*cell_commands(argv, [cell.name for cell in cells]))
         return
@@ -55,10 +57,11 @@ def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
     from nash_jax.runtime.multihost import is_host0
     from nash_jax.study.report import console_summary
 
-    study = Study(cells, line.workdir or f"runs/{line.name}")
+    study = Study(cells, line.workdir or f"runs/{line.name}", contrasts)
     found = study.run(line.cell)
     if is_host0():
-        print_result(console_summary(found["records"], found["states"]), places(study.workdir.folder))
+        told = console_summary(found["records"], found["states"], found["said"])
+        print_result(told, places(study.workdir.folder))
     if line.cell is None:  # else it is done, and the others are not this command's
         check_failures(study.workdir.folder, found["states"])
 

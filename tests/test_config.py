@@ -19,6 +19,7 @@ from nash_jax.pruning.layer_selection import SELECTIONS
 from nash_jax.pruning.methods import METHODS
 from nash_jax.recipe.layer_importance import find_candidates
 from nash_jax.spec import FAMILIES, SIDES, preset
+from nash_jax.study.contrasts import read_contrasts
 from nash_jax.study.grid import read_cells
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -239,7 +240,9 @@ def test_config_file(path):
         return
     config = module.get_config()
     if "cells" in config:
-        assert all(isinstance(cell.config, Config) for cell in read_cells(config))
+        cells = read_cells(config)
+        assert all(isinstance(cell.config, Config) for cell in cells)
+        assert read_contrasts(config, cells) or not config.get("contrasts")
     else:
         assert isinstance(parse_config(config), Config)
     command = " ".join(module.__doc__.split())

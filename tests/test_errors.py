@@ -88,7 +88,10 @@ def place(tmp_path_factory) -> Path:
     (place / "letters.py").write_text(LETTERS)
     (place / "misspelt.py").write_text(LETTERS.replace("return", "config.prune.update(sparsty=0.5)\n    return"))
     (place / "study.py").write_text(STUDY)
-    cells = 'config.cells = {"none": {"method": "none"}, "drop-2": {"method": "drop"}}'
+    cells = 'config.cells, config.contrasts = {"none": {"method": "none"}, "drop-2": {"method": "drop"}}, ""'
+    contrast = {"name": "n", "a": "drop-2", "b": "none", "predicted": "at least 0", "date": "2026-11-29"}
+    (place / "many.json").write_text(json.dumps([contrast] * 5))
+    (place / "other.json").write_text(json.dumps([contrast | {"a": "drop-3"}]))
     (place / "grid.py").write_text(LETTERS.replace("return", f"{cells}\n    return"))
     (place / "nothing.py").write_text("def get_config():\n    pass\n")
     (place / "reads.py").write_text("def get_config():\n    return open('sizes.json')\n")
@@ -146,6 +149,8 @@ SAYS = {  # mistake → what the line says; docs/make_errors.py reads it
     "config file reads what is not there": "earlier failure to load: [Errno 2] No such file or directory: 'sizes.json'",
     "misspelt setting in a cell": "error: cell b: config.prune.sparsty is not a setting (did you mean 'sparsity'?); e",
     "flag of a cell": "error: config.cells.drop-2.seeds: no flag changes this cell; change it in a config file (do",
+    "too many contrasts": "error: many.json: 5 contrasts; expected 4 at most; keep those that matter: every furthe",
+    "contrast of no cell": "error: other.json: contrast 'n': a is 'drop-3' (did you mean 'drop-2'?); expected dense,",
     "no such cell": "error: --cell=drop-3: no such cell (did you mean 'drop-2'?); expected one of drop-2, none",
     "no study": "error: --cell, --list-cells: letters.py is not a study; expected a config file that names cells",
     "misspelt setting": "error: config.prune.sparsty is not a setting (did you mean 'sparsity'?); expected one of a",
@@ -198,6 +203,8 @@ ARGS = {  # those that need nothing else but a command line
     "config file reads what is not there": ["--config=reads.py"],
     "misspelt setting in a cell": ["--config=study.py:large", "--list-cells"],
     "flag of a cell": ["--config=grid.py", "--config.cells.drop-2.seeds=(57,58)"],
+    "too many contrasts": ["--config=grid.py", "--config.contrasts=many.json", "--list-cells"],
+    "contrast of no cell": ["--config=grid.py", "--config.contrasts=other.json"],
     "no such cell": ["--config=grid.py", "--cell=drop-3"],
     "no study": ["--config=letters.py", "--list-cells"],
     "misspelt setting": ["--config=letters.py", "--config.prune.sparsty=0.3"],

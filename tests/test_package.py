@@ -184,7 +184,9 @@ def installed(wheel, tmp_path_factory):
 def test_wheel_holds_all_that_is_in_the_package(installed):
     own = {path.relative_to(ROOT) for path in (ROOT / "nash_jax").rglob("*") if path.is_file()}
     expected = {path for path in own if "__pycache__" not in path.parts} | {
-        Path("nash_jax") / path.relative_to(ROOT) for path in (ROOT / "configs").glob("*.py")
+        Path("nash_jax") / path.relative_to(ROOT)
+        for kind in ("*.py", "contrasts/*.json")
+        for path in (ROOT / "configs").glob(kind)
     }
     assert {path.relative_to(installed) for path in (installed / "nash_jax").rglob("*") if path.is_file()} == expected
     assert Path("nash_jax/py.typed") in expected

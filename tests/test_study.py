@@ -20,6 +20,7 @@ from nash_jax.config.command_line import cell_commands
 from nash_jax.config.schema import Config, default_config, teacher_settings
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
+from nash_jax.evaluation.row_statistics import load_statistics
 from nash_jax.recipe.workdir import Workdir
 from nash_jax.runtime.files import write_text
 from nash_jax.runtime.locks import LockedError
@@ -440,6 +441,54 @@ def test_gnu_parallel_runs_each_cell_once(command, tmp_path):
         begun = [line for line in output.splitlines() if re.match(rf"{name}\t.*\bretrain …", line)]
         assert len(begun) == 1, output
     assert re.search(rf"nan\terror: {NOT_FINITE}", output) and "worked on" not in output
+
+
+TRIED = """
+import json, runpy
+from pathlib import Path
+
+def get_config():
+    here = Path(__file__).parent
+    config = runpy.run_path(GRID)["get_config"]()
+    config.finetune.update(epochs=3.0, eval_every=9.0)
+    config.retrain.update(epochs=1.0, eval_every=9.0)
+    config.trials = {"retrain": {"learning_rate": (1e30, 1e-3)}}
+    config.cells = {"one": {"seeds": (1, 2)}}
+    contrast = {"name": "kept", "a": "one", "b": "dense", "predicted": "within 5", "date": "2026-11-29"}
+    (here / "contrasts.json").write_text(json.dumps([contrast]))
+    config.contrasts = str(here / "contrasts.json")
+    return config
+"""
+
+
+@pytest.mark.slow
+def test_the_best_trial_is_run_to_its_end_and_for_the_other_seeds(command, tmp_path):
+    """A trial diverges; the other is chosen and alone sees the test rows, of which statistics are kept."""
+    own, workdir = command(tmp_path), tmp_path / "study"
+    (tmp_path / "tried.py").write_text(TRIED.replace("GRID", repr(own["args"][3].removeprefix("--config="))))
+    own["args"][3:5] = [f"--config={tmp_path / 'tried.py'}", f"--workdir={workdir}"]
+    finish(start(own))
+    found = json.loads((workdir / "study.json").read_text())
+    assert {name: state.partition(":")[0] for name, state in found["states"].items()} == {
+        "one-t1-s1": "diverged", "one-t2-s1": "done", "one-s2": "done"
+    }  # fmt: skip
+    assert found["trials"]["one"]["chosen"] == 2 and found["trials"]["one"]["scores"][0] is None
+    assert [(r["cell"], r["seed"], r["trials"]) for r in found["records"]] == [("one-t2-s1", 1, 2), ("one-s2", 2, 2)]
+    settings = json.loads((workdir / "cells" / "one-s2" / "config.json").read_text())
+    assert settings["seed"] == 2 and settings["retrain"]["learning_rate"] == 1e-3
+    assert [path.parts[-3] for path in sorted(workdir.glob("cells/*/evaluate/statistics.npz"))] == [
+        "one-s2",
+        "one-t2-s1",
+    ]
+    (kept,) = found["contrasts"]
+    assert (kept["n"], kept["done_before"], kept["metric"]) == (2, 0, "exact_match")
+    assert kept["notes"] == ["fewer than 3 seeds: no interval and no verdict"]
+    rows = load_statistics(workdir / "cells" / "one-s2" / "evaluate" / "statistics.npz")
+    reported = found["records"][1]["metrics"]
+    assert all(rows.values(m)["exact_match"] == reported[m]["exact_match"] for m in ("dense", "pruned"))
+    first = markers(workdir)
+    finish(start(own))
+    assert markers(workdir) == first
 
 
 @pytest.mark.slow

@@ -14,13 +14,17 @@ from nash_jax.data.pipeline import tokenize_sources
 from nash_jax.data.postprocess import postprocess_output
 from nash_jax.errors import UserError
 from nash_jax.evaluation.bootstrap import bootstrap_values, compare_paired, confidence_intervals
-from nash_jax.evaluation.row_subsets import chosen_tokenizers, merge_values, shared_labels, split_by_task
+from nash_jax.evaluation.row_statistics import RowStatistics, SubsetStatistics, digest_rows
+from nash_jax.evaluation.row_subsets import RowSubset, chosen_tokenizers, merge_values, shared_labels, split_by_task
+from nash_jax.evaluation.statistics import Row
 from nash_jax.evaluation.text_metrics import baseline_outputs
 from nash_jax.generation.batching import generate_batches
 from nash_jax.generation.engine import BatchGenerator
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.texts import TextGenerator
 from nash_jax.spec import ModelSpec
+
+Keep = Callable[[RowStatistics], None]
 
 
 def evaluation_options(config: Config, defaults: GenerationOptions) -> GenerationOptions:
@@ -156,6 +160,7 @@ def mean_length(lengths: np.ndarray) -> dict[str, float]:
 def score_models(
     evaluator: Evaluator, engines: Mapping[str, BatchGenerator], num_examples: int = 12,
     paired: tuple[str, str] = ("dense", "pruned"), writers: Mapping[str, Evaluator] = types.MappingProxyType({}),
+    keep: Keep | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores models and the baselines that need no model.
 
@@ -165,17 +170,18 @@ def score_models(
       num_examples: number of example rows in the result, evenly spaced.
       paired: two models that are compared on the same rows, if both are given.
       writers: model → evaluator of the same rows with the tokenizer of this model, where it has one of its own.
+      keep: is given the statistics of the rows.
 
     Returns:
       As `score_outputs`.
     """
     found = {name: writers.get(name, evaluator).generate(engine) for name, engine in engines.items()}
-    return score_outputs(evaluator, found, num_examples, paired)
+    return score_outputs(evaluator, found, num_examples, paired, keep)
 
 
 def score_outputs(
     evaluator: Evaluator, found: Mapping[str, tuple[list[str], np.ndarray]], num_examples: int = 12,
-    paired: tuple[str, str] = ("dense", "pruned"),
+    paired: tuple[str, str] = ("dense", "pruned"), keep: Keep | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores the outputs of models, and the baselines.
 
@@ -184,6 +190,7 @@ def score_outputs(
       found: model → texts and lengths, from `Evaluator.generate`.
       num_examples: number of example rows in the result, evenly spaced.
       paired: two models that are compared on the same rows, if both are given.
+      keep: is given the statistics of the rows.
 
     Returns:
       "metrics": {model: values, "baselines": {name: values}}; "intervals": {model: {value: [low, high]}}, with the
@@ -197,6 +204,8 @@ def score_outputs(
     baselines = {} if task.mixture else baseline_outputs(task.metric, rows, task.prefix)
     read = {name: evaluator.postprocess(texts) for name, texts in (outputs | baselines).items()}
     statistics = {name: [subset.measure(texts) for subset in subsets] for name, texts in read.items()}
+    if keep is not None:
+        keep(_row_statistics(rows, subsets, {name: statistics[name] for name in outputs}))
     draws = {
         name: [bootstrap_values(subset.metric, x, subset.groups) for subset, x in zip(subsets, by_subset, strict=True)]
         for name, by_subset in statistics.items()
@@ -224,6 +233,17 @@ def score_outputs(
         "num_examples": len(rows),
         "examples": _examples(rows, outputs, num_examples),
     }
+
+
+def _row_statistics(
+    rows: Sequence[Row], subsets: Sequence[RowSubset], measured: Mapping[str, Sequence[np.ndarray]]
+) -> RowStatistics:
+    """What was measured of each row, by subset and model."""
+    found = [
+        SubsetStatistics(own.prefix, own.name, own.groups, {name: by_subset[i] for name, by_subset in measured.items()})
+        for i, own in enumerate(subsets)
+    ]
+    return RowStatistics(digest_rows(rows), found)
 
 
 def _examples(rows: Sequence[Mapping[str, Any]], outputs: Mapping[str, list[str]], count: int) -> list[dict[str, Any]]:

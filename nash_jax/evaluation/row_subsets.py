@@ -20,6 +20,7 @@ class RowSubset:
 
     Attributes:
       prefix: prefix of the names of their values: empty, or `task/`.
+      name: of the metric, key of `METRICS`.
       metric: scores them, with the tokenizers.
       tokenizers: field of `TaskConfig` → tokenizer that the metric uses.
       indices: their indices among all rows.
@@ -27,6 +28,7 @@ class RowSubset:
     """
 
     prefix: str
+    name: str
     metric: Metric
     tokenizers: Mapping[str, str]
     indices: Sequence[int]
@@ -55,7 +57,7 @@ def split_by_task(
     found = []
     for prefix, name, indices in _split(metric, rows):
         own = [rows[i] for i in indices]
-        found.append(RowSubset(prefix, *choose_metric(name, own, settings), indices, own))
+        found.append(RowSubset(prefix, name, *choose_metric(name, own, settings), indices, own))
     return found
 
 

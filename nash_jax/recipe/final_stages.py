@@ -11,6 +11,7 @@ from nash_jax.benchmark.peers import find_systems, time_models
 from nash_jax.config.schema import export_formats
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions, score_models
+from nash_jax.evaluation.row_statistics import FILE, save_statistics
 from nash_jax.recipe.context import RunContext
 from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
 from nash_jax.runtime.sharding import device_name
@@ -27,11 +28,12 @@ _SAVE: dict[str, Callable[[Seq2Seq, Path], None]] = {  # EXPORT_FORMATS → how 
 
 
 def evaluate(context: RunContext, folder: Path) -> dict[str, Any]:
-    """Both models and the baselines on the test rows."""
+    """Both models and the baselines on the test rows; what was measured of each row is kept beside the result."""
     check_positions(context.model("finetune")[0], context.config)
     evaluator = context.evaluator("test", "finetune")
     smaller = {"pruned": context.evaluator("test", "retrain")} if context.vocabulary("retrain") else {}
-    return score_models(evaluator, context.engines, writers=smaller)
+    keep = functools.partial(save_statistics, folder / FILE) if is_host0() else None
+    return score_models(evaluator, context.engines, writers=smaller, keep=keep)
 
 
 def benchmark(context: RunContext, folder: Path) -> dict[str, Any]:

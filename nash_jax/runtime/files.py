@@ -17,8 +17,13 @@ def write_text(path: Path, text: str) -> None:
 
     Half a surrogate pair, which UTF-8 cannot encode, is written as its escape sequence.
     """
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file beside and renames it, as `write_text`."""
     partial = path.with_name(f".{path.name}.{socket.gethostname()}.nash_jax")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    partial.write_bytes(content)
     partial.replace(path)
 
 

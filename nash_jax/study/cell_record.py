@@ -24,5 +24,9 @@ def make_record(report: Mapping[str, Any]) -> dict[str, Any]:
         "benchmark": report["benchmark"],
         "device": report["device"],
         "dtype": report["dtype"],
+        "stages": {
+            name: {what: stage[what] for what in ("steps", "seconds") if what in stage}
+            for name, stage in report["stages"].items()
+        },
         "seconds": sum(stage.get("seconds", 0) for stage in report["stages"].values()),
     }

@@ -8,13 +8,13 @@ import numpy as np
 from nash_jax.report.benchmark import Setup
 from nash_jax.report.numbers import direction, format_value, is_number
 from nash_jax.study.records import Comparison, Group, MeanStd, Record, mean_std, scores, speedup
-from nash_jax.study.tables import SETUP, Column, Row, Table
+from nash_jax.study.tables import INTERVALS, SETUP, Column, Row, Table
 
 Point = tuple[float, float]
 _LEAD = (
     "Scores of other methods lie on the line through dense and their Pareto front, each seed's through its own; none "
-    "beyond its fast end; of a method's groups, those with all seeds of the row, if there are any. A positive lead is "
-    "the better score."
+    "beyond its fast end; of a method's groups, those with all seeds of the row, if there are any. Differences are "
+    "paired by seed; positive is better, and one whose interval holds 0 shows no lead. " + INTERVALS
 )
 
 
@@ -46,7 +46,7 @@ def score_at(points: Sequence[Point], speedup: float) -> float | None:
 
 
 def matched_table(one: Comparison) -> Table | None:
-    """A row for each group and setup: its score, that of every other method at its speed, and how far it is ahead.
+    """A row for each group and setup: its score, that of every other method at its speed, and the difference.
 
     A cell is compared with the cells of its own seed, which share its dense model; then the seeds are averaged. Where
     a rival method has groups with all seeds of the row, these are its line, so that the line is the same for each seed.
@@ -60,13 +60,14 @@ def matched_table(one: Comparison) -> Table | None:
     like = rows[0][metric].mean if rows else None  # a lead has the decimals of a score
 
     def write_lead(lead: MeanStd) -> str:
-        return "+" * (lead.mean >= 0) + lead.text(lambda x: format_value(x, like)) + f" ({lead.n})"
+        return "+" * (lead.mean >= 0) + lead.text(lambda x: format_value(x, like))
 
     columns = [
-        Column("group", "group"), Column("method", "method"), *SETUP, Column("speedup", "speedup", "speedup"),
+        Column("group", "group"), Column("method", "method"), *SETUP, Column("seeds", "seeds"),
+        Column("speedup", "speedup", "speedup"),
         Column(metric, metric.replace("_", " "), "score"),
         *(Column(f"at_{method}", f"{method} at this speed", "score") for method in methods),
-        *(Column(f"ahead_of_{method}", f"ahead of {method} by (seeds)", write_lead) for method in methods),
+        *(Column(f"ahead_of_{method}", f"difference to {method}", write_lead) for method in methods),
     ]  # fmt: skip
     return Table(one, columns, rows, _LEAD) if rows else None
 
@@ -76,7 +77,7 @@ def _row(one: Comparison, metric: str, methods: Sequence[str], setup: Setup, gro
     points = {r.get("seed"): point for r in group.records if (point := _point(r, metric, setup))}
     if not points:
         return {}
-    row: Row = {"group": group.name, "method": group.method, **setup._asdict()}
+    row: Row = {"group": group.name, "method": group.method, **setup._asdict(), "seeds": len(points)}
     row["speedup"] = mean_std(speed for speed, _ in points.values())
     row[metric] = mean_std(direction(metric) * score for _, score in points.values())
     for rival in (method for method in methods if method != group.method):

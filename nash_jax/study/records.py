@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 
 from nash_jax.report.benchmark import Rows, Setup, find_row, setups
 from nash_jax.report.numbers import MINUS, direction, is_number, ratio, section
+from nash_jax.study.paired import Interval, t_interval
 
 Record = Mapping[str, Any]
+TEACHER = "finetune"
+_NOT_TRAINING = ("data", TEACHER, "evaluate", "benchmark", "export")  # any other stage is the cell's training
 
 
 class MeanStd(NamedTuple):
@@ -24,13 +27,24 @@ class MeanStd(NamedTuple):
     std: float | None
     n: int
 
-    def text(self, write: Callable[[float], str]) -> str:
-        """Mean and, where there is one, the deviation: 2.87 ± 0.03."""
-        return (write(self.mean) + (f" ± {write(self.std)}" if self.std is not None else "")).replace("-", MINUS)
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % t-interval of the mean; None for fewer than three values."""
+        return t_interval(self.mean, self.std, self.n)
+
+    def text(self, write: Callable[[float], str], unit: str = "") -> str:
+        """Mean and, of three values or more that differ, the t-interval: 2.87× [2.80, 2.94]."""
+        bounds = self.interval if self.std else None
+        shown = f" [{write(bounds[0])}, {write(bounds[1])}]" if bounds else ""
+        return f"{write(self.mean)}{unit}{shown}".replace("-", MINUS)
+
+    def deviation_text(self, write: Callable[[float], str]) -> str:
+        """Mean and, where there is one, the standard deviation by its name: 52.3 (sd 1.2)."""
+        return f"{write(self.mean)}{f' (sd {write(self.std)})' if self.std is not None else ''}".replace("-", MINUS)
 
 
 def mean_std(values: Iterable[Any]) -> MeanStd | None:
-    """Mean ± sample standard deviation of the finite numbers among `values`; None where there is none."""
+    """Mean and sample standard deviation of the finite numbers among `values`; None where there is none."""
     found = [float(value) for value in values if is_number(value)]
     if not found:
         return None
@@ -39,7 +53,7 @@ def mean_std(values: Iterable[Any]) -> MeanStd | None:
 
 
 def pooled(rows: Iterable[Mapping[str, Any]]) -> MeanStd | None:
-    """Mean ± sample standard deviation in ms of all runs behind benchmark rows, as if they were of one row.
+    """Mean and sample standard deviation in ms of all runs behind benchmark rows, as if they were of one row.
 
     Σ (n - 1) std² + Σ n (mean_row - mean)² over N - 1: the sum of squares within the rows and between them.
     A row that does not say its number of runs counts as one run.
@@ -79,6 +93,28 @@ def timed_seconds(record: Record) -> float:
     return (math.fsum(row["runs"] * row["mean_ms"] for row in rows) + math.fsum(passes.values())) / 1000
 
 
+def trained(record: Record, what: str) -> float | None:
+    """The sum of `steps` or `seconds` over the stages that are this cell's own training.
+
+    Args:
+      record: of a cell.
+      what: `steps` or `seconds`.
+
+    Returns:
+      None where no stage says it.
+    """
+    stages = section(record, "stages")
+    found = [section(stages, name).get(what) for name in stages if name not in _NOT_TRAINING]
+    numbers = [value for value in found if is_number(value)]
+    return sum(numbers) if numbers else None
+
+
+def taught(record: Record, what: str) -> float | None:
+    """The same of its teacher."""
+    value = section(record, "stages", TEACHER).get(what)
+    return value if is_number(value) else None
+
+
 def speedup(record: Record, setup: Setup) -> float | None:
     """Median time of dense over median time of pruned, both of this cell: they were timed in turn in one process."""
     return ratio(*(find_row(benchmark_rows(record), m, setup).get("median_ms") for m in ("dense", "pruned")))
@@ -103,7 +139,7 @@ class Group:
         return str(self.records[0].get("method") or "")
 
     def over_seeds(self, value: Callable[[Record], Any]) -> MeanStd | None:
-        """Mean ± standard deviation over the seeds of what `value` finds in a record."""
+        """Mean and standard deviation over the seeds of what `value` finds in a record."""
         return mean_std(map(value, self.records))
 
     def score(self, metric: str) -> MeanStd | None:

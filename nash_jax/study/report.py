@@ -2,14 +2,16 @@
 
     write_study(folder, "flan-t5-large on samsum", records, {"drop-6-3-s57": "done", "cofi-60-s57": "waiting"})
 
-A record is the dict that the study's runner keeps of a cell (docs/study.md); states are "done", "running", "waiting"
-or "failed: reason". Any subset of the records, none at all, and records with parts missing are fine. What loads pandas
-and matplotlib is imported by the functions that need it.
+A record is the dict that the study's runner keeps of a cell (docs/study.md); states are "done", "running", "waiting",
+"tried: score", "diverged: reason" or "failed: reason". Any subset of the records, none at all, and records with parts
+missing are fine. What loads pandas and matplotlib is imported by the functions that need it.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nash_jax.report.numbers import is_number
 from nash_jax.runtime.files import write_text
@@ -19,7 +21,27 @@ from nash_jax.study.records import Comparison, Record, comparison_title, compari
 _FACTS = ("task", "model", "method", "device", "dtype")
 
 
-def write_study(folder: Path, name: str, records: Sequence[Record], states: Mapping[str, str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What a study says beside its records.
+
+    Attributes:
+      contrasts: of `protocol.compare`.
+      withdrawn: contrasts that the study once had.
+      trials: group → what `trials.choose` says of it.
+    """
+
+    contrasts: Sequence[Mapping[str, Any]] = ()
+    withdrawn: Sequence[Mapping[str, Any]] = ()
+    trials: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+_NOTHING = Protocol()
+
+
+def write_study(
+    folder: Path, name: str, records: Sequence[Record], states: Mapping[str, str], said: Protocol = _NOTHING
+) -> None:
     """Writes `tables/*.csv`, `tables/*.md`, `report.html` and `study.json`, each whole or not at all.
 
     Args:
@@ -27,8 +49,9 @@ def write_study(folder: Path, name: str, records: Sequence[Record], states: Mapp
       name: the study's name, the page's title.
       records: of the cells done, in the order in which groups shall be shown.
       states: cell → state, of all cells planned.
+      said: contrasts and trials.
     """
-    from nash_jax.study.table_files import TABLES, benchmark_csv, cells_csv, tables_csv, tables_markdown
+    from nash_jax.study.table_files import TABLES, benchmark_csv, cells_csv, protocol_files, tables_csv, tables_markdown
 
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     found = comparisons(records)
@@ -36,22 +59,25 @@ def write_study(folder: Path, name: str, records: Sequence[Record], states: Mapp
     for kind, build in TABLES.items():
         tables = [table for table in map(build, found) if table is not None]
         files |= {f"{kind}.csv": tables_csv(tables), f"{kind}.md": tables_markdown(f"{name}: {kind}", tables)}
-    for file, text in files.items():
+    for file, text in (files | protocol_files(name, said.contrasts, said.withdrawn, said.trials)).items():
         write_text(folder / "tables" / file, text)
-    whole = {"name": name, "states": dict(states), "records": list(records)}
+    whole = {"name": name, "states": dict(states)} | dataclasses.asdict(said) | {"records": list(records)}
     write_text(folder / "study.json", json.dumps(whole, indent=1))
-    write_text(folder / "report.html", study_page(name, records, states))
+    write_text(folder / "report.html", study_page(name, records, states, said))
 
 
-def study_page(name: str, records: Sequence[Record], states: Mapping[str, str]) -> str:
+def study_page(name: str, records: Sequence[Record], states: Mapping[str, str], said: Protocol = _NOTHING) -> str:
     """A study as one self-contained HTML page; what is missing is left out, every string that came in is escaped."""
     from nash_jax.report.page import render_template
     from nash_jax.report.tables import make_frame
+    from nash_jax.study import contrast_table
     from nash_jax.study import figures as study_figures
+    from nash_jax.study.contrast_figure import forest_plot
+    from nash_jax.study.effort import trials_frame
     from nash_jax.study.table_files import TABLES
 
     found = comparisons(records)
-    left = [(cell, state) for cell, state in states.items() if state != "done"]
+    left = [(cell, state) for cell, state in states.items() if not state.startswith(("done", "tried", "diverged"))]
     seen = {field: {str(r[field]): None for r in records if r.get(field)} for field in _FACTS}
     parts = [
         {
@@ -67,17 +93,27 @@ def study_page(name: str, records: Sequence[Record], states: Mapping[str, str]) 
         state=state_sentence(states),
         seen={field: ", ".join(values) or None for field, values in seen.items()},
         left=make_frame("Cells that are not done", left, ["cell", "state"]),
+        contrasts=contrast_table.contrast_frame(said.contrasts),
+        contrasts_lead=contrast_table.LEAD,
+        contrasts_said=contrast_table.sentences(said.contrasts, said.withdrawn),
+        forest=forest_plot(said.contrasts, "contrasts"),
+        trials=trials_frame(said.trials),
         comparisons=parts,
     )
 
 
-def console_summary(records: Sequence[Record], states: Mapping[str, str]) -> str:
-    """How far the study is, and a line a group: layers kept, main metric, its change, speedups."""
+def console_summary(records: Sequence[Record], states: Mapping[str, str], said: Protocol = _NOTHING) -> str:
+    """How far the study is, a line a group: layers kept, main metric, its change, speedups; trials and contrasts."""
+    from nash_jax.study.contrast_table import contrast_lines
+    from nash_jax.study.effort import trial_lines
+
     found = comparisons(records)
     lines = [state_sentence(states)]
     lines += [f"  {cell}: {state}" for cell, state in states.items() if state.startswith("failed")]
     for one in found:
         lines += ["", comparison_title(one, found), _group_lines(one)]
+    lines += ["", *trial_lines(said.trials)] if said.trials else []
+    lines += ["", *contrast_lines(said.contrasts, said.withdrawn)] if said.contrasts else []
     timed = [record for record in records if not record.get("metrics") and is_number(record.get("seconds"))]
     runs, whole = sum(map(timed_seconds, timed)), sum(record["seconds"] for record in timed)
     if runs:

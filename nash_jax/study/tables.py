@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from nash_jax.report.benchmark import Setup, find_row, setup_label, setups
-from nash_jax.report.numbers import DASH, direction, format_count, format_spread, format_value, section
+from nash_jax.report.numbers import DASH, direction, format_count, format_ms, format_value, is_number, section
 from nash_jax.report.tables import ARROWS, Cell, make_frame, metric_title
 from nash_jax.spec import SIDES
 from nash_jax.study.published_results import BATCH_SIZES, FLAN_T5_LARGE, SOURCE, sixths
@@ -26,18 +26,25 @@ from nash_jax.study.records import (
     relative_change,
     scores,
     speedup,
+    taught,
+    trained,
 )
 
 Row = dict[str, Any]
+INTERVALS = (
+    "In brackets: 95 % t-interval over seeds, for three or more that differ; (n): so many of the seeds have a value."
+)
 _IDENTITY = ("task", "model", "device", "dtype", "teacher", "metric")  # of a comparison, in CSV
 
 WRITERS: Mapping[str, Callable[[MeanStd], str]] = {
     "score": lambda value: value.text(lambda x: format_value(x, like=value.mean)),
-    "percent": lambda share: share._replace(std=share.std or None).text(lambda x: f"{100 * x:.1f}"),
+    "percent": lambda share: share.text(lambda x: f"{100 * x:.1f}"),
     "change": lambda share: "+" * (share.mean >= 0) + share.text(lambda x: f"{100 * x:.1f}"),
-    "speedup": lambda factor: factor.text("{:.2f}".format) + "×",
-    "ms": lambda time: format_spread(time.mean, time.std),
-    "count": lambda count: count._replace(std=count.std or None).text(format_count),
+    "speedup": lambda factor: factor.text("{:.2f}".format, "×"),
+    "ms": lambda time: time.deviation_text(format_ms),
+    "count": lambda count: count.text(format_count),
+    "number": lambda count: count.text("{:,.0f}".format),
+    "seconds": lambda time: time.text("{:,.1f}".format),
     "layers": lambda kept: kept.text("{:.1f}".format) if kept.std else f"{kept.mean:g}",
 }
 
@@ -49,6 +56,7 @@ class Column:
     key: str
     title: str
     kind: str | Callable[[MeanStd], str] = ""  # of `WRITERS`, or a writer
+    over_seeds: bool = True  # else of runs, or published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,26 +69,38 @@ class Table:
     lead: str = ""
 
     def frame(self) -> pd.DataFrame:
-        """For people: titles, and means ± standard deviations as text."""
-        rows = [[_cell(column, row.get(column.key)) for column in self.columns] for row in self.rows]
+        """For people: titles, and means with their intervals as text."""
+        rows = [[_cell(column, row) for column in self.columns] for row in self.rows]
         label = f"{self.comparison.task} {self.comparison.model}".strip() or "table"
         return make_frame(label, rows, [column.title for column in self.columns])
 
     def values(self) -> pd.DataFrame:
-        """For programs: what is compared, then the raw values, each `MeanStd` in three columns."""
+        """For programs: what is compared, then the raw values, each `MeanStd` in three columns, over seeds in five."""
         rows = []
         for row in self.rows:
             rows.append({name: getattr(self.comparison, name) for name in _IDENTITY})
             for column in self.columns:
                 value = row.get(column.key)
-                parts = (value or (None, None, None)) if column.kind else (value,)
-                rows[-1] |= {f"{column.key}{end}": part for end, part in zip(("", "_std", "_n"), parts, strict=False)}
+                rows[-1] |= {f"{column.key}{end}": part for end, part in _parts(column, value).items()}
         return pd.DataFrame(rows, dtype=object)
 
 
-def _cell(column: Column, value: Any) -> Any:
+def _parts(column: Column, value: Any) -> Row:
+    """End of the name of a column in CSV → what is in it."""
+    if not column.kind:
+        return {"": value}
+    mean, std, n = value or (None, None, None)
+    low, high = (value and value.interval) or (None, None)
+    return {"": mean, "_std": std, "_n": n} | ({"_low": low, "_high": high} if column.over_seeds else {})
+
+
+def _cell(column: Column, row: Row) -> Any:
+    value, seeds = row.get(column.key), row.get("seeds")
     write = WRITERS[column.kind] if isinstance(column.kind, str) and column.kind else column.kind
-    return Cell(write(value), tooltip=f"n = {value.n}") if callable(write) and value is not None else value
+    if not callable(write) or value is None:
+        return value
+    is_fewer = column.over_seeds and is_number(seeds) and value.n < seeds and row["group"] != "dense"
+    return Cell(write(value) + f" ({value.n})" * is_fewer, tooltip=f"n = {value.n}")
 
 
 def cell_text(cell: Any) -> str:
@@ -139,7 +159,7 @@ def quality_table(one: Comparison) -> Table | None:
     for group in one.groups:
         if judged := sum(bool(scores(record)) for record in group.records):
             rows.append(_describe(one, group) | {"seeds": judged})
-    lead = "Mean ± sample standard deviation over seeds; the change is relative to the dense model of the same cell."
+    lead = f"{INTERVALS} The change is relative to the dense model of the same cell."
     found = [*_NAMED, *_LAYERS, *_SIZE_AND_SEEDS, *_change_columns(one.metric), *_score_columns(one.metrics)]
     return Table(one, found, rows, lead) if one.metrics and len(rows) > 1 else None
 
@@ -157,13 +177,13 @@ def latency_table(one: Comparison) -> Table | None:
             if any(times.values()):
                 rows.append(_describe(one, group) | setup._asdict() | times | {"speedup": group.speedup(setup)})
     numbers = [
-        Column("pruned_ms", "ms", "ms"),
-        Column("dense_ms", "dense ms", "ms"),
+        Column("pruned_ms", "ms", "ms", over_seeds=False),
+        Column("dense_ms", "dense ms", "ms", over_seeds=False),
         Column("speedup", "speedup", "speedup"),
     ]
     lead = (
-        "Milliseconds: mean ± standard deviation over all runs of all seeds. Speedup: median of dense over median of "
-        "pruned in the same process, mean ± sample standard deviation over seeds."
+        "Milliseconds: mean and standard deviation (sd) of all runs of all seeds. Speedup: median of dense over median "
+        f"of pruned in the same process. {INTERVALS}"
     )
     return Table(one, [*_NAMED, *_LAYERS, *SETUP, _SIZE_AND_SEEDS[-1], *numbers], rows, lead) if rows else None
 
@@ -177,7 +197,7 @@ def combined_table(one: Comparison) -> Table | None:
         rows.append(_describe(one, group) | {f"speedup_{setup_key(s)}": group.speedup(s) for s in one.setups})
     speeds = [Column(f"speedup_{setup_key(s)}", setup_label(s, one.setups), "speedup") for s in one.setups]
     found = [*_score_columns(one.metrics[:1]), *_change_columns(one.metric)] if one.metric else []
-    lead = "Change of the main metric and speedups over dense. " + lengths_sentence(one)
+    lead = f"Change of the main metric and speedups over dense. {INTERVALS} {lengths_sentence(one)}"
     return Table(one, [*_NAMED, *_LAYERS, *found, *speeds, *_SIZE_AND_SEEDS], rows, lead.strip())
 
 
@@ -193,13 +213,14 @@ def published_table(one: Comparison) -> Table | None:
     rows = [row for group in one.groups for row in _published_rows(one, group, metric)]
     columns = [*_NAMED, Column("sixths", "sixths kept, encoder-decoder"), *SETUP[1:]]
     columns += [Column("compared_metric", "metric of ours")] if metric else []
-    columns += [Column("published_impact", "published: R-2 change, %", "change"), *_change_columns(metric, "ours: ")]
+    columns.append(Column("published_impact", "published: R-2 change, %", "change", over_seeds=False))
+    columns += _change_columns(metric, "ours: ")
     for size in BATCH_SIZES:
-        columns.append(Column(f"published_speedup_b{size}", f"published: batch {size}", "speedup"))
+        columns.append(Column(f"published_speedup_b{size}", f"published: batch {size}", "speedup", over_seeds=False))
         columns.append(Column(f"speedup_b{size}", f"ours: batch {size}", "speedup"))
     where = ", ".join(filter(None, [one.model, one.task or "no task, timed only", one.device, one.dtype]))
     matched = "Matched by layers kept alone: what was removed within them is in the sparsity."
-    lead = " ".join(filter(None, [SOURCE, f"Ours: {where}.", lengths_sentence(one), matched]))
+    lead = " ".join(filter(None, [SOURCE, f"Ours: {where}.", lengths_sentence(one), matched, INTERVALS]))
     return Table(one, [*columns, *_SIZE], rows, lead) if rows else None
 
 
@@ -234,4 +255,6 @@ def cell_row(record: Record, states: Mapping[str, str]) -> Row:
         row[f"{model}_parameters"] = section(record, "params").get(model)
         row |= {f"{model}_{name}": value for name, value in scores(record, model).items()}
     row["impact"] = relative_change(record, str(record.get("metric")))
+    for what in ("steps", "seconds"):
+        row |= {f"training_{what}": trained(record, what), f"teacher_{what}": taught(record, what)}
     return row | {f"speedup_{setup_key(s)}": speedup(record, s) for s in setups(benchmark_rows(record))}
