@@ -2,6 +2,8 @@
 
 Command:   python -m nash_jax.main --config=configs/study.py:VARIANT [--list-cells | --cell=NAME]
              pronunciation (default)  every method on letters → phonemes, a model of 6 + 6 layers; no network
+             students                 what a student gains from the dense model's outputs and logits, from averages, and
+                                      from a model halfway, against the same shape on the references; letters → phonemes
              local, local=LAYERS      the same cells on your own files and model, as configs/local.py takes them;
                                       LAYERS of each side of the model, 6 unless named; --config.contrasts=FILE
              flan-t5                  the study's own: FLAN-T5 small, base and large on CNN/DailyMail, XSum and SAMSum
@@ -31,6 +33,7 @@ FLAN_T5 = {"small": 8, "base": 12, "large": 24}  # layers of each side
 def get_config(variant="pronunciation"):
     makers = {
         "pronunciation": _pronunciation,
+        "students": _students,
         "local": _local,
         "flan-t5": _flan_t5,
         "latency": _latency,
@@ -100,6 +103,31 @@ def _pronunciation():
     config.retrain.epochs = 0.5
     config.cells = _methods(config, SEEDS)
     config.contrasts = str(Path(__file__).with_name("contrasts") / "letters.json")
+    return config
+
+
+def _students():
+    """Ten seeds, all test words, and 0.7 epochs of training in each cell, as in `pronunciation`."""
+    config = _pronunciation()
+    config.task.max_eval_examples = 0
+    taught = {"label": {"share": 1.0}}
+    trained = {"epochs": config.prune.epochs + config.retrain.epochs}
+    with_logits = {"retrain": trained | {"distill": {"logits": 0.8}}}
+    averaged = {"retrain": trained | {"eval_every": 0.02, "average_last": 6}}
+    half = {"epochs": trained["epochs"] / 2}
+    alike = {key: config.retrain[key] for key in ("batch_size", "optimizer", "learning_rate", "beta2", "eval_every")}
+    cells = {
+        "none": {"method": "none", "retrain": trained},
+        "scratch-6-2": _drop(6, 6, 2) | {"method": "scratch", "retrain": trained},
+        "drop-6-2": _drop(6, 6, 2) | {"retrain": trained},
+        "drop-6-2-taught": _drop(6, 6, 2) | taught | with_logits,
+        "drop-6-2-averaged": _drop(6, 6, 2) | averaged,
+        "drop-6-2-halfway": _drop(6, 6, 2) | {"halfway": alike | half | {"decoder_layers": 4}, "retrain": half},
+        "drop-6-5": _drop(6, 6, 5) | {"retrain": trained},
+        "drop-6-5-taught": _drop(6, 6, 5) | taught | with_logits,
+    }
+    config.cells = {name: cell | {"seeds": tuple(range(57, 67))} for name, cell in cells.items()}
+    config.contrasts = str(Path(__file__).with_name("contrasts") / "students.json")
     return config
 
 
