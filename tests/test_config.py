@@ -17,7 +17,7 @@ from nash_jax.errors import UserError
 from nash_jax.evaluation.metrics import METRICS
 from nash_jax.pruning.layer_selection import SELECTIONS
 from nash_jax.pruning.methods import METHODS
-from nash_jax.recipe.layer_importance import find_candidates
+from nash_jax.recipe.layer_importance import depths_of, find_candidates
 from nash_jax.spec import FAMILIES, SIDES, preset
 from nash_jax.study.contrasts import read_contrasts
 from nash_jax.study.grid import read_cells
@@ -256,7 +256,7 @@ def test_methods_of_a_study_are_trained_alike(variant):
     config = load(ROOT / "configs" / "study.py").get_config(variant)
     config.prune.epochs, config.retrain.epochs = 5.0, 3.0  # as flags would set them
     configs = [cell.config for cell in read_cells(config)]
-    assert {own.method for own in configs} == set(METHODS)
+    assert {own.method for own in configs} == set(METHODS) - {"oneshot", "scratch"}
     assert {own.retrain.epochs + (own.prune.epochs if METHODS[own.method].gates else 0) for own in configs} == {8.0}
 
 
@@ -266,13 +266,11 @@ KEPT = {6: (1, 2, 3, 4, 5, 6), 7: (1, 2, 4, 5, 6, 7), 12: (2, 4, 6, 8, 10, 12)} 
 @pytest.mark.parametrize(("variant", "depth"), [("pronunciation", 6), ("local", 6), ("local=7", 7), ("local=12", 12)])
 def test_shapes_of_a_study(variant, depth):
     """drop-E-D keeps E and D sixths: a side of six is whole, each sixth less is a shorter one."""
-    small = preset("t5-small")
-    spec = dataclasses.replace(small, **{side: getattr(small, side)[:1] * depth for side in SIDES})
     cells = read_cells(load(ROOT / "configs" / "study.py").get_config(variant))
     found = {}
     for cell in cells:
         if name := re.fullmatch(r"drop-(\d)-(\d)", cell.group):
-            sides = find_candidates(cell.config, spec)
+            sides = find_candidates(cell.config, dict.fromkeys(SIDES, depth))
             found[int(name[1]), int(name[2])] = tuple(sides[side].keep for side in SIDES)
     assert len(set(found.values())) == len(found) == 15
     assert found == {shape: tuple(KEPT[depth][n - 1] for n in shape) for shape in found}
@@ -324,7 +322,7 @@ def test_gates_of_more_layers_than_there_are():
     config = default_config()
     config.update_from_flattened_dict({"method": "nash_auto", "model.preset": "t5-small", "shorten.decoder_layers": 7})
     with pytest.raises(UserError, match=r"shorten\.decoder_layers is 7; expected no more than the model's 6"):
-        find_candidates(parse_config(config), preset("t5-small"))
+        find_candidates(parse_config(config), depths_of(preset("t5-small")))
 
 
 def test_choices_on_fields_are_the_tables():

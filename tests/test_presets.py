@@ -17,7 +17,7 @@ from nash_jax.models.initialize import param_shapes
 from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.pruning.methods import METHODS, make_constraints, make_gates, target_sparsities
 from nash_jax.pruning.objective import PruningObjective
-from nash_jax.recipe.layer_importance import find_candidates
+from nash_jax.recipe.layer_importance import depths_of, find_candidates
 from nash_jax.recipe.presets import MODELS, TRAINING_PRESETS, parse_arguments
 from nash_jax.spec import preset
 from nash_jax.training.losses import StudentLoss
@@ -65,7 +65,7 @@ def test_every_task_model_and_method_is_a_whole_config(name, model):
             assert config.task.prompt == ("plain" if "bart" in model else "t5")
             assert config.task.name == (task or name) and config.task.metric == TASKS[task or name].metric
             check_positions(preset(model), config)
-            find_candidates(config, preset(model))
+            find_candidates(config, depths_of(preset(model)))
             epochs = config.prune.prepruning_epochs + config.prune.sparsity_warmup_epochs
             assert epochs < config.prune.epochs or config.prune.epochs == 0
 
@@ -212,7 +212,7 @@ def test_full_size_models_are_trained_and_pruned_in_shape(model):
 
     params = param_shapes(dense)
     shapes_after_a_step(dense, config.finetune, None, params)
-    kept = {side: list(found.layers) for side, found in find_candidates(config, dense).items()}
+    kept = {side: list(found.layers) for side, found in find_candidates(config, depths_of(dense)).items()}
     spec = jax.eval_shape(lambda own: select_layers(dense, own, **kept)[1], params)
     short = select_layers(dense, params, **kept)[0]
     assert len(short.decoder) == config.shorten.decoder_layers and spec.keys() == param_shapes(short).keys()

@@ -108,7 +108,7 @@ def measure_agreement(evaluator: Evaluator, outputs: Sequence[Output], num_rows:
 
     Returns:
       Per cent, float64 [num_rows]; not a number where the reference itself does not score full marks alone, so that
-      one row does not tell (Matthews' correlation, or ROUGE of a text without words).
+      one row does not tell (ROUGE of a text without words).
     """
     if num_rows == 0:
         return np.zeros(0)

@@ -74,7 +74,8 @@ class LastAverage(NoAverage):
     """
 
     def __init__(self, count: int, num_steps: int, eval_steps: int) -> None:
-        self.eval_steps, self.first = eval_steps, math.ceil(num_steps / eval_steps) - count + 1
+        self.eval_steps = eval_steps
+        self.first = max(1, math.ceil(num_steps / eval_steps) - count + 1)  # number of the first that counts
         self._add = jax.jit(_moved, donate_argnums=0)
 
     def start(self, state: State) -> State:
@@ -91,7 +92,8 @@ def _moved(state: State, share: jax.Array) -> State:
     """The state with its average moved towards the parameters by this share of the way."""
 
     def move(average: jax.Array, new: jax.Array) -> jax.Array:
-        return (1 - share) * average + share * new
+        moved = average + share * (new - average)  # exact where they are equal, as in frozen parameters
+        return jnp.where(share < 1, moved, new)
 
     return state | {"average": {"model": jax.tree.map(move, state["average"]["model"], state["params"]["model"])}}
 
