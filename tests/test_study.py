@@ -461,6 +461,7 @@ def get_config():
 """
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_the_best_trial_is_run_to_its_end_and_for_the_other_seeds(command, tmp_path):
     """A trial diverges; the other is chosen and alone sees the test rows, of which statistics are kept."""

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from nash_jax.report.tables import make_frame
-from nash_jax.study.records import Comparison, taught, trained
+from nash_jax.study.records import Comparison, mean_std, taught, trained
 from nash_jax.study.tables import Column, Row, Table
 
 _LEAD = (
@@ -23,8 +23,8 @@ def training_table(one: Comparison) -> Table | None:
         row: Row = {"group": group.name, "method": group.method, "seeds": len(group.records)}
         row["trials"] = max(int(record.get("trials") or 1) for record in group.records)
         for what in ("steps", "seconds"):
-            row[what] = group.over_seeds(lambda record, what=what: trained(record, what))
-            row[f"teacher_{what}"] = group.over_seeds(lambda record, what=what: taught(record, what))
+            row[what] = mean_std(trained(record, what) for record in group.records)
+            row[f"teacher_{what}"] = mean_std(taught(record, what) for record in group.records)
         rows.append(row)
     columns = [
         Column("group", "group"), Column("method", "method"), Column("seeds", "seeds"), Column("trials", "trials"),

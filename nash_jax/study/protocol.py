@@ -126,8 +126,9 @@ def _efforts(contrast: Contrast, pairs: Sequence[Pair]) -> Result:
     for side, own in zip("ab", zip(*pairs, strict=True), strict=bool(pairs)):
         is_dense = _model(contrast, side) == DENSE
         for name in ("steps", "seconds"):
-            values = [0 if is_dense else trained(record, name) for record in own]
-            found[name][side] = statistics.mean(values) if all(map(is_number, values)) else None
+            values = [0.0 if is_dense else trained(record, name) for record in own]
+            known = [value for value in values if value is not None]
+            found[name][side] = statistics.mean(known) if len(known) == len(values) else None
         found["trials"][side] = max(int(record.get("trials") or 1) for record in own)
     return found
 

@@ -213,8 +213,8 @@ class Study:
 
     def _finish_chosen(self, last: Cell) -> None:
         """Once the last trial of a group is over, the one that was chosen is run to its end."""
-        choice = self.choice(last.group) if last.trial else None
-        for cell in self._trials(last.group) if choice is not None else ():
+        choice = (self.choice(last.group) if last.trial else None) or {"chosen": None}
+        for cell in self._trials(last.group):
             if cell.trial == choice["chosen"] and self.state(cell) == "waiting":
                 self._attempt(cell)
 
