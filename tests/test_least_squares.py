@@ -6,11 +6,13 @@ import pytest
 from families import FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
+from seeds import some
 from test_compact import assert_same_function
 
 from nash_jax.config.schema import ModelConfig
 from nash_jax.pruning.least_squares import gram_matrix, reconstruction_error, refit, refit_outputs
 from nash_jax.recipe.calibration import Calibration
+from nash_jax.spec import DecoderLayer, EncoderLayer
 from nash_jax.testing import random_batch, random_masks, random_params, random_spec
 from nash_jax.tree import flatten
 
@@ -70,13 +72,13 @@ def test_gram_matrices_count_tokens():
     np.testing.assert_allclose(gram_matrix(context, counted), left.T @ left, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", some(["t5", "bart", *sorted({*FAMILIES} - {"t5", "bart"})], few=2))
 def test_outputs_come_nearer_and_masks_still_fold(logits, family):
     """Every site loses error on its rows; the fitted model under its masks equals its compaction."""
-    spec = random_spec(11, ragged=True, family=family)
+    layers = {"encoder": (EncoderLayer((0, 2), 9),), "decoder": (DecoderLayer((1,), (0, 1, 2), 6),)}
+    spec = random_spec(11, family=family, num_heads=3, d_model=8, **layers)
     params, batch = random_params(spec), random_batch(spec, rows=8, source=10, target=8)
     masks = random_masks(spec, 2, "heads units", soft=False)
-    masks = {name: mask for name, mask in masks.items() if mask.size}
     grams = Calibration(spec, params, [batch], ModelConfig()).grams(masks)
     fitted = refit_outputs(spec, params, masks, grams)
     before, after = flatten(params), flatten(fitted)

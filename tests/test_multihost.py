@@ -30,6 +30,7 @@ SETTINGS = {
     "prune.prepruning_epochs": 0,
     "prune.sparsity_warmup_epochs": 0.5,
     "prune.distill.logits": 0.5,
+    "prune.init": "importance",  # measured on each process, of which the main one decides
     "benchmark.batch_sizes": (4,),
     "benchmark.source_length": 8,
     "benchmark.new_tokens": "(8,)",

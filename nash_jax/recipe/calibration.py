@@ -70,7 +70,7 @@ class Calibration:
         """Gram matrices of what the heads and units of these axes give to their output projections, float64."""
         return self._sum("inputs", functools.partial(_grams, self._spec, self._config, tuple(sorted(axes))))
 
-    def _sum(self, name: str, measure: Callable[[Any, Batch], Mapping[str, jax.Array]]) -> Sums:
+    def _sum(self, name: str, measure: Callable[[Any, Any], Mapping[str, jax.Array]]) -> Sums:
         """The sum over all batches, in float64."""
         progress, sums = Progress("prune", len(self._batches), 0, unit="batch"), Sums()
         for number, batch in enumerate(self._batches, 1):
