@@ -13,7 +13,7 @@ import numpy as np
 
 from nash_jax.generation.cache import CachedDecoder, Encoded, KeysValues, encode, set_column
 from nash_jax.kernels.attention import attend_self, attend_source, by_head
-from nash_jax.kernels.matrices import PackedMatrix, pack, product, quantize
+from nash_jax.kernels.matrices import PackedMatrix, Quantized, product
 from nash_jax.models.layers import ACTIVATION_FNS, make_norm
 from nash_jax.tree import flatten, unflatten
 
@@ -43,28 +43,24 @@ def _read_by_steps(path: str) -> bool:
     return path == "lm_head" or (path.startswith("decoder/") and path.rpartition("/")[2] in _INPUT_AXES)
 
 
-def pack_params(params: Mapping[str, Any], *, int8: bool) -> Packed:
-    """Returns path → matrix for all that a step multiplies by.
-
-    Args:
-      params: of a model with a separate LM head.
-      int8: round the weights to 8 bits.
-    """
-    flat = flatten(params)
-    return {path: pack(_as_matrix(path, flat[path]), int8=int8) for path in flat if _read_by_steps(path)}
-
-
-def round_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the parameters with the values that 8 bits give to what a step multiplies by.
+def matrices_of_steps(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns path → matrix [K, M], float32, for all that a step multiplies by.
 
     Args:
       params: of a model with a separate LM head.
     """
+    return {path: _as_matrix(path, leaf) for path, leaf in flatten(params).items() if _read_by_steps(path)}
+
+
+def round_params(params: Mapping[str, Any], rounded: Mapping[str, Quantized]) -> dict[str, Any]:
+    """Returns the parameters with the values of matrices that were rounded to 8 bits.
+
+    Args:
+      params: of a model with a separate LM head.
+      rounded: path → matrix, of `matrices_of_steps`.
+    """
     flat = flatten(params)
-    for path in filter(_read_by_steps, flat):
-        integers, scales = quantize(_as_matrix(path, flat[path]))
-        flat[path] = (integers * scales).reshape(flat[path].shape)
-    return unflatten(flat)
+    return unflatten(flat | {path: m.values().reshape(flat[path].shape) for path, m in rounded.items()})
 
 
 def encode_for_kernels(
@@ -106,7 +102,7 @@ class KernelDecoder(CachedDecoder):
       model: a module of `nash_jax.models`, float32.
       params: its parameters.
       encoded: from `encode_for_kernels`.
-      packed: from `pack_params`.
+      packed: what steps multiply by, path → matrix.
     """
 
     def __init__(self, model: Any, params: Any, encoded: Encoded, packed: Packed) -> None:

@@ -3,6 +3,7 @@
 Letters: R decoded rows.
 """
 
+import functools
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,8 +13,9 @@ import jax.numpy as jnp
 
 from nash_jax.errors import UserError
 from nash_jax.generation.cache import CachedDecoder, Encoded, encode
-from nash_jax.generation.kernel_step import KernelDecoder, Packed, encode_for_kernels, pack_params, round_params
+from nash_jax.generation.kernel_step import KernelDecoder, Packed, encode_for_kernels, matrices_of_steps, round_params
 from nash_jax.kernels.build import is_asked_for, kernel_problem
+from nash_jax.kernels.matrices import pack, quantize
 from nash_jax.tree import map_with_path
 
 # rows up to which kernels are faster than XLA: python -m nash_jax.benchmark.kernel_cost
@@ -25,7 +27,7 @@ class Weights(NamedTuple):
 
     Attributes:
       params: parameters of the module.
-      packed: from `pack_params`: decode with the kernels; None: without them.
+      packed: path → matrix, for decoding with the kernels; None: without them.
     """
 
     params: Any
@@ -61,6 +63,12 @@ def make_decoder(model: Any, weights: Weights, encoded: Encoded) -> CachedDecode
     return KernelDecoder(model, weights.params, encoded, weights.packed)
 
 
+@functools.cache
+def _note(text: str) -> None:
+    """Prints a note, once."""
+    print(f"note: {text}", file=sys.stderr)
+
+
 class WeightStore:
     """Parameters on the device, packed for the kernels when these are first used.
 
@@ -78,14 +86,15 @@ class WeightStore:
         if self.int8 and jax.default_backend() != "cpu":
             raise UserError(f"dtype is int8 on {jax.default_backend()}", "a CPU", "take bfloat16")
         if (self.int8 or kernels or is_asked_for()) and kernel_problem():
-            print(f"note: decoding without kernels, in {self.dtype}: {kernel_problem()}", file=sys.stderr)
+            _note(f"decoding without kernels, in {self.dtype}: {kernel_problem()}")
 
     def update(self, params: Mapping[str, Any]) -> None:
         """Replaces the parameters, which have a separate LM head."""
-        given = round_params(params) if self.int8 else params
+        rounded = {path: quantize(m) for path, m in matrices_of_steps(params).items()} if self.int8 else {}
+        given = round_params(params, rounded)
         self.params = map_with_path(lambda _, leaf: jnp.asarray(leaf, self.dtype), given)
         self._on_one_device = all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(self.params))
-        self._packed = pack_params(params, int8=True) if self.int8 and self._has_kernels() else None
+        self._packed = {path: pack(m) for path, m in rounded.items()} if self.int8 and self._has_kernels() else None
 
     def of_rows(self, rows: int) -> Weights:
         """Returns the weights of a program that decodes R rows."""
@@ -93,7 +102,7 @@ class WeightStore:
         if not wanted or not self._has_kernels():
             return Weights(self.params, None)
         if self._packed is None:
-            self._packed = pack_params(self.params, int8=False)
+            self._packed = {path: pack(m) for path, m in matrices_of_steps(self.params).items()}
         return Weights(self.params, self._packed)
 
     def _has_kernels(self) -> bool:

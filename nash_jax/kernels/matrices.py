@@ -4,6 +4,7 @@ Letters: K inputs, M outputs, P = ⌈M / 16⌉ panels of 16 outputs, R rows.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,31 +32,45 @@ class PackedMatrix:
     outputs: int = dataclasses.field(metadata={"static": True})
 
 
-def quantize(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds a matrix to 8 bits: integers int8 [K, M] and scales float32 [M], whose products are about the matrix.
+class Quantized(NamedTuple):
+    """A matrix rounded to 8 bits: about integers · scales.
+
+    Attributes:
+      integers: int8 [K, M], from -127 to 127.
+      scales: of the outputs, float32 [M].
+    """
+
+    integers: np.ndarray
+    scales: np.ndarray
+
+    def values(self) -> np.ndarray:
+        """Returns the rounded matrix, float32 [K, M]."""
+        return self.integers * self.scales
+
+
+def quantize(matrix: np.ndarray) -> Quantized:
+    """Rounds a matrix to 8 bits; the largest weight of each output is exact.
 
     Args:
       matrix: float32 [K, M].
     """
     scales = np.abs(matrix).max(axis=0, initial=0) / _LARGEST
     scales = np.where(scales > 0, scales, np.float32(1))
-    return np.rint(matrix / scales).astype(np.int8), scales
+    return Quantized(np.rint(matrix / scales).astype(np.int8), scales)
 
 
-def pack(matrix: np.ndarray, *, int8: bool) -> PackedMatrix:
+def pack(matrix: np.ndarray | Quantized) -> PackedMatrix:
     """Stores a matrix as the kernels read it.
 
     Args:
-      matrix: float32 [K, M].
-      int8: round its weights to 8 bits.
+      matrix: float32 [K, M], or rounded.
     """
-    outputs = matrix.shape[1]
-    if not int8:
-        return PackedMatrix(jnp.asarray(_panels(matrix)), jnp.zeros(0, jnp.float32), outputs)
-    integers, scales = quantize(matrix)
-    panels = _panels(integers)
+    if not isinstance(matrix, Quantized):
+        return PackedMatrix(jnp.asarray(_panels(matrix)), jnp.zeros(0, jnp.float32), matrix.shape[1])
+    panels, outputs = _panels(matrix.integers), len(matrix.scales)
     grouped = panels.reshape(len(panels), -1, GROUP, LANES).swapaxes(2, 3)  # [P, K / 4, 16, 4]
-    return PackedMatrix(jnp.asarray(grouped), jnp.asarray(np.pad(scales * _UNIT, (0, -outputs % LANES))), outputs)
+    scales = np.pad(matrix.scales * _UNIT, (0, -outputs % LANES))
+    return PackedMatrix(jnp.asarray(grouped), jnp.asarray(scales), outputs)
 
 
 def _panels(matrix: np.ndarray) -> np.ndarray:
