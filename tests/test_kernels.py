@@ -1,4 +1,4 @@
-"""The kernels against NumPy, decoding with them against teacher forcing and XLA, and what is done without a compiler."""
+"""The kernels against NumPy, decoding with them against teacher forcing and XLA, and what runs without a compiler."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from nash_jax.generation.inputs import pad_inputs
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.kernels import build
 from nash_jax.kernels.attention import attend_self, attend_source, by_head
-from nash_jax.kernels.matrices import pack, product, quantize
+from nash_jax.kernels.matrices import argmax, pack, product, quantize
 from nash_jax.spec import FAMILIES
 from nash_jax.testing import lively_model, random_params, random_sources, random_spec
 from nash_jax.tree import flatten, unflatten
@@ -34,6 +34,13 @@ def test_products_are_those_of_numpy(rows, inputs, outputs, int8):
     exact = given.integers.astype(float) * given.scales if int8 else matrix
     found = jax.jit(product)(x.astype(np.float32), pack(given))
     np.testing.assert_allclose(found, x @ exact, rtol=1e-5, atol=1e-5 * inputs**0.5)
+
+
+@pytest.mark.parametrize(("rows", "size"), [(1, 1), (2, 16), (3, 37), (5, 5000)])
+def test_argmax_is_the_first_of_the_largest(rows, size):
+    scores = np.random.default_rng(size).integers(9, size=(rows, size)).astype(np.float32)  # with ties
+    scores[0, : size // 2] = -np.inf
+    np.testing.assert_array_equal(jax.jit(argmax)(scores), scores.argmax(1))
 
 
 def test_eight_bits_are_off_by_half_a_step_at_most():

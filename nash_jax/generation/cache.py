@@ -83,6 +83,10 @@ class CachedDecoder:
         """Returns the cache with each row so many times, one after the other."""
         return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), cache)
 
+    def best_tokens(self, scores: jax.Array) -> jax.Array:
+        """Returns the token of each row with the highest of scores [R, V], int32 [R]."""
+        return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+
     def reorder(self, cache: Any, rows: jax.Array) -> Any:
         """Returns the cache of beams that continue those of the given rows, int32 [R]."""
         return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), cache)

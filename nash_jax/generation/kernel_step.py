@@ -13,7 +13,7 @@ import numpy as np
 
 from nash_jax.generation.cache import CachedDecoder, Encoded, KeysValues, encode, set_column
 from nash_jax.kernels.attention import attend_self, attend_source, by_head
-from nash_jax.kernels.matrices import PackedMatrix, Quantized, product
+from nash_jax.kernels.matrices import PackedMatrix, Quantized, argmax, product
 from nash_jax.models.layers import ACTIVATION_FNS, make_norm
 from nash_jax.tree import flatten, unflatten
 
@@ -133,6 +133,10 @@ class KernelDecoder(CachedDecoder):
     def reorder(self, cache: RowCache, rows: jax.Array) -> RowCache:
         """As `CachedDecoder.reorder`; keys and values stay where they are."""
         return RowCache(cache.layers, jnp.take(cache.ancestors, rows, axis=0))
+
+    def best_tokens(self, scores: jax.Array) -> jax.Array:
+        """As `CachedDecoder.best_tokens`."""
+        return argmax(scores)
 
     def _attend_self(
         self, index: int, x: jax.Array, cache: KeysValues | None, ancestors: jax.Array, position: jax.Array

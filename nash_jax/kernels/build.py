@@ -15,7 +15,7 @@ import jax
 import jaxlib
 
 SWITCH = "NASH_JAX_KERNELS"  # environment variable; 0: never use the kernels; 1: say so if they cannot be used
-TARGETS = ("nash_jax_product", "nash_jax_self_attention", "nash_jax_cross_attention")
+TARGETS = ("nash_jax_product", "nash_jax_self_attention", "nash_jax_cross_attention", "nash_jax_argmax")
 _SOURCE = Path(__file__).with_name("decoding.cc")
 _COMPILERS = ("c++", "g++", "clang++")
 _OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-w")

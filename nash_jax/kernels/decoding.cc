@@ -33,6 +33,7 @@ constexpr int kMaxRows = 8;                   // of a product, whose sums are ke
 constexpr int64_t kBlockBytes = 64 << 10;     // read by a thread before it asks for more work
 constexpr int kSpins = 2000;                  // looks at a counter, some microseconds, before a thread sleeps
 constexpr float kMasked = -5e8f;              // a bias below: the position is padding
+constexpr int kAhead = 4096;                  // bytes before they are read, memory is asked for weights
 
 typedef float Floats __attribute__((vector_size(64)));
 typedef float Half __attribute__((vector_size(32)));
@@ -141,6 +142,9 @@ inline void PanelProduct(const float* x, int64_t inputs, const Weight* panel, Fl
   Floats parts[kParts][kRows] = {}, weights[kGroup];
   int64_t k = 0;
   for (; k + kGroup <= inputs; k += kGroup) {
+    for (size_t line = 0; line < sizeof(Weight); ++line) {  // of 64 bytes
+      __builtin_prefetch(reinterpret_cast<const char*>(panel + k * kLanes) + kAhead + line * 64);
+    }
     Unpack(panel + k * kLanes, weights);
     for (int i = 0; i < kGroup; ++i)
       for (int r = 0; r < kRows; ++r) parts[i % kParts][r] += weights[i] * x[r * inputs + k + i];
@@ -309,6 +313,24 @@ ffi::Error CrossAttention(ffi::ThreadPool pool, FloatsIn query, FloatsIn keys, F
   return ffi::Error::Success();
 }
 
+// best [R] = the first index of the largest of scores [R, V]
+ffi::Error Argmax(ffi::ThreadPool pool, FloatsIn scores, ffi::Result<ffi::Buffer<ffi::S32>> best) {
+  const int64_t rows = scores.dimensions()[0], size = scores.dimensions()[1];
+  ForAll(pool, rows, size * sizeof(float), [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const float* own = scores.typed_data() + row * size;
+      Floats lanes = Floats{} + own[0];
+      int64_t i = 0;
+      for (; i + kLanes <= size; i += kLanes) lanes = Load(own + i) > lanes ? Load(own + i) : lanes;
+      float highest = own[0];
+      for (; i < size; ++i) highest = std::max(highest, own[i]);
+      for (int lane = 0; lane < kLanes; ++lane) highest = std::max(highest, lanes[lane]);
+      best->typed_data()[row] = std::find(own, own + size, highest) - own;
+    }
+  });
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(nash_jax_product, ProductOfAny,
@@ -343,3 +365,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(nash_jax_cross_attention, CrossAttention,
                                   .Attr<float>("scale")
                                   .Attr<bool>("attends_padding")
                                   .Ret<ffi::Buffer<ffi::F32>>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nash_jax_argmax, Argmax,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::S32>>());

@@ -88,3 +88,12 @@ def product(x: jax.Array, matrix: PackedMatrix) -> jax.Array:
     """
     shape = jax.ShapeDtypeStruct((x.shape[0], matrix.outputs), jnp.float32)
     return jax.ffi.ffi_call("nash_jax_product", shape)(x, matrix.panels, matrix.scales)
+
+
+def argmax(scores: jax.Array) -> jax.Array:
+    """Returns the first index of the largest of each row of scores [R, V], int32 [R]; XLA's takes as long as a layer.
+
+    Args:
+      scores: float32, numbers.
+    """
+    return jax.ffi.ffi_call("nash_jax_argmax", jax.ShapeDtypeStruct(scores.shape[:1], jnp.int32))(scores)
