@@ -31,7 +31,7 @@ def attend_self(
     Args:
       qkv: query, key and value of the position, float32 [R, 3·N·H].
       cache: keys and values, each [R, N, T, H'].
-      bias: by key position minus query position, float32 [N, 2T-1]; [0]: none.
+      bias: by key position minus query position, float32 [N, 2T-1].
       ancestors: the row of the cache that has each position of a row, int32 [R, T].
       position: int32 scalar.
       scale: factor of the scores.

@@ -30,6 +30,7 @@ using FloatsOut = ffi::Result<ffi::Buffer<ffi::F32>>;
 constexpr int kLanes = 16;
 constexpr int kGroup = 4;                     // inputs whose weights are unpacked together
 constexpr int kMaxRows = 8;                   // of a product, whose sums are kept in registers
+constexpr int kChunks = 4;                    // vectors of a value that are summed together
 constexpr int64_t kBlockBytes = 64 << 10;     // read by a thread before it asks for more work
 constexpr int kSpins = 2000;                  // looks at a counter, some microseconds, before a thread sleeps
 constexpr float kMasked = -5e8f;              // a bias below: the position is padding
@@ -205,24 +206,43 @@ ffi::Error ProductOfAny(ffi::ThreadPool pool, FloatsIn x, ffi::AnyBuffer panels,
   return ffi::Error::Success();
 }
 
-// context [H] = softmax(scale · query [H] · keys + bias) · values, over `length` positions; `keys(t)` and `values(t)`
-// are rows of `padded` floats.
+// scores [length] = query · keys + bias; returns the largest
+template <typename Keys>
+float Scores(const float* query, int64_t padded, int64_t length, const float* bias, const Keys& keys, float* scores) {
+  float highest = -std::numeric_limits<float>::infinity();
+  for (int64_t t = 0; t < length; ++t) {
+    const float* key = keys(t);
+    Floats sum{};
+    for (int64_t h = 0; h < padded; h += kLanes) sum += Load(query + h) * Load(key + h);
+    scores[t] = Sum(sum) + bias[t];
+    highest = std::max(highest, scores[t]);
+  }
+  return highest;
+}
+
+// sums [count · 16] = Σ_t weights[t] · values(t)
+template <int kCount, typename Values>
+void WeightedSum(const float* weights, int64_t length, const Values& values, Floats* sums) {
+  Floats found[kCount] = {};
+  for (int64_t t = 0; t < length; ++t) {
+    const float* value = values(t);
+    for (int i = 0; i < kCount; ++i) found[i] += Load(value + i * kLanes) * weights[t];
+  }
+  std::copy_n(found, kCount, sums);
+}
+
+// context [head_dim] = softmax(scale · query · keys + bias) · values, over `length` positions; `keys(t)` and
+// `values(t)` are rows of `padded` floats.
 template <typename Keys, typename Values>
 void Attend(const float* query, int64_t head_dim, int64_t padded, int64_t length, float scale, const float* bias,
             const Keys& keys, const Values& values, float* context) {
   static thread_local std::vector<float> memory;
   const int64_t room = (length + kLanes - 1) / kLanes * kLanes;
-  memory.assign(room + padded, -std::numeric_limits<float>::infinity());
-  float *scores = memory.data(), *own = scores + room;
-  for (int64_t h = 0; h < padded; ++h) own[h] = h < head_dim ? scale * query[h] : 0.0f;
-  float highest = -std::numeric_limits<float>::infinity();
-  for (int64_t t = 0; t < length; ++t) {
-    const float* key = keys(t);
-    Floats sum{};
-    for (int64_t h = 0; h < padded; h += kLanes) sum += Load(own + h) * Load(key + h);
-    scores[t] = Sum(sum) + (bias ? bias[t] : 0.0f);
-    highest = std::max(highest, scores[t]);
-  }
+  memory.assign(room + padded, 0.0f);
+  float *scores = memory.data(), *scaled = scores + room;
+  for (int64_t h = 0; h < head_dim; ++h) scaled[h] = scale * query[h];
+  std::fill(scores + length, scaled, -std::numeric_limits<float>::infinity());
+  const float highest = Scores(scaled, padded, length, bias, keys, scores);
   Floats total{};
   for (int64_t t = 0; t < room; t += kLanes) {
     const Floats weights = Exp(Load(scores + t) - highest);
@@ -230,27 +250,26 @@ void Attend(const float* query, int64_t head_dim, int64_t padded, int64_t length
     total += weights;
   }
   const float share = 1.0f / Sum(total);
-  constexpr int kChunks = 4;
+  Floats sums[kChunks];
   for (int64_t h = 0; h < padded; h += kChunks * kLanes) {
     const int64_t chunks = std::min<int64_t>(kChunks, (padded - h) / kLanes);
-    Floats sums[kChunks] = {};
-    if (chunks == kChunks) {
-      for (int64_t t = 0; t < length; ++t)
-        for (int c = 0; c < kChunks; ++c) sums[c] += Load(values(t) + h + c * kLanes) * scores[t];
-    } else {
-      for (int64_t t = 0; t < length; ++t)
-        for (int c = 0; c < chunks; ++c) sums[c] += Load(values(t) + h + c * kLanes) * scores[t];
+    const auto from = [&](int64_t t) { return values(t) + h; };
+    switch (chunks) {
+      case 1: WeightedSum<1>(scores, length, from, sums); break;
+      case 2: WeightedSum<2>(scores, length, from, sums); break;
+      case 3: WeightedSum<3>(scores, length, from, sums); break;
+      default: WeightedSum<kChunks>(scores, length, from, sums);
     }
-    for (int c = 0; c < chunks; ++c) {
-      const int64_t start = h + c * kLanes;
-      if (start < head_dim) Store(sums[c] * share, context + start, head_dim - start);
+    for (int64_t i = 0; i < chunks; ++i) {
+      const int64_t start = h + i * kLanes;
+      Store(sums[i] * share, context + start, std::max<int64_t>(head_dim - start, 0));
     }
   }
 }
 
 // Self-attention of the token at a position, whose key and value are written to the caches [R, N, T, H] in place.
 //
-// qkv [R, 3 · N · head_dim]; bias [N, 2T - 1] by key position minus query position, or empty; ancestors [R, T], the row
+// qkv [R, 3 · N · head_dim]; bias [N, 2T - 1] by key position minus query position; ancestors [R, T], the row
 // of the cache in which each position of a row lies.
 ffi::Error SelfAttention(ffi::ThreadPool pool, FloatsIn qkv, FloatsIn, FloatsIn, FloatsIn bias,
                          ffi::Buffer<ffi::S32> ancestors, ffi::Buffer<ffi::S32> at, float scale, FloatsOut context,
@@ -268,12 +287,11 @@ ffi::Error SelfAttention(ffi::ThreadPool pool, FloatsIn qkv, FloatsIn, FloatsIn,
       };
       std::copy_n(query + width, head_dim, place(keys, row, position));
       std::copy_n(query + 2 * width, head_dim, place(values, row, position));
-      const auto source = [&](int64_t t) { return rows[row * length + t]; };
-      const float* own_bias =
-          bias.element_count() ? bias.typed_data() + head * (2 * length - 1) + length - 1 - position : nullptr;
-      Attend(
-          query, head_dim, padded, position + 1, scale, own_bias, [&](int64_t t) { return place(keys, source(t), t); },
-          [&](int64_t t) { return place(values, source(t), t); }, context->typed_data() + row * width + head * head_dim);
+      const float* own_bias = bias.typed_data() + head * (2 * length - 1) + length - 1 - position;
+      const auto key = [&](int64_t t) { return place(keys, rows[row * length + t], t); };
+      const auto value = [&](int64_t t) { return place(values, rows[row * length + t], t); };
+      float* out = context->typed_data() + row * width + head * head_dim;
+      Attend(query, head_dim, padded, position + 1, scale, own_bias, key, value, out);
     }
   };
   ForAll(pool, sizes[0] * heads, 2 * (position + 1) * padded * sizeof(float), attend);
@@ -294,18 +312,17 @@ ffi::Error CrossAttention(ffi::ThreadPool pool, FloatsIn query, FloatsIn keys, F
       const float* own_bias = bias.typed_data() + source * length;
       int64_t used = length;
       while (used > 0 && own_bias[used - 1] < kMasked) --used;
-      const bool empty = used == 0;
-      const float *key = keys.typed_data() + item * length * padded, *value = values.typed_data() + item * length * padded;
+      const int64_t first_place = item * length * padded;
+      const auto key = [&](int64_t t) { return keys.typed_data() + first_place + t * padded; };
+      const auto value = [&](int64_t t) { return values.typed_data() + first_place + t * padded; };
       for (int64_t row = source * beams; row < (source + 1) * beams; ++row) {
         const int64_t place = row * width + head * head_dim;
-        if (empty && !attends_padding) {
-          std::fill_n(context->typed_data() + place, head_dim, 0.0f);
-          continue;
+        float* out = context->typed_data() + place;
+        if (used || attends_padding) {
+          Attend(query.typed_data() + place, head_dim, padded, used ? used : length, scale, own_bias, key, value, out);
+        } else {
+          std::fill_n(out, head_dim, 0.0f);
         }
-        Attend(
-            query.typed_data() + place, head_dim, padded, empty ? length : used, scale, own_bias,
-            [&](int64_t t) { return key + t * padded; }, [&](int64_t t) { return value + t * padded; },
-            context->typed_data() + place);
       }
     }
   };
