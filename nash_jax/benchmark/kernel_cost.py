@@ -86,12 +86,11 @@ def run(argv: Sequence[str]) -> None:
     if problem := kernel_problem():
         raise UserError(f"no kernels: {problem}", "a CPU and a C++ compiler")
     engines = make_engines(given["preset"], given["decoder_layers"])
-    lines = ["| rows | " + " | ".join(f"{name}, ms a token" for name in engines) + " |", "|---" * 4 + "|"]
+    print_result("| rows | " + " | ".join(f"{name}, ms a token" for name in engines) + " |", "|---" * 4 + "|")
     for rows in given["rows"]:
         times = token_times(engines, rows, given)
         cells = [f"{np.median(ms):.2f} ± {np.std(ms):.2f}" for ms in times.values()]
-        lines.append(f"| {rows} | " + " | ".join(cells) + " |")
-    print_result(*lines)
+        print_result(f"| {rows} | " + " | ".join(cells) + " |")
 
 
 def main(argv: Sequence[str] = sys.argv) -> int:
