@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nash_jax import Seq2Seq
+from nash_jax.benchmark import kernel_cost
+from nash_jax.errors import UserError
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import pad_inputs
 from nash_jax.generation.options import GenerationOptions
@@ -226,3 +229,22 @@ def test_without_a_compiler_xla_decodes_the_same_tokens(tmp_path):
     ours = [Engine(*lively_model(0), dtype).generate(ids, ids > 0, options).tolist() for dtype in ("int8", "float32")]
     assert done.stdout.strip() == str(ours)
     assert done.stderr.count("note: decoding without kernels, in float32: ") == 1
+
+
+def test_the_table_of_times_has_a_row_for_each_number_of_rows(monkeypatch, capsys):
+    monkeypatch.setattr(kernel_cost, "preset", lambda name: lively_model(0, layers=2)[0])
+    command = ["kernel_cost", "--decoder_layers=1", "--rows=2,4", "--num_beams=2", "--source_length=8", "--runs=1"]
+    assert kernel_cost.main([*command, "--new_tokens=3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["2", "4"]
+    assert "kernels int8" in lines[0]
+    assert kernel_cost.main([*command, "--rows=1"]) == 2
+    assert "--rows is 1; expected whole numbers, not below --num_beams" in capsys.readouterr().err
+
+
+def test_int8_is_a_dtype_of_a_model_but_not_of_stablehlo(tmp_path):
+    spec, params = lively_model(0)
+    model = Seq2Seq(spec, params, dtype="int8")
+    assert model.engine.dtype == "int8"
+    with pytest.raises(UserError, match="dtype is int8; expected float32 or bfloat16 for StableHLO"):
+        model.save_stablehlo(tmp_path / "programs")
