@@ -9,7 +9,7 @@
   --source_lang and --target_lang  languages of the texts and of the outputs, for mBART, NLLB and M2M100
   --batch_size  texts generated together (16)
   --engine      jax (default) or ctranslate2, where it is installed: often faster on CPUs
-  --dtype       float32 (default) or bfloat16; with --engine=ctranslate2 also int8, int16, float16
+  --dtype       float32 (default), bfloat16, or int8 on CPUs; with --engine=ctranslate2 also int16, float16
   --labels      a list in JSON: each output is one of these texts, such as --labels='["yes","no"]'
   --return_scores  writes log-probabilities too, in the column "output_scores" of .jsonl
   --keep_tokens special tokens that stay in outputs, such as --keep_tokens='<sep>,<br>'; --noskip_special_tokens: all
@@ -92,7 +92,7 @@ def _mistake(error: flags.Error) -> UserError:
     if wrong := re.match(r"flag --(\w+)=(.*?): ", str(error)):
         expected = {
             "batch_size": "a whole number, 1 or more",
-            "dtype": "float32 or bfloat16",
+            "dtype": "float32, bfloat16 or int8",
             "engine": " or ".join(ENGINES),
         }
         return UserError(f"--{wrong[1]} is {wrong[2]!r}", expected.get(wrong[1], "true or false"))

@@ -54,7 +54,7 @@ class Seq2Seq:
       spec: architecture.
       params: nested dict of NumPy arrays.
       tokenizer: a `transformers` tokenizer, or None.
-      dtype: compute dtype of generation and logits.
+      dtype: compute dtype of generation and logits; or int8, as of `load`.
       generation: default generation options.
     """
 
@@ -299,12 +299,12 @@ class Seq2Seq:
           **options: fields of `GenerationOptions`, which later calls cannot change; the default is `self.generation`.
 
         Raises:
-          UserError: for options other than greedy search, other platforms, and as `save`.
+          UserError: for options other than greedy search, other platforms, int8, and as `save`.
         """
         from nash_jax.export.stablehlo.folder import check_settings, write_stablehlo
 
         chosen = self.generation.replace(**options)
-        check_settings(chosen, platforms)  # raises in all processes, so that none waits for another
+        check_settings(chosen, platforms, self.dtype)  # raises in all processes, so that none waits for another
         with fill_folder(folder) as new:
             if is_host0():
                 write_stablehlo(new, self.spec, self.params, chosen, self.dtype, platforms)
@@ -324,7 +324,8 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool =
 
     Args:
       name: folder, or hub name such as "google/flan-t5-small".
-      dtype: compute dtype of generation and logits.
+      dtype: compute dtype of generation and logits; or "int8", on CPUs: float32 with the decoder's matrices and the LM
+        head rounded to 8 bits, which is faster.
       verify: compare the files of a folder that nash_jax saved with the checksums in its manifest.
       engine: what generates: "jax", or "ctranslate2", which is often faster on CPUs and takes further dtypes
         (`nash_jax.engines.ct2.DTYPES`, such as "int8"); logits are always jax's, in float32 then.

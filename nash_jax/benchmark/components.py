@@ -181,7 +181,7 @@ def _partial_engine(engine: Engine, kept: Components) -> Engine:
     for path, axes in param_axes(spec).items():
         shape = tuple(sizes[axis] for axis in axes)
         params[path] = flat[path] if flat[path].shape == shape else flat[path][tuple(map(slice, shape))]
-    return Engine(spec, unflatten(params), engine.model.dtype)
+    return Engine(spec, unflatten(params), engine.dtype)
 
 
 def _encoder_only_call(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:

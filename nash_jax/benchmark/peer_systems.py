@@ -16,14 +16,17 @@ from nash_jax.seq2seq import Seq2Seq, load
 Generate = Callable[[np.ndarray, int, int], np.ndarray]  # ids [B, S], T, beams → tokens [B, T]
 
 
-def _jax(folder: Path, threads: int) -> Generate:
-    model = load(folder, verify=False)
+def _jax(dtype: str) -> Callable[[Path, int], Generate]:
+    def start(folder: Path, threads: int) -> Generate:
+        model = load(folder, dtype=dtype, verify=False)
 
-    def generate(ids: np.ndarray, tokens: int, beams: int) -> np.ndarray:
-        options = GenerationOptions(max_new_tokens=tokens, min_new_tokens=tokens, num_beams=beams)
-        return model.engine.generate(ids, np.ones_like(ids), options)[:, 1:]
+        def generate(ids: np.ndarray, tokens: int, beams: int) -> np.ndarray:
+            options = GenerationOptions(max_new_tokens=tokens, min_new_tokens=tokens, num_beams=beams)
+            return model.engine.generate(ids, np.ones_like(ids), options)[:, 1:]
 
-    return generate
+        return generate
+
+    return start
 
 
 def _transformers(folder: Path, threads: int) -> Generate:
@@ -88,7 +91,8 @@ def _save_ct2(quantization: str) -> Callable[[Seq2Seq, Path], None]:
 
 SYSTEMS: dict[str, tuple[str, Callable[[Seq2Seq, Path], None], Callable[[Path, int], Generate]]] = {
     # name → (package that it needs, writes a model for it, loads the folder with a number of threads)
-    "nash_jax": ("jax", Seq2Seq.save, _jax),
+    "nash_jax": ("jax", Seq2Seq.save, _jax("float32")),
+    "nash_jax int8": ("jax", Seq2Seq.save, _jax("int8")),
     "transformers": ("torch", Seq2Seq.save_hf, _transformers),
     "ctranslate2 float32": ("ctranslate2", _save_ct2("float32"), _ctranslate2),
     "ctranslate2 int8": ("ctranslate2", _save_ct2("int8"), _ctranslate2),
@@ -96,7 +100,7 @@ SYSTEMS: dict[str, tuple[str, Callable[[Seq2Seq, Path], None], Callable[[Path, i
     "onnxruntime int8": ("onnxruntime", _save_onnx("int8"), _onnxruntime),
 }
 GREEDY_ONLY = ("onnxruntime float32", "onnxruntime int8")
-BYTES_PER_WEIGHT = {"ctranslate2 int8": 1, "onnxruntime int8": 1}  # 4 for the others
+BYTES_PER_WEIGHT = {"nash_jax int8": 1, "ctranslate2 int8": 1, "onnxruntime int8": 1}  # 4 for the others
 
 
 def limit_threads(threads: int) -> dict[str, str]:

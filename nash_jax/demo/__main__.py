@@ -3,7 +3,7 @@
   --dense, --pruned   folders of models, or hub names; one without tokenizer, as finetune/model of a run, takes
                       that of the other
   --engine            jax (default) or ctranslate2, for both
-  --dtype             float32 (default) or bfloat16; with --engine=ctranslate2 also int8, int16, float16
+  --dtype             float32 (default), bfloat16, or int8 on CPUs; with --engine=ctranslate2 also int16, float16
   --prefix            goes before every text, such as --prefix="summarize: "
   --max_new_tokens    generated tokens at most; left out: the models' own limit
   --port              8765; 0: any that is free

@@ -10,7 +10,7 @@ from nash_jax.errors import UserError, did_you_mean
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.spec import ModelSpec
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16", "int8")
 ENGINES = ("jax", "ctranslate2")  # what generates
 _INT_LIMIT = 2**31
 
@@ -107,7 +107,7 @@ def read_flag(value: Any, name: str) -> bool:
 
 
 def read_dtype(value: Any) -> str:
-    """Returns the name of a compute dtype, given by name, as a NumPy or a JAX type.
+    """Returns the name of a compute dtype (int8: of weights alone), given by name, as a NumPy or a JAX type.
 
     Raises:
       UserError: for another type than `DTYPES`.

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from nash_jax.generation import sampling
-from nash_jax.generation.cache import Cache, CachedDecoder, get_column, set_column, take_rows
+from nash_jax.generation.cache import Cache, CachedDecoder, get_column, set_column
 from nash_jax.generation.outputs import Decoded
 from nash_jax.generation.processors import apply_processors
 from nash_jax.generation.program_args import StaticArgs, TracedArgs
@@ -102,7 +102,7 @@ def beam_search(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) 
         finished = _finish(candidates, ended, state, traced)
         generated = state.length + 1 - traced.prompt_length
         still_open = state.open & _may_improve(running.scores, finished, generated, traced)
-        cache = _reorder(cache, running.parents)
+        cache = decoder.reorder(cache, _rows(running.parents))
         beams = (running.tokens, running.scores, running.log_probs)
         return BeamState(state.length + 1, *beams, finished, still_open, cache)
 
@@ -189,10 +189,10 @@ def _may_improve(scores: jax.Array, finished: Finished, generated: jax.Array, tr
     return jnp.any(reachable > worst, axis=1)
 
 
-def _reorder(cache: Cache, parents: jax.Array) -> Cache:
-    """Reorders the cache by the parents [B, K] of the beams."""
+def _rows(parents: jax.Array) -> jax.Array:
+    """Rows of the cache [B·K] that the parents [B, K] of the beams have."""
     first = jnp.arange(parents.shape[0])[:, None] * parents.shape[1]
-    return take_rows(cache, (first + parents).reshape(-1))
+    return (first + parents).reshape(-1)
 
 
 def _pick(tree: Any, index: jax.Array) -> Any:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from nash_jax.models.layers import attention_bias
-from nash_jax.spec import ModelSpec
 
 KeysValues = tuple[jax.Array, jax.Array]
 Cache = list[KeysValues | None]
@@ -30,27 +29,26 @@ class Encoded(NamedTuple):
     bias: Any
 
 
-class CachedDecoder(NamedTuple):
+class CachedDecoder:
     """A model and an encoded batch.
 
-    Attributes:
+    Args:
       model: a module of `nash_jax.models`.
       params: its parameters.
       encoded: from `encode`.
     """
 
-    model: Any
-    params: Any
-    encoded: Encoded
+    def __init__(self, model: Any, params: Any, encoded: Encoded) -> None:
+        self.model, self.params, self.encoded = model, params, encoded
 
-    def step(self, token_ids: jax.Array, position: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    def step(self, token_ids: jax.Array, position: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
         """Decodes one step: tokens [R] at a position → logits [R, V] float32, and the updated cache."""
         cross, cross_bias, bias = self.encoded
         return self.model.apply(
             {"params": self.params}, token_ids, position, cache, bias, cross, cross_bias, method="decode_step"
         )
 
-    def start_cache(self, prompt: jax.Array, prompt_length: jax.Array, times: int, long_prompt: bool) -> Cache:
+    def start_cache(self, prompt: jax.Array, prompt_length: jax.Array, times: int, long_prompt: bool) -> Any:
         """Returns the cache with all tokens of the prompts except the last.
 
         Args:
@@ -60,17 +58,38 @@ class CachedDecoder(NamedTuple):
           long_prompt: whether the prompts may have more than one token; static.
         """
         rows, length = prompt.shape
-        spec, dtype = self.model.spec, self.model.dtype
         if not long_prompt:
-            return empty_cache(spec, rows * times, length - 1, dtype)
+            return self.empty_cache(rows * times, length - 1)
         # the logits are not used, so XLA removes the LM head from the compiled loop
         cache = jax.lax.fori_loop(
             0,
             prompt_length - 1,
             lambda position, cache: self.step(get_column(prompt, position), position, cache)[1],
-            empty_cache(spec, rows, length - 1, dtype),
+            self.empty_cache(rows, length - 1),
         )
-        return take_rows(cache, jnp.repeat(jnp.arange(rows), times))
+        return self.repeat(cache, times)
+
+    def empty_cache(self, rows: int, max_length: int) -> Any:
+        """Returns an empty cache: self-attention keys and values [R, T, N, H] for each layer with heads."""
+        spec, dtype = self.model.spec, self.model.dtype
+
+        def zeros(heads: int) -> KeysValues | None:
+            shape = (rows, max_length, heads, spec.head_dim_of("decoder"))
+            return (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) if heads else None
+
+        return [zeros(len(layer.self_heads)) for layer in spec.decoder]
+
+    def repeat(self, cache: Any, times: int) -> Any:
+        """Returns the cache with each row so many times, one after the other."""
+        return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), cache)
+
+    def best_tokens(self, scores: jax.Array) -> jax.Array:
+        """Returns the token of each row with the highest of scores [R, V], int32 [R]."""
+        return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+
+    def reorder(self, cache: Any, rows: jax.Array) -> Any:
+        """Returns the cache of beams that continue those of the given rows, int32 [R]."""
+        return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), cache)
 
 
 def encode(model: Any, params: Any, input_ids: jax.Array, attention_mask: jax.Array, max_length: int) -> Encoded:
@@ -87,21 +106,6 @@ def encode(model: Any, params: Any, input_ids: jax.Array, attention_mask: jax.Ar
     encoded, _ = model.apply(variables, input_ids, attention_mask, method="encode")
     cross = model.apply(variables, encoded, method="cross_keys_values")
     return Encoded(cross, attention_bias(attention_mask), model.apply(variables, max_length, method="decode_bias"))
-
-
-def empty_cache(spec: ModelSpec, rows: int, max_length: int, dtype: Any) -> Cache:
-    """Returns an empty cache: self-attention keys and values [R, T, N, H] for each layer with heads."""
-
-    def zeros(heads: int) -> KeysValues | None:
-        shape = (rows, max_length, heads, spec.head_dim_of("decoder"))
-        return (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) if heads else None
-
-    return [zeros(len(layer.self_heads)) for layer in spec.decoder]
-
-
-def take_rows(cache: Cache, rows: jax.Array) -> Cache:
-    """Returns the cache of the given rows, int32 [R']; a row may occur several times."""
-    return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), cache)
 
 
 def get_column(tokens: jax.Array, position: jax.Array) -> jax.Array:

@@ -10,16 +10,16 @@ import numpy as np
 
 from nash_jax.errors import UserError
 from nash_jax.generation.beam import beam_search
-from nash_jax.generation.cache import CachedDecoder, Encoded, encode, get_column
+from nash_jax.generation.cache import Encoded, get_column
 from nash_jax.generation.greedy import GreedyState, greedy, start, step
 from nash_jax.generation.inputs import PaddedInputs, check_inputs, check_length, length_bucket, pad_inputs
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.outputs import Decoded, ScoredIds, to_host
 from nash_jax.generation.program_args import StaticArgs, TracedArgs, make_program_args
+from nash_jax.generation.weights import Weights, WeightStore, encode_batch, make_decoder
 from nash_jax.models import build
 from nash_jax.models.head import tied_lm_head, untie_head
 from nash_jax.spec import ModelSpec
-from nash_jax.tree import map_with_path
 
 OnToken = Callable[[int], bool | None]  # told each token of a stream; True ends it
 
@@ -126,12 +126,19 @@ class Engine(BatchGenerator):
     Args:
       spec: the model's architecture.
       params: its parameters.
-      dtype: compute dtype.
+      dtype: compute dtype; or "int8", on CPUs: float32, with the decoder's matrices and the LM head rounded to 8 bits.
+      kernels: decode with the kernels of `nash_jax.kernels`, where they can be used; None: where they are also faster.
+
+    Raises:
+      UserError: for int8 on another device than a CPU.
     """
 
-    def __init__(self, spec: ModelSpec, params: Mapping[str, Any], dtype: Any = jnp.float32) -> None:
+    def __init__(
+        self, spec: ModelSpec, params: Mapping[str, Any], dtype: Any = jnp.float32, kernels: bool | None = None
+    ) -> None:
         self.spec, untied = untie_head(spec, params)
-        self.model = build(self.spec, dtype=jnp.dtype(dtype))
+        self.weights = WeightStore(dtype, kernels)
+        self.model = build(self.spec, dtype=self.weights.dtype)
         self._encode = jax.jit(self._encode_fn, static_argnums=3)
         self._generate = jax.jit(self._generate_fn, static_argnums=4)
         self._start = jax.jit(self._start_fn, static_argnums=4)
@@ -143,17 +150,27 @@ class Engine(BatchGenerator):
         """Replaces the parameters by others with the same shapes (tied or untied); nothing is recompiled."""
         if "lm_head" not in params:
             params = {**params, "lm_head": tied_lm_head(params)}
-        self.params = map_with_path(lambda _, leaf: jnp.asarray(leaf, self.model.dtype), params)
+        self.weights.update(params)
 
-    def _encode_fn(self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, max_length: int) -> Any:
-        return encode(self.model, params, input_ids, attention_mask, max_length)
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters on the device."""
+        return self.weights.params
+
+    @property
+    def dtype(self) -> str:
+        """The compute dtype, or "int8"."""
+        return "int8" if self.weights.int8 else self.weights.dtype.name
+
+    def _encode_fn(self, weights: Weights, input_ids: jax.Array, attention_mask: jax.Array, max_length: int) -> Any:
+        return encode_batch(self.model, weights, input_ids, attention_mask, max_length)
 
     def _generate_fn(
-        self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, traced: TracedArgs, static: StaticArgs
+        self, weights: Weights, input_ids: jax.Array, attention_mask: jax.Array, traced: TracedArgs, static: StaticArgs
     ) -> Decoded:
-        encoded = encode(self.model, params, input_ids, attention_mask, traced.prompt.shape[1] - 1)
+        encoded = self._encode_fn(weights, input_ids, attention_mask, traced.prompt.shape[1] - 1)
         decode = greedy if static.num_beams == 1 else beam_search
-        return decode(CachedDecoder(self.model, params, encoded), static, traced)
+        return decode(make_decoder(self.model, weights, encoded), static, traced)
 
     def generate_padded(
         self, inputs: PaddedInputs, options: GenerationOptions, *,
@@ -161,7 +178,8 @@ class Engine(BatchGenerator):
     ) -> np.ndarray:  # fmt: skip
         """As `BatchGenerator.generate_padded`."""
         static, traced = make_program_args(self.spec, options, inputs, decoder_input_ids, stop_at_eos)
-        found = self._generate(self.params, inputs.input_ids, inputs.attention_mask, traced, static)
+        weights = self.weights.of_rows(len(inputs.input_ids) * static.rows_of_input)
+        found = self._generate(weights, inputs.input_ids, inputs.attention_mask, traced, static)
         return np.asarray(found.tokens)[: inputs.num_rows * static.num_return_sequences, : int(found.width)]
 
     def stream_padded(self, inputs: PaddedInputs, options: GenerationOptions, on_token: OnToken) -> np.ndarray:
@@ -169,25 +187,26 @@ class Engine(BatchGenerator):
         check_stream(inputs, options)
         static, traced = make_program_args(self.spec, options, inputs, None, True)
         longest, ends, traced = int(traced.max_length), set(traced.eos_ids.tolist()), jax.device_put(traced)
-        encoded, state = self._start(self.params, inputs.input_ids, inputs.attention_mask, traced, static)
+        weights = self.weights.of_rows(1)
+        encoded, state = self._start(weights, inputs.input_ids, inputs.attention_mask, traced, static)
         found = np.asarray(state.tokens)[:1, : int(state.length)].tolist()[0]
         while len(found) < longest:
-            token, state = self._step(self.params, encoded, state, traced, static)
+            token, state = self._step(weights, encoded, state, traced, static)
             found.append(int(np.asarray(token)[0]))
             if on_token(found[-1]) or found[-1] in ends:
                 break
         return np.array([found], np.int32)
 
     def _start_fn(
-        self, params: Any, input_ids: jax.Array, attention_mask: jax.Array, traced: TracedArgs, static: StaticArgs
+        self, weights: Weights, input_ids: jax.Array, attention_mask: jax.Array, traced: TracedArgs, static: StaticArgs
     ) -> tuple[Encoded, GreedyState]:
-        encoded = encode(self.model, params, input_ids, attention_mask, traced.prompt.shape[1] - 1)
-        return encoded, start(CachedDecoder(self.model, params, encoded), static, traced)
+        encoded = self._encode_fn(weights, input_ids, attention_mask, traced.prompt.shape[1] - 1)
+        return encoded, start(make_decoder(self.model, weights, encoded), static, traced)
 
     def _step_fn(
-        self, params: Any, encoded: Encoded, state: GreedyState, traced: TracedArgs, static: StaticArgs
+        self, weights: Weights, encoded: Encoded, state: GreedyState, traced: TracedArgs, static: StaticArgs
     ) -> tuple[jax.Array, GreedyState]:
-        state = step(CachedDecoder(self.model, params, encoded), static, traced, state)
+        state = step(make_decoder(self.model, weights, encoded), static, traced, state)
         return get_column(state.tokens, state.length - 1), state
 
     def score_padded(
@@ -195,14 +214,16 @@ class Engine(BatchGenerator):
     ) -> ScoredIds:
         """As `BatchGenerator.score_padded`; another program is compiled for it."""
         static, traced = make_program_args(self.spec, options, inputs, decoder_input_ids, True, return_scores=True)
-        found = self._generate(self.params, inputs.input_ids, inputs.attention_mask, traced, static)
+        weights = self.weights.of_rows(len(inputs.input_ids) * static.rows_of_input)
+        found = self._generate(weights, inputs.input_ids, inputs.attention_mask, traced, static)
         return to_host(found, inputs.num_rows * static.num_return_sequences, int(traced.prompt_length))
 
     def encode_only(self, input_ids: np.ndarray, attention_mask: np.ndarray, max_new_tokens: int) -> Any:
         """Runs the part of `generate` before the first token and waits for it; used for timing."""
         inputs = pad_inputs(input_ids, attention_mask, np.arange(len(input_ids)), self.spec.pad_id)
         max_length = length_bucket(max_new_tokens)
-        return jax.block_until_ready(self._encode(self.params, inputs.input_ids, inputs.attention_mask, max_length))
+        weights = self.weights.of_rows(len(inputs.input_ids))
+        return jax.block_until_ready(self._encode(weights, inputs.input_ids, inputs.attention_mask, max_length))
 
     def logits(self, input_ids: np.ndarray, attention_mask: np.ndarray, decoder_input_ids: np.ndarray) -> np.ndarray:
         """Returns teacher-forced logits, float32 [B, T, V]."""

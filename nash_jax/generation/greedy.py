@@ -68,7 +68,7 @@ def step(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs, state: 
     source = jnp.repeat(traced.source, static.num_return_sequences, axis=0)
     logits, cache = decoder.step(get_column(tokens, length - 1), length - 1, cache)
     scores = apply_processors(static.rules, traced.values, logits, tokens, length, source)  # [R, V]
-    token = jnp.where(done, traced.pad_id, _choose(scores, length, static, traced))
+    token = jnp.where(done, traced.pad_id, _choose(decoder, scores, length, static, traced))
     if log_probs is not None:
         log_probs = set_column(log_probs, jnp.where(done, 0.0, log_prob_of(logits, token)), length)
     done |= _ends(token, traced)
@@ -88,10 +88,12 @@ def start(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> Gre
     )
 
 
-def _choose(scores: jax.Array, length: jax.Array, static: StaticArgs, traced: TracedArgs) -> jax.Array:
+def _choose(
+    decoder: CachedDecoder, scores: jax.Array, length: jax.Array, static: StaticArgs, traced: TracedArgs
+) -> jax.Array:
     """Chooses the next token of each row, int32 [R], from scores [R, V]."""
     if not static.do_sample:
-        return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+        return decoder.best_tokens(scores)
     times = static.num_return_sequences
     row_ids = (traced.row_ids[:, None] * times + jnp.arange(times)[None]).reshape(-1)  # [R]
     return sampling.sample_tokens(

@@ -36,6 +36,11 @@ class StaticArgs(NamedTuple):
     rules: ProcessorRules
     return_scores: bool
 
+    @property
+    def rows_of_input(self) -> int:
+        """Rows that are decoded for each input."""
+        return self.num_beams if self.num_beams > 1 else self.num_return_sequences
+
 
 class BeamSettings(NamedTuple):
     """How finished beams are scored, and when a search ends.

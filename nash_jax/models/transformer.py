@@ -294,7 +294,7 @@ class EncoderDecoder(nn.Module):
         for layer in self.decoder.layers:
             x = layer(x, bias, encoded, cross_bias, masks, deterministic)
             hidden.append(x)
-        return self._logits(self.decoder.final_output(x, masks, deterministic), masks), hidden
+        return self._logits(self.decoder_output(x, masks, deterministic), masks), hidden
 
     def __call__(
         self,
@@ -321,6 +321,14 @@ class EncoderDecoder(nn.Module):
         distance = jnp.arange(2 * max_length - 1) - (max_length - 1)  # key position minus query position
         causal = jnp.where(distance > 0, MASK_VALUE, 0.0)[None]
         return _plus(self.decoder.bias(distance), causal, expand=False)
+
+    def embed_token(self, token_ids: jax.Array, position: jax.Array) -> jax.Array:
+        """Token ids [R] at a position of the decoder, int32 scalar → [R, 1, D]."""
+        return self.decoder.embed(self._table(), token_ids[:, None], position[None], None, True)
+
+    def decoder_output(self, x: jax.Array, masks: Masks | None = None, deterministic: bool = True) -> jax.Array:
+        """Output of the last decoder layer [B, T, D] → what the LM head multiplies, [B, T, D]."""
+        return self.decoder.final_output(x, masks, deterministic) * self.spec.output_scale
 
     def decode_step(
         self,
@@ -351,15 +359,14 @@ class EncoderDecoder(nn.Module):
             return row[None, :, None, :]
 
         step_bias = jax.tree.map(at_position, bias)
-        x = self.decoder.embed(self._table(), token_ids[:, None], position[None], None, True)
+        x = self.embed_token(token_ids, position)
         updated = []
         for layer, layer_cache, keys_values in zip(self.decoder.layers, cache, cross, strict=True):
             x, new_cache = layer.step(x, layer_cache, position, step_bias, keys_values, cross_bias)
             updated.append(new_cache)
-        return self._logits(self.decoder.final_output(x))[:, 0], updated
+        return self._logits(self.decoder_output(x))[:, 0], updated
 
     def _logits(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
-        x = x * self.spec.output_scale
         if not self.spec.tied:
             logits = jnp.asarray(x @ self.lm_head.astype(self.dtype), jnp.float32)
         else:

@@ -13,7 +13,7 @@ from nash_jax.evaluation.sizes import component_sizes
 from nash_jax.generation.engine import Engine
 from nash_jax.models.initialize import init_params, param_shapes
 from nash_jax.pruning.layer_selection import select_layers
-from nash_jax.recipe.layer_importance import find_candidates
+from nash_jax.recipe.layer_importance import depths_of, find_candidates
 from nash_jax.recipe.workdir import Workdir
 from nash_jax.report.result import RunResult, write
 from nash_jax.runtime.sharding import device_name
@@ -35,7 +35,7 @@ class TimingRun:
         self.config = config
         self.spec = preset(config.model.preset)
         check_positions(self.spec, config)
-        sides = find_candidates(config, self.spec)
+        sides = find_candidates(config, depths_of(self.spec))
         if any(len(side.layers) > side.keep for side in sides.values()):
             raise UserError("config.shorten.selection=importance without a trained model", "a choice by number")
         self.kept = {side: list(own.layers) for side, own in sides.items()}

@@ -13,6 +13,7 @@ import numpy as np
 
 from nash_jax.config.schema import Config
 from nash_jax.evaluation.metrics import METRICS
+from nash_jax.kernels.build import kernels_used
 from nash_jax.pruning.compact import removed_fraction
 from nash_jax.report.kept_structure import count_layers, dense_masks
 from nash_jax.runtime.files import write_text
@@ -82,6 +83,11 @@ def write(result: RunResult, folder: Path) -> dict[str, Any]:
     return report
 
 
+def _versions() -> dict[str, str]:
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version()} | packages | {"kernels": kernels_used()}
+
+
 def _contents(result: RunResult, masks: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What report.json holds; `masks` are those of the dense model."""
     config, stages = result.config, result.stages
@@ -93,7 +99,7 @@ def _contents(result: RunResult, masks: Mapping[str, np.ndarray]) -> dict[str, A
         "config": dataclasses.asdict(config),
         "device": timed.get("device") or device_name(),  # where it was timed: the page may be written elsewhere
         "dtype": config.model.dtype,
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
+        "versions": _versions(),
         **{part: evaluated.get(part, {}) for part in ("metrics", "intervals", "paired")},
         "tokenizers": evaluated.get("tokenizers", {}),
         "num_test_examples": evaluated.get("num_examples"),

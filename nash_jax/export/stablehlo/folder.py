@@ -23,12 +23,15 @@ from nash_jax.tree import flatten
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def check_settings(options: GenerationOptions, platforms: Any) -> None:
-    """Checks options of generation and names of platforms.
+def check_settings(options: GenerationOptions, platforms: Any, dtype: Any) -> None:
+    """Checks options of generation, names of platforms and the compute dtype.
 
     Raises:
-      UserError: for options other than greedy search, another platform than those of `PLATFORMS` and rocm, or none.
+      UserError: for options other than greedy search, another platform than those of `PLATFORMS` and rocm, or none, and
+        for int8.
     """
+    if dtype == "int8":
+        raise UserError("dtype is int8", "float32 or bfloat16 for StableHLO", "load the model with one of them")
     check_options(options)
     known = (*PLATFORMS, "rocm")
     listed = isinstance(platforms, list | tuple) and all(isinstance(name, str) for name in platforms)
@@ -51,9 +54,9 @@ def write_stablehlo(
       platforms: that the programs run on.
 
     Raises:
-      UserError: for options other than greedy search, or other platforms.
+      UserError: for options other than greedy search, other platforms, or int8.
     """
-    check_settings(options, platforms)
+    check_settings(options, platforms, dtype)
     programs = make_programs(spec, options, jax.numpy.dtype(dtype), platforms)
     place = folder / "stablehlo"
     place.mkdir()

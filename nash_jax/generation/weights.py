@@ -1,0 +1,110 @@
+"""The weights of an engine as its programs take them: the parameters, and for the kernels also packed.
+
+Letters: R decoded rows.
+"""
+
+import functools
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from nash_jax.errors import UserError
+from nash_jax.generation.cache import CachedDecoder, Encoded, encode
+from nash_jax.generation.kernel_step import KernelDecoder, Packed, encode_for_kernels, matrices_of_steps, round_params
+from nash_jax.kernels.build import is_asked_for, kernel_problem
+from nash_jax.kernels.matrices import pack, quantize
+from nash_jax.tree import map_with_path
+
+# rows up to which kernels are faster than XLA: python -m nash_jax.benchmark.kernel_cost
+MAX_ROWS = 16
+
+
+class Weights(NamedTuple):
+    """What a program reads.
+
+    Attributes:
+      params: parameters of the module.
+      packed: path → matrix, for decoding with the kernels; None: without them.
+    """
+
+    params: Any
+    packed: Packed | None
+
+
+def encode_batch(
+    model: Any, weights: Weights, input_ids: jax.Array, attention_mask: jax.Array, max_length: int
+) -> Encoded:
+    """Runs `encode`, in the layouts that `make_decoder` needs.
+
+    Args:
+      model: as of `encode`.
+      weights: of the model.
+      input_ids: as of `encode`.
+      attention_mask: as of `encode`.
+      max_length: as of `encode`.
+    """
+    run = encode if weights.packed is None else encode_for_kernels
+    return run(model, weights.params, input_ids, attention_mask, max_length)
+
+
+def make_decoder(model: Any, weights: Weights, encoded: Encoded) -> CachedDecoder:
+    """Returns what decodes steps.
+
+    Args:
+      model: a module of `nash_jax.models`.
+      weights: of the model.
+      encoded: from `encode_batch`.
+    """
+    if weights.packed is None:
+        return CachedDecoder(model, weights.params, encoded)
+    return KernelDecoder(model, weights.params, encoded, weights.packed)
+
+
+@functools.cache
+def _note(text: str) -> None:
+    """Prints a note, once."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+class WeightStore:
+    """Parameters on the device, packed for the kernels when these are first used.
+
+    Args:
+      dtype: type of the parameters; "int8": float32, where what each step multiplies by is rounded to 8 bits.
+      kernels: use the kernels; None: where they are faster.
+
+    Raises:
+      UserError: for int8 on another device than a CPU.
+    """
+
+    def __init__(self, dtype: Any, kernels: bool | None) -> None:
+        self.int8 = isinstance(dtype, str) and dtype == "int8"
+        self.dtype, self._kernels = jnp.dtype("float32" if self.int8 else dtype), kernels
+        if self.int8 and jax.default_backend() != "cpu":
+            raise UserError(f"dtype is int8 on {jax.default_backend()}", "a CPU", "take bfloat16")
+        if (self.int8 or kernels or is_asked_for()) and kernel_problem():
+            _note(f"decoding without kernels, in {self.dtype}: {kernel_problem()}")
+
+    def update(self, params: Mapping[str, Any]) -> None:
+        """Replaces the parameters, which have a separate LM head."""
+        rounded = {path: quantize(m) for path, m in matrices_of_steps(params).items()} if self.int8 else {}
+        given = round_params(params, rounded)
+        self.params = map_with_path(lambda _, leaf: jnp.asarray(leaf, self.dtype), given)
+        self._on_one_device = all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(self.params))
+        self._packed = {path: pack(m) for path, m in rounded.items()} if self.int8 and self._has_kernels() else None
+
+    def of_rows(self, rows: int) -> Weights:
+        """Returns the weights of a program that decodes R rows."""
+        wanted = rows <= MAX_ROWS if self._kernels is None else self._kernels
+        if not wanted or not self._has_kernels():
+            return Weights(self.params, None)
+        if self._packed is None:
+            self._packed = {path: pack(m) for path, m in matrices_of_steps(self.params).items()}
+        return Weights(self.params, self._packed)
+
+    def _has_kernels(self) -> bool:
+        """Whether the kernels can be called: for float32 on one CPU."""
+        return self.dtype == jnp.float32 and self._on_one_device and not kernel_problem()

@@ -1,0 +1,63 @@
+"""Attention of one query in each row to cached keys and values.
+
+Letters: R rows, B sources, N heads, H head size, H' = H padded to a multiple of 16, T positions of the cache, S source
+length.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nash_jax.kernels.matrices import LANES
+
+KeysValues = tuple[jax.Array, jax.Array]
+
+
+def by_head(keys: jax.Array) -> jax.Array:
+    """Keys or values [B, S, N, H] → [B, N, S, H'], as the kernels read them; padded with zeros."""
+    return pad_heads(jnp.swapaxes(keys, 1, 2))
+
+
+def pad_heads(x: jax.Array) -> jax.Array:
+    """[..., H] → [..., H'], padded with zeros."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % LANES)])
+
+
+def attend_self(
+    qkv: jax.Array, cache: KeysValues, bias: jax.Array, ancestors: jax.Array, position: jax.Array, scale: float
+) -> tuple[jax.Array, KeysValues]:
+    """Attends to the positions of a row up to its own, whose key and value it adds to the cache in place.
+
+    Args:
+      qkv: query, key and value of the position, float32 [R, 3·N·H].
+      cache: keys and values, each [R, N, T, H'].
+      bias: by key position minus query position, float32 [N, 2T-1].
+      ancestors: the row of the cache that has each position of a row, int32 [R, T].
+      position: int32 scalar.
+      scale: factor of the scores.
+
+    Returns:
+      The context [R, N·H] and the updated cache.
+    """
+    context = jax.ShapeDtypeStruct((qkv.shape[0], qkv.shape[1] // 3), jnp.float32)
+    same = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in cache]
+    call = jax.ffi.ffi_call("nash_jax_self_attention", (context, *same), input_output_aliases={1: 1, 2: 2})
+    found, keys, values = call(qkv, *cache, bias, ancestors, position[None], scale=np.float32(scale))
+    return found, (keys, values)
+
+
+def attend_source(
+    query: jax.Array, cross: KeysValues, bias: jax.Array, scale: float, *, attends_padding: bool
+) -> jax.Array:
+    """Attends to the source; returns the context [R, N·H].
+
+    Args:
+      query: float32 [R, N·H]; the R / B rows of a source are consecutive.
+      cross: keys and values of the source, each [B, N, S, H'].
+      bias: of the positions of the source, float32 [B, S].
+      scale: factor of the scores.
+      attends_padding: a source of nothing but padding is attended to evenly; otherwise its context is 0.
+    """
+    shape = jax.ShapeDtypeStruct(query.shape, jnp.float32)
+    call = jax.ffi.ffi_call("nash_jax_cross_attention", shape)
+    return call(query, *cross, bias, scale=np.float32(scale), attends_padding=attends_padding)
