@@ -394,7 +394,7 @@ FLAGS = {
     ("--batch_size=0",): "--batch_size is '0'; expected a whole number, 1 or more",
     ("--batch_size=x",): "--batch_size is 'x'; expected a whole number, 1 or more",
     ("--dtype=float64",): "--dtype is 'float64'; expected float32, bfloat16 or int8",
-    ("--dtype=int16",): "dtype is 'int16'; expected one of float32, bfloat16, float16, int8",
+    ("--dtype=int16",): "dtype is 'int16' (did you mean 'int8'?); expected one of float32, bfloat16, float16, int8",
     ("--engine=tensorrt",): "--engine is 'tensorrt'; expected jax or ctranslate2",
     ("--return_scores",): "--return_scores with --output={}/out.txt; expected --output=NAME.jsonl, which holds scores",
     ("--labels=yes",): "labels hold 'yes'; expected a list of different texts, such as ['yes', 'no']",
