@@ -134,7 +134,7 @@ def test_own_files_take_a_published_recipe_on_demand():
 def test_the_quickstart_takes_a_method_and_a_size():
     config = parse_config(get_config("quickstart", "method=nash_auto,layers=3,sparsity=0.5"))
     assert (config.method, config.shorten.decoder_layers, config.prune.sparsity) == ("nash_auto", 3, 0.5)
-    with pytest.raises(UserError, match="layers=3 with method=cofi; expected one of the methods nash, nash_auto, drop"):
+    with pytest.raises(UserError, match="layers=3 with method=cofi; expected one of the methods nash, nash_auto, oneshot, drop"):
         get_config("quickstart", "method=cofi,layers=3")
     with pytest.raises(UserError, match=r"config.shorten.decoder_layers is 7; expected no more than"):
         parse_config(get_config("quickstart", "layers=7"))
