@@ -134,7 +134,9 @@ def test_own_files_take_a_published_recipe_on_demand():
 def test_the_quickstart_takes_a_method_and_a_size():
     config = parse_config(get_config("quickstart", "method=nash_auto,layers=3,sparsity=0.5"))
     assert (config.method, config.shorten.decoder_layers, config.prune.sparsity) == ("nash_auto", 3, 0.5)
-    with pytest.raises(UserError, match="layers=3 with method=cofi; expected one of the methods nash, nash_auto, oneshot, drop"):
+    with pytest.raises(
+        UserError, match="layers=3 with method=cofi; expected one of the methods nash, nash_auto, oneshot, drop"
+    ):
         get_config("quickstart", "method=cofi,layers=3")
     with pytest.raises(UserError, match=r"config.shorten.decoder_layers is 7; expected no more than"):
         parse_config(get_config("quickstart", "layers=7"))
@@ -152,7 +154,10 @@ def test_the_quickstart_takes_a_method_and_a_size():
         ("bart-base", "'bart-base' is no argument.*; expected model=…"),
         ("model=bart-bse", r"model=bart-bse \(did you mean 'bart-base'\?\); expected one of t5-small, .*, bart-large"),
         ("model", "model=; expected one of"),
-        ("method=cofii", r"method=cofii \(did you mean 'cofi'\?\); expected one of nash, nash_auto, cofi, drop, none"),
+        (
+            "method=cofii",
+            r"method=cofii \(did you mean 'cofi'\?\); expected one of nash, nash_auto, cofi, oneshot, drop, none",
+        ),
         ("layers=0", "layers=0; expected a whole number above 0"),
         ("layers=3.5", "layers=3.5; expected a whole number above 0"),
         ("layers=" + "9" * 5000, "layers=9+; expected a whole number above 0"),  # more digits than Python reads
