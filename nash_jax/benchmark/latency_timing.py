@@ -21,8 +21,8 @@ from nash_jax.runtime.progress import Progress
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import unflatten
 
-_AT_LEAST_MS = 20.0  # a measurement repeats a shorter call
-_LONG_MS = 250.0
+_ENOUGH_MS, _ENOUGH_CALLS = 100.0, 50  # a visit repeats its calls until it has one of the two
+_QUANTILE = 0.1  # of all calls of a model: what other programs take from the machine makes calls longer, never shorter
 _POOL = (0.05 * np.random.default_rng(0).normal(size=1_000_003)).astype(np.float32)
 
 
@@ -121,7 +121,7 @@ def time_models(models: Sequence[TimedModel], visits: int, title: str) -> list[d
       title: of the progress bar.
 
     Returns:
-      For each model `GENERATION`, and `ENCODING` if the engine has it → the median of all milliseconds.
+      For each model `GENERATION`, and `ENCODING` if the engine has it → milliseconds: a low quantile of all calls.
     """
     times: list[dict[str, list[float]]] = [{} for _ in models]
     rng, bar, done = np.random.default_rng(0), Progress(title, len(models) * visits, 0, unit="visit"), 0
@@ -131,27 +131,21 @@ def time_models(models: Sequence[TimedModel], visits: int, title: str) -> list[d
                 times[index].setdefault(what, []).extend(ms)
             bar.update(done := done + 1)
     bar.close()
-    return [{what: float(np.median(ms)) for what, ms in own.items()} for own in times]
+    return [{what: float(np.quantile(ms, _QUANTILE)) for what, ms in own.items()} for own in times]
 
 
 def _visit(model: TimedModel) -> dict[str, list[float]]:
     """Milliseconds of the calls of a model."""
     with model.loaded() as calls:
-        return {what: _time_often(call) for what, call in calls.items()}
+        return {what: _time_calls(call) for what, call in calls.items()}
 
 
-def _time_often(call: Call) -> list[float]:
-    """Milliseconds of a long call, once; of a short one twice, after one that finds other weights in the cache."""
-    first = _time(call)
-    return [first] if first >= _LONG_MS else [_time(call), _time(call)]
-
-
-def _time(call: Call) -> float:
-    """The mean milliseconds of consecutive calls."""
-    begun, count = time.perf_counter(), 0
-    while True:
+def _time_calls(call: Call) -> list[float]:
+    """Milliseconds of consecutive calls; without those of the beginning, which find other weights in the cache."""
+    found, begun = [], time.perf_counter()
+    while not found or (sum(found) < _ENOUGH_MS and len(found) < _ENOUGH_CALLS):
         call()
-        count += 1
-        ms = 1000 * (time.perf_counter() - begun)
-        if ms >= _AT_LEAST_MS:
-            return ms / count
+        ended = time.perf_counter()
+        found.append(1000 * (ended - begun))
+        begun = ended
+    return found[1:] or found
