@@ -126,9 +126,8 @@ def _times(values: Any) -> tuple[float, ...]:
 
 
 def _read_check(found: Mapping[str, Any]) -> Check:
-    return Check(*map(_times, (found["predicted_ms"], found["measured_ms"])), *_times(
-        (found["dense_ms"], found["dense_again_ms"])
-    ))  # fmt: skip
+    dense_ms, again_ms = _times((found["dense_ms"], found["dense_again_ms"]))
+    return Check(_times(found["predicted_ms"]), _times(found["measured_ms"]), dense_ms, again_ms)
 
 
 def _check_entries(table: LatencyTable) -> None:

@@ -142,7 +142,8 @@ def _visit(model: TimedModel) -> dict[str, list[float]]:
 
 def _time_calls(call: Call) -> list[float]:
     """Milliseconds of consecutive calls; without those of the beginning, which find other weights in the cache."""
-    found, begun = [], time.perf_counter()
+    found: list[float] = []
+    begun = time.perf_counter()
     while not found or (sum(found) < _ENOUGH_MS and len(found) < _ENOUGH_CALLS):
         call()
         ended = time.perf_counter()
