@@ -22,7 +22,6 @@ from nash_jax.spec import ModelSpec
 from nash_jax.tree import unflatten
 
 _ENOUGH_MS, _ENOUGH_CALLS = 100.0, 50  # a visit repeats its calls until it has one of the two
-_QUANTILE = 0.1  # of all calls of a model: what other programs take from the machine makes calls longer, never shorter
 _POOL = (0.05 * np.random.default_rng(0).normal(size=1_000_003)).astype(np.float32)
 
 
@@ -121,32 +120,31 @@ def time_models(models: Sequence[TimedModel], visits: int, title: str) -> list[d
       title: of the progress bar.
 
     Returns:
-      For each model `GENERATION`, and `ENCODING` if the engine has it → milliseconds: a low quantile of all calls.
+      For each model `GENERATION`, and `ENCODING` if the engine has it → milliseconds of the fastest call: what other
+      programs take from the machine makes calls longer, never shorter.
     """
-    times: list[dict[str, list[float]]] = [{} for _ in models]
+    times: list[dict[str, float]] = [{} for _ in models]
     rng, bar, done = np.random.default_rng(0), Progress(title, len(models) * visits, 0, unit="visit"), 0
     for _ in range(visits):
         for index in rng.permutation(len(models)):
-            for what, ms in _visit(models[index]).items():
-                times[index].setdefault(what, []).extend(ms)
+            own = times[index]
+            own |= {what: min(ms, own.get(what, ms)) for what, ms in _visit(models[index]).items()}
             bar.update(done := done + 1)
     bar.close()
-    return [{what: float(np.quantile(ms, _QUANTILE)) for what, ms in own.items()} for own in times]
+    return times
 
 
-def _visit(model: TimedModel) -> dict[str, list[float]]:
-    """Milliseconds of the calls of a model."""
+def _visit(model: TimedModel) -> dict[str, float]:
+    """Milliseconds of the fastest of consecutive calls; the first finds other weights in the processor's cache."""
     with model.loaded() as calls:
-        return {what: _time_calls(call) for what, call in calls.items()}
+        return {what: min(_time_calls(call)) for what, call in calls.items()}
 
 
 def _time_calls(call: Call) -> list[float]:
-    """Milliseconds of consecutive calls; without those of the beginning, which find other weights in the cache."""
+    """Milliseconds of consecutive calls: one that is long, or several."""
     found: list[float] = []
-    begun = time.perf_counter()
-    while not found or (sum(found) < _ENOUGH_MS and len(found) < _ENOUGH_CALLS):
+    while sum(found) < _ENOUGH_MS and len(found) < _ENOUGH_CALLS:
+        begun = time.perf_counter()
         call()
-        ended = time.perf_counter()
-        found.append(1000 * (ended - begun))
-        begun = ended
-    return found[1:] or found
+        found.append(1000 * (time.perf_counter() - begun))
+    return found
