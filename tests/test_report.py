@@ -200,6 +200,16 @@ def test_latency_shows_means_deviations_and_speedups():
         assert said in texts, said
 
 
+def test_other_engines_and_the_dense_model_s_outputs_have_tables():
+    row = {"batch_size": 8, "model": "pruned", "system": "ctranslate2 int8", "median_ms": 12.3, "token_ms": 0.51,
+           "same_outputs": 0.875, "speedup": {"dense nash_jax": [2.5, 2.25, 2.75]}}  # fmt: skip
+    labels = {"rows": 90, "further": 10, "used": 96, "unfinished": 4, "unusable": 0, "disagreeing": 0}
+    text = render(report() | {"peers": [row], "labels": labels})
+    assert "Both models in other engines" in text and "Targets that the dense model wrote" in text
+    assert "2.50×" in text and "2.25 to 2.75" in text and "ctranslate2 int8" in text and ">96<" in text
+    assert "Both models in other engines" not in render(report())
+
+
 def test_stages_and_data(page):
     for said in ("1 min 35 s", "1 h 2 min", "1 h 4 min", "0.950", "12,345", "BSD"):
         assert said in page.texts, said

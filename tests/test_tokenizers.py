@@ -1,5 +1,6 @@
 """The tokenizer built from the pronouncing data, saved and loaded by transformers, and errors of loading."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from nash_jax.data.tokenizers import (
     PAD,
     UNKNOWN,
     build_pronunciation_tokenizer,
+    build_tokenizer,
     choose_tokenizer,
     load_tokenizer,
     save_tokenizer,
@@ -180,3 +182,29 @@ def test_transformers_says_nothing_beside_our_message(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=LIMIT)
     assert done.stderr == "" and done.stdout.count("\n") == 1
     assert "which has ['spiece.model', 'tokenizer_config.json']" in done.stdout
+
+
+# -- made of the training rows ------------------------------------------------------------------------------
+
+PAIRS = [{"source": f"the cat number {i} sleeps", "references": [f"il gatto numero {i} dorme"]} for i in range(50)]
+
+
+@pytest.mark.parametrize("text", ["the cat sleeps", "Ünïcode ☃ and\ttabs\n", "il gatto 42", " two  spaces "])
+def test_a_tokenizer_of_the_rows_writes_every_text(tmp_path, text):
+    made = build_tokenizer(PAIRS, 320)
+    made.save_pretrained(tmp_path)
+    for tokenizer in (made, load_tokenizer(str(tmp_path))):
+        ids = tokenizer(text)["input_ids"]
+        assert ids[-1] == tokenizer.eos_token_id and tokenizer.pad_token_id == 0
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert len(made) == 320 and len(made("the cat number")["input_ids"]) < 8  # words of the rows are few tokens
+    assert build_tokenizer(PAIRS, 320).get_vocab() == made.get_vocab()
+
+
+def test_a_tokenizer_is_made_where_none_is_named():
+    task = TaskConfig(source="files", vocabulary_size=300)
+    assert len(choose_tokenizer(task, None, PAIRS)) == 300
+    with pytest.raises(UserError, match=r"vocabulary_size is 100; expected 259 or more: every byte is a token"):
+        choose_tokenizer(dataclasses.replace(task, vocabulary_size=100), None, PAIRS)
+    with pytest.raises(UserError, match=r"no tokenizer; expected .*config\.task\.vocabulary_size to make one"):
+        choose_tokenizer(TaskConfig(source="files"), None, PAIRS)

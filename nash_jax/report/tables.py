@@ -183,7 +183,7 @@ def labels_table(report: Report) -> pd.DataFrame:
     """How many outputs of the dense model students learnt, and why others were left out."""
     found = section(report, "labels")
     return make_frame(
-        "The dense model's outputs as targets", [list(found.values())] if found else [],
+        "Targets that the dense model wrote", [list(found.values())] if found else [],
         [name.replace("_", " ") for name in found],
     )  # fmt: skip
 
