@@ -101,7 +101,7 @@ def report(place, printed) -> dict:
     return json.loads((place / "runs" / "local-evaluate" / "report.json").read_text())
 
 
-@pytest.mark.parametrize("engine", ["ctranslate2", "ctranslate2_int8"])
+@pytest.mark.parametrize("engine", ["ctranslate2", "ctranslate2_int8", "jax_int8"])
 def test_another_engine_is_scored_beside_ours(place, tmp_path, engine):
     config = make_config(place, **{"model.init": "ragged", "stages": "evaluate", "evaluate.engine": engine})
     report = EvaluationRun(config, tmp_path / engine).run()

@@ -73,12 +73,12 @@ class EvaluationRun:
 
     @property
     def engines(self) -> dict[str, BatchGenerator]:
-        """Who generates: `model`, and if that is another engine also our own, `jax`."""
+        """Who generates: `model`, and if that is another engine or int8 also our own at `config.model.dtype`, `jax`."""
         name, _, dtype = self.config.evaluate.engine.partition("_")
-        if name == "jax":
+        if name == "jax" and not dtype:
             return {"model": self.engine}
-        served = CTranslate2Engine(self.given.spec, self.given.params, dtype or "float32")
-        return {"jax": self.engine, "model": served}
+        other = Engine if name == "jax" else CTranslate2Engine
+        return {"jax": self.engine, "model": other(self.given.spec, self.given.params, dtype or "float32")}
 
 
 def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:
