@@ -14,7 +14,7 @@ from commands import LIMIT
 from nash_jax.benchmark import components
 from nash_jax.benchmark.components import component_contributions, component_times, keep_components, present_components
 from nash_jax.config.parsing import parse_config
-from nash_jax.config.schema import STAGES, chosen_stages, default_config
+from nash_jax.config.schema import Config, all_stages, chosen_stages, default_config
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.sizes import component_sizes, sparsities
@@ -221,7 +221,7 @@ def test_a_model_without_tokenizer(place, tmp_path):
 @pytest.mark.parametrize(
     ("stages", "expected"),
     [
-        ("all", STAGES),
+        ("all", all_stages(Config())),
         ("evaluate,benchmark", ("evaluate", "benchmark")),
         ("finetune, data", ("data", "finetune")),
     ],
@@ -256,7 +256,7 @@ def test_some_stages_of_a_run(place, tmp_path):
     with pytest.raises(UserError, match="stage evaluate needs the result of retrain, which is not done in"):
         recipe("evaluate").run()
     report = recipe("retrain,compact,prune,shorten").run()
-    assert list(report["stages"]) == list(STAGES[:6])
+    assert list(report["stages"]) == list(all_stages(Config())[:6])
     assert isinstance(recipe("evaluate"), PruningRun)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nash_jax.config.schema import STAGES, Config
+from nash_jax.config.schema import STAGES, Config, HalfwayConfig, all_stages
 from nash_jax.errors import UserError
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.stages import STAGE_TABLE, check_needs, run_stages
@@ -25,6 +25,14 @@ def test_what_a_stage_needs_is_done_or_asked_for(stage, tmp_path):
     check_needs({stage.name, *stage.needs, *STAGES[: STAGES.index(stage.name)]}, workdir)
     with pytest.raises(UserError, match=f"stage {stage.name} needs the result of {stage.needs[0]}, which is not done"):
         check_needs({stage.name}, workdir)
+
+
+def test_a_stage_that_the_run_does_not_have_is_not_needed(tmp_path):
+    workdir = Workdir(tmp_path, {})
+    workdir.run("finetune", lambda folder: {})
+    check_needs({"shorten"}, workdir, all_stages(Config()))
+    with pytest.raises(UserError, match="stage shorten needs the result of halfway"):
+        check_needs({"shorten"}, workdir, all_stages(Config(halfway=HalfwayConfig(decoder_layers=2))))
 
 
 def test_models_that_no_later_stage_needs_are_released(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from nash_jax.config.schema import (
     STAGES,
     Config,
     DistillConfig,
+    all_stages,
     chosen_stages,
     export_formats,
 )
@@ -105,6 +106,15 @@ def _check_stages(stages: str) -> None:
             raise UserError(f"config.stages names {name!r}{near}", f"all, or some of {','.join(STAGES)}")
 
 
+def _check_named(config: Config) -> None:
+    """A stage that is asked for by name has something to do."""
+    named = [part.strip() for part in config.stages.split(",")]
+    expected = {"label": "config.label.share or texts", "halfway": "config.halfway.encoder_layers or decoder_layers"}
+    for name, settings in expected.items():
+        if name in named and name not in all_stages(config):
+            raise UserError(f"config.stages names {name!r}, which has nothing to do", f"{settings} that is set")
+
+
 def _check_fields(settings: Any, place: str = "config") -> None:
     """Every field is as its dataclass declares it."""
     for field in dataclasses.fields(settings):
@@ -118,6 +128,7 @@ def _check_fields(settings: Any, place: str = "config") -> None:
 def _check_together(config: Config) -> None:
     """Settings that depend on each other, of the stages that are run."""
     _check_stages(config.stages)
+    _check_named(config)
     chosen = chosen_stages(config)
     for name in export_formats(config) if "export" in chosen else ():
         if name not in EXPORT_FORMATS:

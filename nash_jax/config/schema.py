@@ -421,9 +421,19 @@ def chosen_stages(config: Config) -> tuple[str, ...]:
       config: of a run.
     """
     if config.stages == "all":
-        return STAGES
+        return all_stages(config)
     named = [name.strip() for name in config.stages.split(",")]
-    return tuple(name for name in STAGES if name in named)
+    return tuple(name for name in all_stages(config) if name in named)
+
+
+def all_stages(config: Config) -> tuple[str, ...]:
+    """The stages of a run from data to export: `label` and `halfway` are there where the settings ask for them.
+
+    Args:
+      config: of a run.
+    """
+    missing = {name for name in ("label", "halfway") if not getattr(config, name).is_on}
+    return tuple(name for name in STAGES if name not in missing)
 
 
 def export_formats(config: Config) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from nash_jax.config.parsing import expected, parse_config
-from nash_jax.config.schema import STAGES, default_config
+from nash_jax.config.schema import default_config
 from nash_jax.data.sources import Records
 from nash_jax.data.tasks import get_task
 from nash_jax.errors import UserError
@@ -81,9 +81,9 @@ def prune(
             _set(settings, name, value)
     run = PruningRun(parse_config(settings), folder, given=given, records=records)
     report = run.run()
-    if "params" not in report:
-        missing = [name for name in STAGES if name not in report["stages"]]
-        raise UserError(f"config.stages leaves out {', '.join(missing)}", "'all'", "use PruningRun for some stages")
+    if "left" in report:
+        missing = ", ".join(report["left"])
+        raise UserError(f"config.stages leaves out {missing}", "'all'", "use PruningRun for some stages")
     return PruneResult(load(folder / "export", dtype=given.dtype), report, folder)
 
 

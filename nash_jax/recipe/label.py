@@ -34,8 +34,6 @@ _SETTING = "config.label.texts"
 def label(context: RunContext, folder: Path) -> dict[str, Any]:
     """Generates, filters and writes the targets; what was left out is counted."""
     own, rows = context.config.label, context.rows
-    if not own.is_on:
-        return {"rows": 0}
     trained = rows["train"] if own.share else []
     further, seen = _further_rows(context) if own.texts else ([], 0)
     inputs = [*trained, *further]

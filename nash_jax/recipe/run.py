@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.config.schema import (
-    STAGES,
     TEACHER_STAGES,
     Config,
     TrainConfig,
+    all_stages,
     chosen_stages,
     export_formats,
     lasting_settings,
@@ -71,19 +71,21 @@ class PruningRun:
           wait: when another process works in the folder, until it has ended.
 
         Returns:
-          What report.json holds; until all stages are done, its `stages` alone, and no report is written.
+          What report.json holds; until all stages are done, its `stages` and the names of those that are `left`, and
+          no report is written.
         """
         chosen, folder, context = chosen_stages(self.config), self.workdir.folder, self.context
         with self.workdir.locked(wait):
-            check_needs(chosen, self.workdir)
+            check_needs(chosen, self.workdir, all_stages(self.config))
             context.writers = [JsonlWriter(folder / "metrics.jsonl"), *optional_writers(folder)] if is_host0() else []
             try:
                 run_stages(chosen, context)
             finally:  # a study continues with another cell
                 for writer in context.writers:
                     writer.close()
-            stages = self.workdir.results(STAGES)
-            return self._report(stages) if len(stages) == len(STAGES) else {"stages": stages}
+            stages = self.workdir.results(all_stages(self.config))
+            left = [name for name in all_stages(self.config) if name not in stages]
+            return {"stages": stages, "left": left} if left else self._report(stages)
 
     def _report(self, stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         """Writes the report, and the model card into the exported folders; what report.json holds."""

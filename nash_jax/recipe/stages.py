@@ -1,4 +1,4 @@
-"""The stages of a run in their order: what each needs and what it does.
+"""The stages of a run in their order: what each needs and what it does. `label` and `halfway` are not in every run.
 
 data → finetune → label → halfway → shorten → prune → compact → retrain → evaluate → benchmark → export → report
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from nash_jax.config.schema import STAGES
 from nash_jax.errors import UserError
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.final_stages import benchmark, evaluate, export
@@ -49,15 +50,20 @@ STAGE_TABLE = (
 )
 
 
-def check_needs(chosen: Collection[str], workdir: Workdir) -> None:
+def check_needs(chosen: Collection[str], workdir: Workdir, stages: Collection[str] = STAGES) -> None:
     """Every stage that is asked for finds what it needs: done before, or asked for too.
+
+    Args:
+      chosen: stages that are asked for.
+      workdir: where others may be done.
+      stages: those that the run has.
 
     Raises:
       UserError: naming the stage and what it lacks.
     """
     for stage in STAGE_TABLE:
         for needed in stage.needs if stage.name in chosen else ():
-            if needed not in chosen and workdir.result(needed) is None:
+            if needed in stages and needed not in chosen and workdir.result(needed) is None:
                 raise UserError(
                     f"stage {stage.name} needs the result of {needed}, which is not done in {workdir.folder}",
                     f"config.stages with {needed} in it, or the --workdir of a run where it is done",

@@ -38,9 +38,7 @@ def finetune(context: RunContext, folder: Path) -> dict[str, Any]:
 
 
 def halfway(context: RunContext, folder: Path) -> dict[str, Any]:
-    """A model between the dense one and the shortened one, where the settings ask for it."""
-    if not context.config.halfway.is_on:
-        return {"steps": 0}
+    """A model between the dense one and the shortened one."""
     spec, params = context.model("finetune")
     kept, measured = choose_layers(context, folder, spec, params, "halfway")
     shorter = select_layers(spec, params, **kept)

@@ -8,7 +8,6 @@ from typing import Any
 import rich.console
 import rich.table
 
-from nash_jax.config.schema import STAGES
 from nash_jax.report.benchmark import Setup, find_row, setup_label, setups
 from nash_jax.report.numbers import DASH, section
 from nash_jax.report.quality import format_kept, removed_layers
@@ -42,7 +41,7 @@ def summary(report: Report) -> str:
     params, done = report.get("params", {}), report.get("stages", {})
     if "pruned" in params:
         return _pair(report)
-    left = ", ".join(name for name in STAGES if name not in done)
+    left = ", ".join(report.get("left", ()))
     return _model(report) if "model" in params else f"stages done: {', '.join(done)}; left: {left}"
 
 

@@ -132,8 +132,7 @@ def _made(report: Report) -> list[tuple[str, str]]:
         if is_number(params.get(f"{side}_sparsity")):
             rows.append((f"Sparsity of the {side}", _sparsity(report, side)))
     for stage, title in _PHASES.items():
-        steps = section(stages, stage).get("steps")
-        if is_number(steps) and (steps or stage != "halfway"):
+        if is_number(steps := section(stages, stage).get("steps")):
             size = section(config, stage).get("batch_size")
             rows.append((f"Steps, {title}", f"{format_value(steps)}, batches of {size}" if steps else "none"))
     if labels := section(report, "labels"):
