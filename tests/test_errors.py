@@ -178,7 +178,7 @@ SAYS = {  # mistake → what the line says; docs/make_errors.py reads it
     "column missing": "data/test.jsonl:1 has columns ['document', 'summary'], not 'text'; expected the columns named",
     "rows without labels": "a row has no label words and the reference 'B C A'; expected the same `labels` in all rows",
     "gzip cut short": "error: data/cut.jsonl.gz:3: cannot be read: Compressed file ended before the end-of-stream",
-    "no tokenizer": "error: no tokenizer; expected config.task.tokenizer, a config.model.init with a tokenizer, or config",
+    "no tokenizer": "error: no tokenizer; expected config.task.tokenizer, a config.model.init with a tokenizer",
     "tokenizer not on the hub": "error: tokenizer 'nowhere' is not a folder, and could not be downloaded from the hub",
     "hub unreachable": "error: model 'google-t5/t5-base' is not a folder, and could not be downloaded from the hub: ",
     "data set unreachable": "error: data set 'knkarthick/samsum' cannot be loaded: Couldn't reach",
