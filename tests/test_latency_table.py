@@ -317,7 +317,7 @@ def test_a_table_of_another_machine_is_not_taken(cache, capsys):
         (["--preset=t5-base", "--batch_sizes=0"], "--batch_sizes is 0; expected whole numbers of 1 or more"),
         (["--preset=t5-base", "--engine=jx"], "--engine is 'jx' (did you mean 'jax'?); expected one of jax"),
         (["--preset=t5-base", "--picture=x.pdf"], "--picture is 'x.pdf'; expected a name that ends in .png or .svg"),
-        (["--preset=t5-base", "--dtype=int8"], "dtype is 'int8'; expected one of float32, bfloat16, float16"),
+        (["--preset=t5-base", "--dtype=int9"], "dtype is 'int9' (did you mean 'int8'?); expected one of float32, "),
         (["--preset=t5-base", "--shapes=0"], "command line: "),
     ],
 )

@@ -5,7 +5,7 @@ python -m nash_jax.benchmark.latency_table --preset=t5-base      that shape
 
   --batch_sizes    such as 1,8; a table for each (1)
   --source_length, --new_tokens   tokens of every input and every output (256, 64)
-  --dtype          float32 (default), bfloat16 or float16
+  --dtype          float32 (default), bfloat16, float16 or int8
   --engine         jax (default)
   --shapes         models of random shapes that the table is made from (40)
   --held_out       others that it is checked on (20)

@@ -61,7 +61,7 @@ class JaxModel:
     def __init__(self, spec: ModelSpec, setup: Setup) -> None:
         self._spec = dataclasses.replace(spec, tied=False)  # as the engine has it
         self._setup, self._engine = setup, Engine(self._spec, _weights(self._spec), setup.dtype)
-        self._engine.params = {}
+        self._engine.weights.clear()
 
     @contextlib.contextmanager
     def loaded(self) -> Iterator[dict[str, Call]]:
@@ -73,7 +73,7 @@ class JaxModel:
             GENERATION: generation_call(self._engine, ids, setup.new_tokens),
             ENCODING: encoding_call(self._engine, ids, setup.new_tokens),
         }
-        self._engine.params = {}
+        self._engine.weights.clear()
 
 
 def _weights(spec: ModelSpec) -> Any:

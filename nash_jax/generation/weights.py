@@ -96,6 +96,10 @@ class WeightStore:
         self._on_one_device = all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(self.params))
         self._packed = {path: pack(m) for path, m in rounded.items()} if self.int8 and self._has_kernels() else None
 
+    def clear(self) -> None:
+        """Frees the memory; what is compiled stays, and is used again after `update`."""
+        self.params, self._packed = dict[str, Any](), None
+
     def of_rows(self, rows: int) -> Weights:
         """Returns the weights of a program that decodes R rows."""
         wanted = rows <= MAX_ROWS if self._kernels is None else self._kernels
