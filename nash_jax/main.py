@@ -32,12 +32,13 @@ def run(argv: Sequence[str]) -> None:
     _start()
     from nash_jax.recipe.modes import make_run
     from nash_jax.report.console import places, summary
-    from nash_jax.runtime.multihost import is_host0
+    from nash_jax.runtime.multihost import end_together, is_host0
 
     chosen = make_run(config, line.workdir, line.name)
     report = chosen.run()
     if is_host0():
         print_result(summary(report), places(chosen.workdir.folder))
+    end_together()
 
 
 def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
@@ -54,7 +55,7 @@ def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
         return
     _start()
     from nash_jax.report.console import places
-    from nash_jax.runtime.multihost import is_host0
+    from nash_jax.runtime.multihost import end_together, is_host0
     from nash_jax.study.report import console_summary
 
     study = Study(cells, line.workdir or f"runs/{line.name}", contrasts)
@@ -62,6 +63,7 @@ def _run_study(argv: Sequence[str], line: "CommandLine") -> None:
     if is_host0():
         told = console_summary(found["records"], found["states"], found["said"])
         print_result(told, places(study.workdir.folder))
+    end_together()
     if line.cell is None:  # else it is done, and the others are not this command's
         check_failures(study.workdir.folder, found["states"])
 

@@ -121,7 +121,7 @@ from nash_jax.convert.orbax import load_tree, save_tree
 from nash_jax.training.checkpoint import Checkpointer
 from nash_jax.training.state import abstract_state
 from nash_jax.runtime.output_folder import fill_folder
-from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
+from nash_jax.runtime.multihost import barrier, broadcast_from_host0, end_together, is_host0
 start_distributed()
 folder, index = Path(sys.argv[1]), jax.process_index()
 mesh = make_mesh(2)
@@ -151,6 +151,7 @@ for text in ("old", "new"):
         (new / f"{text}{index}").write_text(text)  # each process a file of its own
     assert sorted(p.name for p in (folder / "filled").iterdir()) == ["nash_jax.json", f"{text}0", f"{text}1"]
     barrier("seen")
+end_together()
 """
 
 

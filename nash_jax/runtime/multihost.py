@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import os
+import time
 from typing import Any
 
 import jax
@@ -11,11 +12,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from nash_jax.errors import UserError
-from nash_jax.runtime.peers import peer_timeout, watch_peers
+from nash_jax.runtime.peers import peer_timeout, stop_watching, watch_peers
 
 # what a launcher sets for each process of a run of several: launch/README.md
 _PROCESS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _DETECT = "NASH_JAX_DISTRIBUTED"
+_LAST_SECONDS = 2.0  # that process 0 stays longer than the others
 _SHUTDOWN_SECONDS = 60  # a process that failed waits so long for the others, then all end
 
 
@@ -54,6 +56,21 @@ def start_distributed() -> None:
     except (ValueError, TypeError) as error:
         raise UserError(f"the processes of this run do not find each other: {error}", expected) from error
     watch_peers(jax.process_index(), jax.process_count(), timeout)
+
+
+def end_together() -> None:
+    """Ends what joined the processes, process 0 last: it keeps the store, without which jax aborts the others.
+
+    Processes call this together, at the end of what they do.
+    """
+    if jax.process_count() == 1:
+        return
+    barrier("end")
+    stop_watching()
+    if is_host0():
+        time.sleep(_LAST_SECONDS)
+    else:
+        jax.distributed.shutdown()
 
 
 def is_host0() -> bool:

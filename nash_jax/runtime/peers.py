@@ -52,6 +52,12 @@ def watch_peers(own: int, count: int, timeout: float) -> None:
         atexit.register(_watches[0].stop)  # before jax waits for all to end
 
 
+def stop_watching() -> None:
+    """The run ends well: a process that does not answer any more has ended too."""
+    for watch in _watches:
+        watch.stop()
+
+
 def wait_for_watch(error: BaseException) -> None:
     """Lets the watch end this process, where an error may be that another process has ended; else returns."""
     if _watches and any(word in str(error) for word in ("Gloo", "UNAVAILABLE", "onnection", "DEADLINE", "NCCL")):
