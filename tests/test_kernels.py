@@ -132,7 +132,7 @@ def test_decoding_is_teacher_forcing_in_every_family(family):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("seed", range(200))
+@pytest.mark.parametrize("seed", range(200), ids=lambda seed: f"{[*FAMILIES][seed % len(FAMILIES)]}-{seed}")
 def test_tokens_are_those_of_xla(seed):
     spec, params = random_model(seed)
     ids, mask = random_sources(spec, seed, rows=3, length=9)
