@@ -124,12 +124,8 @@ class PartialResults:
     def __init__(self, path: Path, file: FileIO) -> None:
         self._path, self._file, self._end = path, file, 0
         self._places: dict[int, int] = {}  # number → offset of its line
-        with path.open("rb") as lines:
-            for line in lines:
-                number = _number(line)
-                if number is None:  # incomplete, or lost in a power failure
-                    break
-                self._note(number, line)
+        for number, line in _whole_lines(path):
+            self._note(number, line)
         file.truncate(self._end)
 
     def __len__(self) -> int:
@@ -167,13 +163,16 @@ def read_results(path: Path) -> dict[int, list[str]]:
     Args:
       path: a file that `PartialResults` appends to, or that another process does.
     """
-    found = {}
+    return {number: json.loads(line)[1] for number, line in _whole_lines(path)}
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Number and line of each result, up to the first that is incomplete or was changed, as by a power failure."""
     with path.open("rb") as lines:
         for line in lines:
             if (number := _number(line)) is None:
                 break
-            found[number] = json.loads(line)[1]
-    return found
+            yield number, line
 
 
 def _line(number: int, lines: list[str]) -> bytes:

@@ -55,7 +55,7 @@ def prune(
       data: a task of the table ("samsum"), or records by split: {"train": […], "validation": […], "test": […]}, each
         {"source": text, "target": text or list of texts}. Of "train" alone, shares of the sources are held out.
       workdir: folder of the run.
-      method: `nash`, `nash_auto`, `cofi`, `oneshot`, `drop` or `none`; when left out, the config's: `nash`.
+      method: `nash`, `nash_auto`, `cofi`, `oneshot`, `drop`, `scratch` or `none`; when left out, the config's: `nash`.
       sparsity: share of the attention and FFN parameters to remove, of the encoder (`nash`, `oneshot`) or of the
         whole model (`cofi`).
       decoder_layers: decoder layers to keep.

@@ -114,8 +114,28 @@ def sum_losses(spec: ModelSpec, config: ModelConfig, params: Any, batch: Batch) 
     return loss({"model": params}, {}, batch, off, {"target": one}, 1.0, one)[1]["task_loss"]
 
 
+class ForcedLoss:
+    """Cross-entropy per target token, teacher-forced and without dropout.
+
+    Args:
+      pairs: source and target ids to measure on.
+      pad_id: padding token id.
+      config: compute dtype.
+    """
+
+    def __init__(self, pairs: tuple[Ragged, Ragged], pad_id: int, config: ModelConfig) -> None:
+        batches = make_batches(*pairs, pad_id)
+        self._config, self._num_tokens = config, sum(int(np.sum(batch["labels"] != pad_id)) for batch in batches)
+        self._batches = jax.device_put(batches)
+
+    def __call__(self, spec: ModelSpec, params: Any) -> float:
+        """The loss of a model whose parameters are on the device."""
+        sums = [sum_losses(spec, self._config, params, batch) for batch in self._batches]
+        return math.fsum(map(float, jax.device_get(sums))) / self._num_tokens
+
+
 class ShortenedLoss:
-    """Cross-entropy per target token, teacher-forced and without dropout, of a model that keeps some of its layers.
+    """`ForcedLoss` of a model that keeps some of its layers.
 
     `sum_losses` is compiled once for each shape of batches and each shorter spec: where layers are alike, for each pair
     of depths. Every process computes the whole on one device of its own.
@@ -130,16 +150,12 @@ class ShortenedLoss:
     def __init__(
         self, spec: ModelSpec, params: Mapping[str, Any], pairs: tuple[Ragged, Ragged], config: ModelConfig
     ) -> None:
-        self._spec, self._params, self._config = spec, jax.device_put(params), config
-        batches = make_batches(*pairs, spec.pad_id)
-        self._num_tokens = sum(int(np.sum(batch["labels"] != spec.pad_id)) for batch in batches)
-        self._batches = jax.device_put(batches)
+        self._spec, self._params = spec, jax.device_put(params)
+        self._loss = ForcedLoss(pairs, spec.pad_id, config)
 
     def __call__(self, encoder: Sequence[int], decoder: Sequence[int]) -> float:
         """The loss with these layers alone."""
-        spec, params = select_layers(self._spec, self._params, encoder=encoder, decoder=decoder)
-        sums = [sum_losses(spec, self._config, params, batch) for batch in self._batches]
-        return math.fsum(map(float, jax.device_get(sums))) / self._num_tokens
+        return self._loss(*select_layers(self._spec, self._params, encoder=encoder, decoder=decoder))
 
 
 def measure_layers(sides: Mapping[str, Candidates], loss: Loss) -> tuple[dict[str, list[int]], list[dict[str, Any]]]:

@@ -63,8 +63,8 @@ def check_sizes(context: RunContext, spec: ModelSpec) -> None:
         if name in chosen:
             context.check_batch_size(name)
     check_positions(spec, context.config)
-    if "benchmark" in chosen:
-        find_systems(context.config.benchmark.peers or "all", "config.benchmark.peers")
+    if "benchmark" in chosen and context.config.benchmark.peers:
+        find_systems(context.config.benchmark.peers, "config.benchmark.peers")  # raises
     if "shorten" in chosen:
         check_candidates(context.config, spec)
     if "shorten" in chosen and context.config.shorten.vocabulary:

@@ -1,7 +1,6 @@
 """Pruning without training: importances on some rows, masks under the budget, outputs fitted to what is left."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from nash_jax.pruning.least_squares import refit_outputs
 from nash_jax.pruning.methods import make_constraints, make_gates, target_sparsities
 from nash_jax.recipe.calibration import Calibration, first_batches
 from nash_jax.recipe.context import RunContext
-from nash_jax.recipe.layer_importance import make_batches, sum_losses, tokenize_first
+from nash_jax.recipe.layer_importance import ForcedLoss, tokenize_first
 from nash_jax.runtime.files import read_json, write_text
 from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
 from nash_jax.spec import ModelSpec
@@ -49,8 +48,10 @@ def prune_at_once(context: RunContext, folder: Path) -> dict[str, Any]:
     context.save(folder, spec, fitted)
     if is_host0():
         save_file(masks, folder / "masks.safetensors")
-    loss = _ValidationLoss(context, spec, folder)
-    losses = {"before": loss(params, {}), "cut": loss(params, masks), "fitted": loss(fitted, masks)}
+    pairs = tokenize_first(context.rows["validation"], context.tokenizer_of("prune"), context.config.task, folder)
+    loss = ForcedLoss(pairs, spec.pad_id, context.config.model)
+    models = {"before": (params, {}), "cut": (params, masks), "fitted": (fitted, masks)}
+    losses = {name: loss(spec, _masked(spec, *model)) for name, model in models.items()}
     return {"steps": 0, "expected_encoder_sparsity": 0.0, "losses": losses, "importance": _coarse(found)}
 
 
@@ -105,24 +106,11 @@ def _agreed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.asarray(value, np.float32) for name, value in lists.items()}
 
 
+def _masked(spec: ModelSpec, params: Any, masks: Mapping[str, np.ndarray]) -> Any:
+    """Parameters on the device with the masks of heads and units folded in."""
+    return jax.device_put(unflatten(fold(params, masks, param_axes(spec), mask_sites(spec))))
+
+
 def _coarse(found: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Importance of whole layers and sub-layers."""
     return {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
-
-
-class _ValidationLoss:
-    """Cross-entropy per target token on the first validation rows, teacher-forced and without dropout."""
-
-    def __init__(self, context: RunContext, spec: ModelSpec, folder: Path) -> None:
-        task, tokenizer = context.config.task, context.tokenizer_of("prune")
-        pairs = tokenize_first(context.rows["validation"], tokenizer, task, folder)
-        self._spec, self._config = spec, context.config.model
-        self._batches = make_batches(*pairs, spec.pad_id)
-        self._num_tokens = sum(int(np.sum(batch["labels"] != spec.pad_id)) for batch in self._batches)
-
-    def __call__(self, params: Any, masks: Mapping[str, np.ndarray]) -> float:
-        """The loss under masks of heads and units."""
-        folded = unflatten(fold(params, masks, param_axes(self._spec), mask_sites(self._spec)))
-        placed = jax.device_put(folded)
-        sums = [sum_losses(self._spec, self._config, placed, batch) for batch in self._batches]
-        return math.fsum(map(float, jax.device_get(sums))) / self._num_tokens
