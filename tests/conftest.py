@@ -52,6 +52,14 @@ def clock(monkeypatch):
     monkeypatch.setattr("nash_jax.runtime.progress.time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
+@pytest.fixture(scope="module")
+def quick_programs():
+    """Programs that compile faster and run slower."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(spec, params, input_ids, attention_mask, decoder_input_ids, masks):
     return build(spec).apply({"params": params}, input_ids, attention_mask, decoder_input_ids, masks)

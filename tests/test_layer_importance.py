@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -30,13 +29,7 @@ NUM_PAIRS, LENGTH = BATCH_SIZE + 5, 6
 ALL = [0, 1]
 SPEC, PARAMS = lively_model(3, len(ALL))
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs():
-    """Programs that compile faster and run slower."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
 def silenced(params, names):

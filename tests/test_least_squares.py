@@ -1,6 +1,5 @@
 """Output projections fitted to what cutting leaves."""
 
-import jax
 import numpy as np
 import pytest
 from families import FAMILIES
@@ -17,14 +16,7 @@ from nash_jax.testing import random_batch, random_masks, random_params, random_s
 from nash_jax.tree import flatten
 
 seeds = st.integers(0, 2**32 - 1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs():
-    """Programs that compile faster and run slower."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
 def draw(seed, tokens=40, inputs=7, outputs=5):
