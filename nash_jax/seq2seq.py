@@ -39,6 +39,7 @@ from nash_jax.generation.engine import BatchGenerator, Engine
 from nash_jax.generation.inputs import check_inputs
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.outputs import ScoredIds, ScoredTexts
+from nash_jax.generation.speculative import SpeculativeEngine
 from nash_jax.generation.texts import TextGenerator
 from nash_jax.runtime.files import check_regular, find_folder, read_small
 from nash_jax.runtime.multihost import is_host0
@@ -68,6 +69,7 @@ class Seq2Seq:
         self.generation = GenerationOptions() if generation is None else generation
         self._engine: Engine | None = None
         self._generator: BatchGenerator | None = None
+        self._speculative: tuple[Seq2Seq, SpeculativeEngine] | None = None  # the last draft
 
     @property
     def engine(self) -> Engine:
@@ -85,7 +87,7 @@ class Seq2Seq:
     def generate(
         self, texts: Iterable[str], *, batch_size: int = ..., progress: bool | None = ...,
         labels: Iterable[str] | None = ..., source_lang: str | None = ..., target_lang: str | None = ...,
-        skip_special_tokens: bool = ..., keep_tokens: Sequence[str] = ...,
+        skip_special_tokens: bool = ..., keep_tokens: Sequence[str] = ..., draft: "Seq2Seq | None" = ...,
         return_scores: Literal[False] = ..., **options: Any,
     ) -> list[str]: ...  # fmt: skip
 
@@ -93,14 +95,15 @@ class Seq2Seq:
     def generate(
         self, texts: Iterable[str], *, batch_size: int = ..., progress: bool | None = ...,
         labels: Iterable[str] | None = ..., source_lang: str | None = ..., target_lang: str | None = ...,
-        skip_special_tokens: bool = ..., keep_tokens: Sequence[str] = ...,
+        skip_special_tokens: bool = ..., keep_tokens: Sequence[str] = ..., draft: "Seq2Seq | None" = ...,
         return_scores: Literal[True], **options: Any,
     ) -> ScoredTexts: ...  # fmt: skip
 
     def generate(
         self, texts: Iterable[str], *, batch_size: int = 16, progress: bool | None = None,
         labels: Iterable[str] | None = None, source_lang: str | None = None, target_lang: str | None = None,
-        skip_special_tokens: bool = True, keep_tokens: Sequence[str] = (), return_scores: bool = False, **options: Any,
+        skip_special_tokens: bool = True, keep_tokens: Sequence[str] = (), draft: "Seq2Seq | None" = None,
+        return_scores: bool = False, **options: Any,
     ) -> list[str] | ScoredTexts:  # fmt: skip
         """Generates texts; outputs are in the order of the inputs, and inputs are not truncated.
 
@@ -115,6 +118,8 @@ class Seq2Seq:
           target_lang: the same for the outputs; not needed if `forced_bos_token_id` is a language.
           skip_special_tokens: leave special tokens out of the outputs.
           keep_tokens: special tokens that stay in the outputs all the same, such as ["<sep>"].
+          draft: a small model with the same tokens, such as this one pruned: it drafts tokens that this model verifies
+            several at once. The outputs are this model's greedy ones (`nash_jax.generation.speculative`).
           return_scores: also return log-probabilities.
           **options: fields of `GenerationOptions`, named as in `transformers`; the default is `self.generation`.
 
@@ -140,25 +145,28 @@ class Seq2Seq:
         with restored_languages(self.tokenizer):
             languages = Languages(source_lang, target_lang)
             chosen = generation_languages(self.tokenizer, self.spec, languages, chosen)
-            generator = TextGenerator(self.generator, self.tokenizer, chosen, labels, decode)
+            generator = TextGenerator(self._drafted(draft), self.tokenizer, chosen, labels, decode)
             sources = self.tokenizer(given, verbose=False)["input_ids"] if given else []
         return (generator.scored if return_scores else generator.texts)(sources, batch_size, progress)
 
     @overload
     def generate_ids(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = ..., *,
-        decoder_input_ids: np.ndarray | None = ..., return_scores: Literal[False] = ..., **options: Any,
+        decoder_input_ids: np.ndarray | None = ..., draft: "Seq2Seq | None" = ...,
+        return_scores: Literal[False] = ..., **options: Any,
     ) -> np.ndarray: ...  # fmt: skip
 
     @overload
     def generate_ids(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = ..., *,
-        decoder_input_ids: np.ndarray | None = ..., return_scores: Literal[True], **options: Any,
+        decoder_input_ids: np.ndarray | None = ..., draft: "Seq2Seq | None" = ...,
+        return_scores: Literal[True], **options: Any,
     ) -> ScoredIds: ...  # fmt: skip
 
     def generate_ids(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, *,
-        decoder_input_ids: np.ndarray | None = None, return_scores: bool = False, **options: Any,
+        decoder_input_ids: np.ndarray | None = None, draft: "Seq2Seq | None" = None, return_scores: bool = False,
+        **options: Any,
     ) -> np.ndarray | ScoredIds:  # fmt: skip
         """Generates token ids; the result is equal to that of `generate` of `transformers`.
 
@@ -166,6 +174,7 @@ class Seq2Seq:
           input_ids: int [B, S].
           attention_mask: [B, S] of 0/1; None: 0 at padding tokens, unless padding has the id of EOS.
           decoder_input_ids: int [B, P], prompts; the start token is prepended if no row starts with it.
+          draft: as for `generate`.
           return_scores: also return log-probabilities.
           **options: as for `generate`.
 
@@ -181,8 +190,21 @@ class Seq2Seq:
         inputs = self._inputs(input_ids, attention_mask, chosen)
         prompts = None if decoder_input_ids is None else read_ids(decoder_input_ids, "decoder_input_ids")
         scored = read_flag(return_scores, "return_scores")
-        generate = self.generator.generate_scored if scored else self.generator.generate
+        generator = self._drafted(draft)
+        generate = generator.generate_scored if scored else generator.generate
         return generate(*inputs, chosen, decoder_input_ids=prompts)
+
+    def _drafted(self, draft: "Seq2Seq | None") -> BatchGenerator:
+        """What generates: with a draft both models together, compiled once as long as the draft stays the same."""
+        if draft is None:
+            return self.generator
+        if not isinstance(draft, Seq2Seq):
+            raise UserError(f"draft is a {type(draft).__name__}", "a model that nash_jax.load returned")
+        if self._generator is not None:
+            raise UserError("a draft with another engine", "engine='jax', or no draft")
+        if self._speculative is None or self._speculative[0] is not draft:
+            self._speculative = draft, SpeculativeEngine(self.engine, draft.engine)
+        return self._speculative[1]
 
     def logits(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None, decoder_input_ids: np.ndarray

@@ -32,6 +32,8 @@ def parse_config(config: ml_collections.ConfigDict) -> Config:
     """
     check_config_dict(config)
     parsed = _parse(Config, config.to_dict(), "config")
+    if parsed.target_speedup and parsed.method == Config.method:
+        parsed = dataclasses.replace(parsed, method="auto")
     _check_fields(parsed)
     _check_together(parsed)
     return parsed
@@ -109,7 +111,11 @@ def _check_stages(stages: str) -> None:
 def _check_named(config: Config) -> None:
     """A stage that is asked for by name has something to do."""
     named = [part.strip() for part in config.stages.split(",")]
-    expected = {"label": "config.label.share or texts", "halfway": "config.halfway.encoder_layers or decoder_layers"}
+    expected = {
+        "label": "config.label.share or texts",
+        "halfway": "config.halfway.encoder_layers or decoder_layers",
+        "search": "config.target_speedup",
+    }
     for name, settings in expected.items():
         if name in named and name not in all_stages(config):
             raise UserError(f"config.stages names {name!r}, which has nothing to do", f"{settings} that is set")
@@ -143,6 +149,7 @@ def _check_together(config: Config) -> None:
     phases = [name for name in PHASES if name in chosen]
     _check_distill(config, phases)
     _check_students(config)
+    _check_target(config)
     if "prune" in chosen:
         _check_pruning(config)
     for name in phases:
@@ -184,6 +191,26 @@ def _check_students(config: Config) -> None:
     if config.prune.freeze_encoder and any(re.fullmatch(gate, "encoder.0.ffn.units") for gate in gates):
         raise UserError(
             f"config.prune.freeze_encoder is True, and {config.method} trains gates in the encoder", "False, or drop"
+        )
+
+
+def _check_target(config: Config) -> None:
+    """A target and the method that reaches it; what else would say how large the model is, is not set."""
+    target = config.target_speedup
+    if bool(target) != METHODS[config.method].searches:
+        raise UserError(
+            f"config.method is {config.method} with target_speedup {target:g}", "auto with a target_speedup above 1"
+        )
+    if not target:
+        return
+    if target <= 1:
+        raise UserError(f"config.target_speedup is {target:g}", "a number above 1")
+    if config.shorten.vocabulary or config.halfway.is_on:
+        other = "shorten.vocabulary" if config.shorten.vocabulary else "halfway"
+        raise UserError(f"config.{other} is set, with target_speedup", "one of the two")
+    if config.shorten.selection not in ("uniform", "low", "high"):
+        raise UserError(
+            f"config.shorten.selection is {config.shorten.selection!r}, with target_speedup", "uniform, low or high"
         )
 
 

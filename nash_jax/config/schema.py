@@ -18,10 +18,11 @@ EXPORT_FORMATS = {  # what the stage `export` can write beside the export → th
 }  # fmt: skip
 EVALUATION_ENGINES = ("jax", "jax_int8", "ctranslate2", "ctranslate2_int8")
 STAGES = (
-    "data", "finetune", "label", "halfway", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark", "export",
+    "data", "finetune", "label", "halfway", "search", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark",
+    "export",
 )  # fmt: skip
 TEACHER_STAGES = ("data", "finetune")  # what all methods start from
-METHOD_NAMES = ("nash", "nash_auto", "cofi", "oneshot", "drop", "scratch", "none")
+METHOD_NAMES = ("nash", "nash_auto", "cofi", "oneshot", "auto", "drop", "scratch", "none")
 IMPORTANCE_NAMES = ("fisher", "taylor", "activation")
 METRIC_NAMES = (
     "rouge", "transcription", "exact_match", "translation", "chrf", "answers", "squad", "multirc", "record",
@@ -373,8 +374,10 @@ class Config:
     """A whole run.
 
     Attributes:
-      method: `nash`, `nash_auto`, `cofi`, `oneshot`, `drop`, `scratch` or `none`: nash_jax/pruning/methods.py says what
-        each does.
+      method: `nash`, `nash_auto`, `cofi`, `oneshot`, `auto`, `drop`, `scratch` or `none`: nash_jax/pruning/methods.py
+        says what each does.
+      target_speedup: how many times as fast as the dense model the result is to be, at the benchmark's first batch size
+        and first length of outputs; the method is then `auto`. 0: no such target.
       seed: root of all randomness.
       stages: the stages to run, by commas, as in `evaluate,benchmark`; `all`: every one.
       task: data and metric.
@@ -392,6 +395,7 @@ class Config:
     """
 
     method: str = choice("nash", *METHOD_NAMES)
+    target_speedup: float = not_negative(0.0)
     seed: int = 57
     stages: str = "all"
     task: TaskConfig = TaskConfig()
@@ -427,12 +431,13 @@ def chosen_stages(config: Config) -> tuple[str, ...]:
 
 
 def all_stages(config: Config) -> tuple[str, ...]:
-    """The stages of a run from data to export: `label` and `halfway` are there where the settings ask for them.
+    """The stages of a run from data to export: `label`, `halfway` and `search` where settings ask for them.
 
     Args:
       config: of a run.
     """
     missing = {name for name in ("label", "halfway") if not getattr(config, name).is_on}
+    missing |= set() if config.target_speedup else {"search"}
     return tuple(name for name in STAGES if name not in missing)
 
 
@@ -458,7 +463,7 @@ def lasting_settings(config: Config) -> dict[str, Any]:
 
 _LATER_IN_PHASES = ("average_decay", "average_last", "freeze_encoder")
 _LATER = (  # runs of an earlier version lack these
-    "shorten.vocabulary", "shorten.alphabet", "evaluate.engine", "export", "label", "halfway",
+    "target_speedup", "shorten.vocabulary", "shorten.alphabet", "evaluate.engine", "export", "label", "halfway",
     "task.vocabulary_size", "benchmark.peers", "prune.init", "prune.importance", "prune.importance_rows",
     *(f"{phase}.{name}" for phase in ("finetune", "prune", "retrain") for name in _LATER_IN_PHASES),
 )  # fmt: skip

@@ -366,6 +366,44 @@ class EncoderDecoder(nn.Module):
             updated.append(new_cache)
         return self._logits(self.decoder_output(x))[:, 0], updated
 
+    def decode_block(
+        self,
+        token_ids: jax.Array,
+        position: jax.Array,
+        cache: list[KeysValues | None],
+        bias: Bias,
+        cross: list[KeysValues | None],
+        cross_bias: jax.Array,
+    ) -> tuple[jax.Array, list[KeysValues | None]]:
+        """Decodes several consecutive known tokens at once, with a cache.
+
+        Args:
+          token_ids: int [B, K].
+          position: of the first, int32 scalar; K positions must be left in the cache.
+          cache: as of `decode_step`.
+          bias: as of `decode_step`.
+          cross: as of `decode_step`, without beams.
+          cross_bias: as of `decode_step`.
+
+        Returns:
+          Logits [B, K, V] float32, and the cache with these positions added.
+        """
+        count = token_ids.shape[1]
+
+        def at_positions(by_distance: jax.Array) -> jax.Array:  # [N, 2T-1] → [1, N, K, T]
+            length = (by_distance.shape[1] + 1) // 2
+            first = length - 1 - position
+            rows = [jax.lax.dynamic_slice_in_dim(by_distance, first - i, length, axis=1) for i in range(count)]
+            return jnp.stack(rows, axis=1)[None]
+
+        block_bias = jax.tree.map(at_positions, bias)
+        x = jnp.concatenate([self.embed_token(token_ids[:, i], position + i) for i in range(count)], axis=1)
+        updated = []
+        for layer, layer_cache, keys_values in zip(self.decoder.layers, cache, cross, strict=True):
+            x, new_cache = layer.step(x, layer_cache, position, block_bias, keys_values, cross_bias)
+            updated.append(new_cache)
+        return self._logits(self.decoder_output(x)), updated
+
     def _logits(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
         if not self.spec.tied:
             logits = jnp.asarray(x @ self.lm_head.astype(self.dtype), jnp.float32)

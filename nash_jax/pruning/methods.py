@@ -4,6 +4,7 @@ nash       NASH: some decoder layers stay; gates over the encoder's heads and un
 nash_auto  NASH-auto: gates over the decoder's sub-layers too, which leave the size of k layers
 cofi       CoFi: gates over heads, units, sub-layers and d_model of both sides reach one sparsity
 oneshot    as nash, but heads and units are closed at once, by importance, without training
+auto       what `target_speedup` asks: layers, heads and units of either side by a search over measured times
 drop       "To Asymmetry and Beyond": some layers of either side stay, and no gates
 scratch    the shape that `drop` leaves, trained from random weights: what pruning has to be better than
 none       plain fine-tuning
@@ -31,12 +32,14 @@ class Method:
       counts_layers: `config.shorten.decoder_layers` says how many decoder layers are wanted.
       gates: patterns of the axes and sub-layers that have gates; empty: no gates.
       trains_gates: gates are trained; otherwise they are closed at once, by importance.
+      searches: the stage `search` finds what stays.
     """
 
     shortens: bool
     counts_layers: bool
     gates: tuple[str, ...] = ()
     trains_gates: bool = True
+    searches: bool = False
 
 
 METHODS = {
@@ -44,6 +47,9 @@ METHODS = {
     "nash_auto": Method(shortens=False, counts_layers=True, gates=(*ENCODER_GATES, _DECODER_SUBLAYERS)),
     "cofi": Method(shortens=False, counts_layers=False, gates=_EVERYTHING),
     "oneshot": Method(shortens=True, counts_layers=True, gates=ENCODER_GATES, trains_gates=False),
+    "auto": Method(
+        shortens=True, counts_layers=False, gates=(r".*\.heads", r".*\.units"), trains_gates=False, searches=True
+    ),
     "drop": Method(shortens=True, counts_layers=True),
     "scratch": Method(shortens=True, counts_layers=True),
     "none": Method(shortens=False, counts_layers=False),

@@ -49,13 +49,14 @@ class Calibration:
       params: its parameters.
       batches: rows, from `first_batches`.
       config: compute dtype, and whether activations are computed again in the backward pass.
+      stage: whose progress it is.
     """
 
     def __init__(
         self, spec: ModelSpec, params: Mapping[str, Any], batches: Sequence[Mapping[str, np.ndarray]],
-        config: ModelConfig,
+        config: ModelConfig, stage: str = "prune",
     ) -> None:  # fmt: skip
-        self._spec, self._config = spec, config
+        self._spec, self._config, self._stage = spec, config, stage
         self._params, self._batches = jax.device_put(params), batches
 
     def importance(self, kind: str) -> Sums:
@@ -72,7 +73,7 @@ class Calibration:
 
     def _sum(self, name: str, measure: Callable[[Any, Any], Mapping[str, jax.Array]]) -> Sums:
         """The sum over all batches, in float64."""
-        progress, sums = Progress("prune", len(self._batches), 0, unit="batch"), Sums()
+        progress, sums = Progress(self._stage, len(self._batches), 0, unit="batch"), Sums()
         for number, batch in enumerate(self._batches, 1):
             for key, value in jax.device_get(measure(self._params, batch)).items():
                 sums[key] = np.asarray(value, np.float64) + sums.get(key, 0.0)

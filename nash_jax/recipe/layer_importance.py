@@ -38,7 +38,8 @@ def find_candidates(config: Config, depths: Mapping[str, int], stage: str = "sho
       UserError: for layers that the model does not have.
     """
     own = getattr(config, stage)
-    if not (method := METHODS[config.method]).shortens:
+    method = METHODS[config.method]
+    if not method.shortens or method.searches:
         if method.counts_layers and own.decoder_layers > depths["decoder"]:  # what gates are to reach
             raise UserError(
                 f"config.{stage}.decoder_layers is {own.decoder_layers}",

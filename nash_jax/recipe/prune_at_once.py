@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from nash_jax.axes import mask_sites, param_axes
 from nash_jax.errors import UserError
@@ -16,7 +16,7 @@ from nash_jax.pruning.compact import fold
 from nash_jax.pruning.gates import HardConcreteGates
 from nash_jax.pruning.lagrangian import Constraint
 from nash_jax.pruning.least_squares import refit_outputs
-from nash_jax.pruning.methods import make_constraints, make_gates, target_sparsities
+from nash_jax.pruning.methods import METHODS, make_constraints, make_gates, target_sparsities
 from nash_jax.recipe.calibration import Calibration, first_batches
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.layer_importance import ForcedLoss, tokenize_first
@@ -38,13 +38,9 @@ def prune_at_once(context: RunContext, folder: Path) -> dict[str, Any]:
       `importance` of whole layers and sub-layers.
     """
     spec, params = context.model("shorten")
-    own, method = context.config.prune, context.config.method
-    constraints = make_constraints(spec, target_sparsities(method, own.sparsity))
     calibration = _calibrate(context, spec, params)
-    found = calibration.importance(own.importance)
-    masks = _agreed(close_least_important(_of_gates(found, make_gates(spec, method)), list(constraints.values())))
-    narrowed = [axis for axis, mask in masks.items() if not mask.all()]
-    fitted = refit_outputs(spec, params, masks, calibration.grams(narrowed))
+    masks, found = _masks_of(context, spec, calibration)
+    fitted = fit_outputs(calibration, spec, params, masks)
     context.save(folder, spec, fitted)
     if is_host0():
         save_file(masks, folder / "masks.safetensors")
@@ -53,6 +49,33 @@ def prune_at_once(context: RunContext, folder: Path) -> dict[str, Any]:
     models = {"before": (params, {}), "cut": (params, masks), "fitted": (fitted, masks)}
     losses = {name: loss(spec, _masked(spec, *model)) for name, model in models.items()}
     return {"steps": 0, "expected_encoder_sparsity": 0.0, "losses": losses, "importance": _coarse(found)}
+
+
+def _masks_of(
+    context: RunContext, spec: ModelSpec, calibration: Calibration
+) -> tuple[dict[str, np.ndarray], Mapping[str, np.ndarray]]:
+    """Masks that the search found, or those of least importance under the budget; and the importances."""
+    own, method = context.config.prune, context.config.method
+    if METHODS[method].searches:
+        return dict(load_file(context.workdir.stage("search") / "masks.safetensors")), {}
+    constraints = make_constraints(spec, target_sparsities(method, own.sparsity))
+    found = calibration.importance(own.importance)
+    return _agreed(close_least_important(_of_gates(found, make_gates(spec, method)), list(constraints.values()))), found
+
+
+def fit_outputs(
+    calibration: Calibration, spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Parameters whose output projections are fitted to what masks leave, as `refit_outputs`.
+
+    Args:
+      calibration: of the model, with the rows to fit on.
+      spec: the model.
+      params: its parameters.
+      masks: of heads and units, zeros and ones.
+    """
+    narrowed = [axis for axis, mask in masks.items() if not mask.all()]
+    return refit_outputs(spec, params, masks, calibration.grams(narrowed) if narrowed else {})
 
 
 def importance_start(

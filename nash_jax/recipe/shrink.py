@@ -7,6 +7,7 @@ from typing import Any
 from nash_jax.models.initialize import init_params
 from nash_jax.pruning.compact import compact as compact_model
 from nash_jax.pruning.layer_selection import select_layers
+from nash_jax.pruning.methods import METHODS
 from nash_jax.recipe.context import Model, RunContext
 from nash_jax.recipe.layer_importance import (
     ShortenedLoss,
@@ -17,7 +18,7 @@ from nash_jax.recipe.layer_importance import (
 )
 from nash_jax.recipe.prepare_data import check_sizes
 from nash_jax.recipe.vocabulary import RunVocabulary, choose_vocabulary, compare_sizes
-from nash_jax.spec import ModelSpec
+from nash_jax.spec import SIDES, ModelSpec
 
 
 def shorten(context: RunContext, folder: Path) -> dict[str, Any]:
@@ -54,7 +55,11 @@ def choose_layers(
     Returns:
       Layers by side, and what was measured for the choice.
     """
-    sides, config = find_candidates(context.config, depths_of(spec), stage), context.config
+    config = context.config
+    if METHODS[config.method].searches:
+        found = context.workdir.results(["search"])["search"]
+        return {side: found[f"kept_{side}_layers"] for side in SIDES}, {}
+    sides = find_candidates(config, depths_of(spec), stage)
     if all(len(own.layers) <= own.keep for own in sides.values()):
         return {side: list(own.layers) for side, own in sides.items()}, {}
     pairs = tokenize_first(context.rows["validation"], context.tokenizer, config.task, folder)

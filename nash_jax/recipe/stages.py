@@ -1,6 +1,7 @@
-"""The stages of a run in their order: what each needs and what it does. `label` and `halfway` are not in every run.
+"""The stages of a run in their order: what each needs and what it does. `label`, `halfway` and `search` are not in
+every run.
 
-data → finetune → label → halfway → shorten → prune → compact → retrain → evaluate → benchmark → export → report
+data → finetune → label → halfway → search → shorten → prune → compact → retrain → evaluate → benchmark → export
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.final_stages import benchmark, evaluate, export
 from nash_jax.recipe.label import label
 from nash_jax.recipe.prepare_data import prepare_data
+from nash_jax.recipe.search import search
 from nash_jax.recipe.shrink import compact, shorten
 from nash_jax.recipe.train import finetune, halfway, prune, retrain
 from nash_jax.recipe.workdir import Workdir
@@ -40,7 +42,8 @@ STAGE_TABLE = (
     Stage("finetune", finetune, ("data",)),
     Stage("label", label, ("finetune",)),
     Stage("halfway", halfway, ("label", "finetune")),
-    Stage("shorten", shorten, ("halfway", "label", "finetune")),
+    Stage("search", search, ("label", "finetune")),
+    Stage("shorten", shorten, ("search", "halfway", "label", "finetune")),
     Stage("prune", prune, ("shorten", "finetune")),
     Stage("compact", compact, ("prune",)),
     Stage("retrain", retrain, ("compact", "finetune")),

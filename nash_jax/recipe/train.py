@@ -1,6 +1,8 @@
 """The stages that train: `finetune`, `halfway`, `prune`, `retrain`."""
 
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.pruning.methods import METHODS
 from nash_jax.pruning.objective import PruningObjective
 from nash_jax.recipe.context import RunContext
+from nash_jax.recipe.layer_importance import ForcedLoss
 from nash_jax.recipe.prune_at_once import importance_start, prune_at_once
 from nash_jax.recipe.prune_phase import PrunePhase
 from nash_jax.recipe.shrink import choose_layers, kept_by_side
@@ -29,6 +32,7 @@ from nash_jax.training.losses import StudentLoss
 from nash_jax.training.optim import make_optimizer
 from nash_jax.training.state import State, make_state, place_state
 from nash_jax.training.steps import build_student, make_step
+from nash_jax.training.writers import Writer
 from nash_jax.tree import flatten
 
 
@@ -54,7 +58,8 @@ def prune(context: RunContext, folder: Path) -> dict[str, Any]:
     """Trains model and gates together, or closes gates at once; saves the dense model and the final masks."""
     spec, params = context.model("shorten")
     config, method = context.config.prune, METHODS[context.config.method]
-    if not method.gates or config.sparsity == 0 or (method.trains_gates and config.epochs == 0):
+    untouched = config.sparsity == 0 and not method.searches
+    if not method.gates or untouched or (method.trains_gates and config.epochs == 0):
         context.save(folder, spec, params)
         return {"steps": 0, "expected_encoder_sparsity": 0.0}
     if not method.trains_gates:
@@ -98,9 +103,41 @@ def _fit(context: RunContext, name: str, folder: Path, spec: ModelSpec, params: 
     return result
 
 
+def train_briefly(
+    context: RunContext, folder: Path, spec: ModelSpec, params: Any, share: float, loss: ForcedLoss
+) -> dict[str, Any]:
+    """A share of the steps of `retrain`, with a learning rate that falls in as many; writes no metrics.
+
+    Args:
+      context: of the run.
+      folder: for its checkpoints, which are deleted when it is done.
+      spec: the model.
+      params: its parameters.
+      share: of the steps.
+      loss: the checkpoint with the least is the best.
+
+    Returns:
+      The parameters of the best checkpoint, NumPy.
+    """
+    config = context.config.retrain
+    if config.epochs == 0:
+        return dict(params)
+    batches = context.batches(config, "retrain")
+
+    def evaluate(state: State) -> Evaluation:
+        value = loss(spec, jax.device_put(to_host(state["params"]["model"])))
+        return {"loss": value}, (-value,)
+
+    num_steps = max(1, round(share * config.epochs * batches.steps_per_epoch))
+    best, _ = _train(context, "retrain", folder, spec, {"model": params}, batches, num_steps, evaluate, writers=())
+    if is_host0():
+        shutil.rmtree(folder / "checkpoints")
+    return to_host(best["params"]["model"])
+
+
 def _train(
     context: RunContext, name: str, folder: Path, spec: ModelSpec, params: dict[str, Any], batches: Batches,
-    num_steps: int, evaluate: Any, objective: PruningObjective | None = None,
+    num_steps: int, evaluate: Any, objective: PruningObjective | None = None, writers: Sequence[Writer] | None = None,
 ) -> tuple[State, dict[str, Any]]:  # fmt: skip
     """Builds the phase and runs the loop; (the best state, what the phase reports)."""
     config: TrainConfig = getattr(context.config, name)
@@ -126,7 +163,8 @@ def _train(
     )  # fmt: skip
     phase = Phase(
         name, place_state(fresh, context.mesh, shardings), make_step(loss, tx, config.accumulation, average),
-        teacher_params, batches, num_steps, eval_steps, evaluate, folder / "checkpoints", context.writers, average,
+        teacher_params, batches, num_steps, eval_steps, evaluate, folder / "checkpoints",
+        context.writers if writers is None else writers, average,
     )  # fmt: skip
     return train(phase, context.mesh)
 

@@ -73,6 +73,8 @@ def _pair(report: Report) -> str:
     found = [_removed(params, side) for side in SIDES]
     if losses := section(report, "cutting", "losses"):
         found.append("validation loss {before:.4f}, cut {cut:.4f}, outputs fitted {fitted:.4f}".format(**losses))
+    if search := section(report, "search"):
+        found.append("search: {target:g}× asked, {predicted:.2f}× predicted, {measured:.2f}× measured".format(**search))
     return "\n".join([align(lines, left=(0, 3)), *found])
 
 

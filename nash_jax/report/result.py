@@ -115,6 +115,7 @@ def _contents(result: RunResult, masks: Mapping[str, np.ndarray]) -> dict[str, A
         **_vocabulary(stages.get("shorten", {})),
         **_labels(stages.get("label", {})),
         **_cutting(stages.get("prune", {})),
+        **({"search": _search(stages["search"])} if "search" in stages else {}),
     }
 
 
@@ -158,6 +159,11 @@ def _labels(label: Mapping[str, Any]) -> dict[str, Any]:
 def _cutting(prune: Mapping[str, Any]) -> dict[str, Any]:
     """What cutting without training did to the validation loss, in a run that does so."""
     return {"cutting": {name: prune[name] for name in ("losses", "importance")}} if "losses" in prune else {}
+
+
+def _search(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """What the search for a target speedup found."""
+    return {name: value for name, value in stage.items() if name not in _STAGE_FACTS}
 
 
 def _data(result: RunResult) -> dict[str, Any]:

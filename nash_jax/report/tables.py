@@ -14,6 +14,7 @@ from nash_jax.report import numbers
 from nash_jax.report.benchmark import Setup, setup_label, setups
 from nash_jax.report.numbers import direction, format_ms, format_percent, format_seconds, is_number, ratio, section
 from nash_jax.report.quality import MODELS, Report, metric_names
+from nash_jax.spec import SIDES
 
 NBSP = "\N{NO-BREAK SPACE}"
 ARROWS = {1: f"{NBSP}↑", -1: f"{NBSP}↓", 0: ""}
@@ -199,6 +200,34 @@ def cutting_table(report: Report) -> pd.DataFrame:
     return make_frame("Validation loss of cutting", rows, ["model", "loss a token", "× before"])
 
 
+def search_table(report: Report) -> pd.DataFrame:
+    """The candidates of a search, the best first."""
+    found = section(report, "search")
+    rows = [
+        [
+            f"{row['name']}{' (chosen)' if row['chosen'] else ''}",
+            *(f"{_layers(row[f'{side}_layers'])}, {format_percent(row[f'{side}_share'])} of each" for side in SIDES),
+            Cell(f"{row['predicted']:.2f}×"), row["harm"], ", ".join(f"{loss:.4f}" for loss in row["losses"]),
+        ]
+        for row in found.get("candidates", [])
+    ]  # fmt: skip
+    titles = ["model", "encoder layers", "decoder layers", "predicted", "KL before training", "validation loss"]
+    return make_frame(f"Candidates for {found.get('target', 0):g} times the speed", rows, titles)
+
+
+def _layers(layers: Sequence[int]) -> str:
+    return " ".join(map(str, layers))
+
+
+def search_times_table(report: Report) -> pd.DataFrame:
+    """What the latency table predicted of the chosen model, and what was measured."""
+    rows = [
+        [Cell(f"{row['predicted']:.2f}×"), Cell(f"{row['measured']:.2f}×"), ratio(row["predicted"], row["measured"])]
+        for row in section(report, "search").get("measurements", [])
+    ]
+    return make_frame("Speed of the chosen model", rows, ["predicted", "measured", "predicted / measured"])
+
+
 TABLES = {
     "benchmark": benchmark_table,
     "peers": peers_table,
@@ -210,4 +239,6 @@ TABLES = {
     "coverage": coverage_table,
     "labels": labels_table,
     "cutting": cutting_table,
+    "search": search_table,
+    "search_times": search_times_table,
 }

@@ -1,0 +1,253 @@
+"""The stage `search`: which layers, heads and units make the best model that is as many times as fast as asked.
+
+1. A latency table of the dense model on this device (`benchmark/latency_table.py`), and what narrowing each sub-layer
+   and dropping layers does to its outputs (`recipe/search_harm.py`).
+2. For each pair of depths the sizes of least harm within the time; of them some candidates, among which are models
+   that only drop layers (`recipe/search_space.py`).
+3. Short trainings: all candidates for an eighth of `config.retrain`, half of them for a quarter more, two for a half
+   more; those of least validation loss go on (successive halving, Jamieson and Talwalkar 2016).
+4. The best one is compacted and timed against the dense model. If it is not as fast as asked, or much faster, its
+   sizes are chosen again with less or more time, three times at most.
+
+What is measured is kept in files: a search that is stopped continues.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+
+from nash_jax.benchmark.latency import measure_latency, speedups
+from nash_jax.benchmark.latency_store import LatencyTable, read_table, save_table
+from nash_jax.benchmark.latency_table import get_table
+from nash_jax.benchmark.latency_timing import Setup
+from nash_jax.config.schema import BenchmarkConfig, Config
+from nash_jax.errors import UserError
+from nash_jax.generation.engine import Engine
+from nash_jax.pruning.compact import compact
+from nash_jax.pruning.layer_selection import select_layers
+from nash_jax.recipe.calibration import Calibration, first_batches
+from nash_jax.recipe.context import Model, RunContext
+from nash_jax.recipe.layer_importance import ForcedLoss, tokenize_first
+from nash_jax.recipe.prune_at_once import fit_outputs
+from nash_jax.recipe.search_harm import Harm, measure_harm
+from nash_jax.recipe.search_space import Candidate, Space
+from nash_jax.recipe.train import train_briefly
+from nash_jax.runtime.files import read_json, write_text
+from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
+from nash_jax.seq2seq import load
+
+ROUNDS = ((8, 1 / 8), (4, 1 / 4), (2, 1 / 2))  # candidates of a round, and its share of the retraining's steps
+TOLERANCE = 1.05  # as many times as fast as asked, and up to this factor faster
+_AIM = 1.02  # within the tolerance
+_CORRECTIONS = 3
+
+
+def search(context: RunContext, folder: Path) -> dict[str, Any]:
+    """Finds the layers that stay, and the masks of heads and units in them; saves the masks.
+
+    Args:
+      context: of the run.
+      folder: of the stage.
+
+    Returns:
+      `target`, `predicted` and `measured` speedups, `kept_encoder_layers` and `kept_decoder_layers`, `candidates` with
+      what they lost, and the `measurements`.
+
+    Raises:
+      UserError: if no model of the space is as fast as asked.
+    """
+    spec, params = context.model("finetune")
+    target, table = context.config.target_speedup, _table(context, folder)
+    importance = _importance(context, folder, spec, params)
+    space = Space(table, _harm(context, folder, spec, params, importance), context.config.shorten.selection)
+    within_reach = space.dense_ms / space.fastest_ms()
+    if target > within_reach:
+        raise UserError(
+            f"config.target_speedup is {target:g}",
+            f"no more than {math.floor(100 * within_reach) / 100:g}, the speedup of the smallest model with this width",
+        )
+    budget_ms = space.dense_ms / target
+    tournament = _Tournament(context, folder, importance)
+    best, tried = tournament.run(space.candidates(budget_ms))
+    chosen, measurements = _fast_enough(context, folder, space, best, importance)
+    if is_host0():
+        save_file(chosen.masks(importance), folder / "masks.safetensors")
+        shutil.rmtree(folder / "trials", ignore_errors=True)
+    return {
+        "target": target,
+        "predicted": space.dense_ms / chosen.predicted_ms,
+        "measured": measurements[-1]["measured"],
+        "kept_encoder_layers": list(chosen.encoder),
+        "kept_decoder_layers": list(chosen.decoder),
+        "candidates": [_describe(own, space, losses, own.depths == chosen.depths) for own, losses in tried],
+        "measurements": measurements,
+        "table_errors": [float(error) for error in table.check.errors(space.dense_ms)],
+    }
+
+
+def setup_of(config: Config) -> Setup:
+    """What the target is about: the benchmark's first batch size and first length of outputs.
+
+    Args:
+      config: of the run.
+    """
+    own = config.benchmark
+    return Setup("jax", config.model.dtype, own.batch_sizes[0], own.source_length, own.new_tokens[0])
+
+
+def _once(path: Path, make: Callable[[], Any]) -> Any:
+    """JSON of a file, or what `make` returns, which is kept there; host 0's on every process."""
+    if not broadcast_from_host0(path.exists()):
+        made = make()
+        if is_host0():
+            write_text(path, json.dumps(made))
+        return broadcast_from_host0(made)
+    return broadcast_from_host0(read_json(path) if is_host0() else None)
+
+
+def _table(context: RunContext, folder: Path) -> LatencyTable:
+    """The dense model's table, measured by host 0."""
+    path = folder / "latency.json"
+    if is_host0() and not path.exists():
+        save_table(get_table(context.model("finetune")[0], setup_of(context.config)), path)
+    barrier("latency table")
+    return read_table(path)
+
+
+def _importance(context: RunContext, folder: Path, spec: Any, params: Any) -> dict[str, np.ndarray]:
+    """Axis of heads or units → importances in the dense model."""
+    own = context.config.prune
+
+    def measure() -> dict[str, list[float]]:
+        found = _calibration(context, spec, params).importance(own.importance)
+        return {axis: found[axis].tolist() for axis, size in spec.sublayers().values() if size}
+
+    return {axis: np.array(row) for axis, row in _once(folder / "importance.json", measure).items()}
+
+
+def _harm(context: RunContext, folder: Path, spec: Any, params: Any, importance: Mapping[str, np.ndarray]) -> Harm:
+    def measure() -> dict[str, Any]:
+        settings = context.config.model, context.config.shorten.selection
+        return measure_harm(spec, params, _rows(context), importance, *settings).to_json()
+
+    return Harm.from_json(_once(folder / "harm.json", measure))
+
+
+def _rows(context: RunContext) -> list[dict[str, np.ndarray]]:
+    return first_batches(context.batches(context.config.retrain, "retrain"), context.config.prune.importance_rows)
+
+
+def _calibration(context: RunContext, spec: Any, params: Any) -> Calibration:
+    return Calibration(spec, params, _rows(context), context.config.model, "search")
+
+
+def _cut(context: RunContext, candidate: Candidate, importance: Mapping[str, np.ndarray]) -> Model:
+    """The compact model of a candidate, its output projections fitted to what is left."""
+    spec, params = select_layers(*context.model("finetune"), encoder=candidate.encoder, decoder=candidate.decoder)
+    masks = candidate.masks(importance)
+    return compact(spec, fit_outputs(_calibration(context, spec, params), spec, params, masks), masks)
+
+
+class _Tournament:
+    """Short trainings of candidates; what is done is kept.
+
+    Args:
+      context: of the run.
+      folder: of the stage.
+      importance: of heads and units.
+    """
+
+    def __init__(self, context: RunContext, folder: Path, importance: Mapping[str, np.ndarray]) -> None:
+        self._context, self._folder, self._importance = context, folder, importance
+        pairs = tokenize_first(context.rows["validation"], context.tokenizer, context.config.task, folder)
+        self._loss = ForcedLoss(pairs, context.model("finetune")[0].pad_id, context.config.model)
+
+    def run(self, candidates: Sequence[Candidate]) -> tuple[Candidate, list[tuple[Candidate, list[float]]]]:
+        """The best one, and all of them with the validation loss after each of their rounds, the best first."""
+        losses: dict[str, list[float]] = {own.name: [] for own in candidates}
+        left = list(candidates)
+        for number, (count, share) in enumerate(ROUNDS):
+            left = left[:count]
+            for position, own in enumerate(left, 1):
+                title = f"search: round {number + 1} of {len(ROUNDS)}, candidate {position} of {len(left)}, {own.name}"
+                losses[own.name].append(self._train(own, number, share, title))
+            left.sort(key=lambda own: losses[own.name][-1])
+        tried = sorted(candidates, key=lambda own: (-len(losses[own.name]), losses[own.name][-1]))
+        return left[0], [(own, losses[own.name]) for own in tried]
+
+    def _train(self, candidate: Candidate, number: int, share: float, title: str) -> float:
+        """The validation loss of a candidate after a round."""
+        own = self._folder / "trials" / candidate.name.replace(" ", "-")
+
+        def train() -> float:
+            if is_host0():
+                print(title, flush=True)
+            spec, params = self._model(candidate, own, number)
+            params = train_briefly(self._context, own / f"round{number}", spec, params, share, self._loss)
+            self._context.save(own / f"round{number}", spec, params)
+            return self._loss(spec, jax.device_put(params))
+
+        if is_host0():
+            own.mkdir(parents=True, exist_ok=True)
+        barrier("folder of a trial")
+        loss: float = _once(own / f"round{number}.json", train)
+        return loss
+
+    def _model(self, candidate: Candidate, own: Path, number: int) -> Model:
+        if number == 0:
+            return _cut(self._context, candidate, self._importance)
+        found = load(own / f"round{number - 1}" / "model")
+        return found.spec, dict(found.params)
+
+
+def _fast_enough(
+    context: RunContext, folder: Path, space: Space, best: Candidate, importance: Mapping[str, np.ndarray]
+) -> tuple[Candidate, list[dict[str, Any]]]:
+    """The winner with sizes that are as fast as asked, and what was measured; the last entry is of the one returned."""
+    target, ms = context.config.target_speedup, space.dense_ms / context.config.target_speedup
+    dense, tried = Engine(*context.model("finetune"), context.config.model.dtype), []
+    candidate: Candidate | None = best
+    for number in range(_CORRECTIONS + 1):
+        if candidate is None:
+            break
+        own = candidate
+
+        def measure(own: Candidate = own) -> float:
+            return _measure(context.config, dense, Engine(*_cut(context, own, importance), context.config.model.dtype))
+
+        measured: float = _once(folder / f"speedup{number}.json", measure)
+        tried.append((own, {"predicted": space.dense_ms / own.predicted_ms, "measured": measured}))
+        if target <= measured <= TOLERANCE * target or (own.plain and measured > target):
+            break
+        ms *= measured / (_AIM * target)
+        candidate = space.candidate(*best.depths, ms)
+    chosen = min(tried, key=lambda pair: (pair[1]["measured"] < target, abs(pair[1]["measured"] - _AIM * target)))
+    return chosen[0], [entry for pair, entry in tried if pair is not chosen] + [chosen[1]]
+
+
+def _measure(config: Config, dense: Engine, other: Engine) -> float:
+    """How many times as fast as the dense model another one is, timed in turn."""
+    setup = setup_of(config)
+    own = BenchmarkConfig((setup.batch_size,), setup.source_length, (setup.new_tokens,), config.benchmark.runs)
+    return speedups(measure_latency({"dense": dense, "pruned": other}, own))[str(setup.batch_size)]
+
+
+def _describe(candidate: Candidate, space: Space, losses: Sequence[float], won: bool) -> dict[str, Any]:
+    """A candidate for the report."""
+    shares = {}
+    for side in ("encoder", "decoder"):
+        own = {name: size for name, size in candidate.sizes.items() if name.startswith(side)}
+        whole = {name: size for name, (_, size) in space.dense.sublayers().items()}
+        shares[f"{side}_share"] = float(np.mean([size / whole[name] for name, size in own.items()]))
+    return {
+        "name": candidate.name, "encoder_layers": list(candidate.encoder), "decoder_layers": list(candidate.decoder),
+        **shares, "predicted": space.dense_ms / candidate.predicted_ms, "harm": candidate.harm,
+        "losses": list(losses), "chosen": won,
+    }  # fmt: skip
