@@ -145,7 +145,7 @@ class Seq2Seq:
         with restored_languages(self.tokenizer):
             languages = Languages(source_lang, target_lang)
             chosen = generation_languages(self.tokenizer, self.spec, languages, chosen)
-            generator = TextGenerator(self._drafted(draft), self.tokenizer, chosen, labels, decode)
+            generator = TextGenerator(self._generator_with(draft), self.tokenizer, chosen, labels, decode)
             sources = self.tokenizer(given, verbose=False)["input_ids"] if given else []
         return (generator.scored if return_scores else generator.texts)(sources, batch_size, progress)
 
@@ -190,14 +190,22 @@ class Seq2Seq:
         inputs = self._inputs(input_ids, attention_mask, chosen)
         prompts = None if decoder_input_ids is None else read_ids(decoder_input_ids, "decoder_input_ids")
         scored = read_flag(return_scores, "return_scores")
-        generator = self._drafted(draft)
+        generator = self._generator_with(draft)
         generate = generator.generate_scored if scored else generator.generate
         return generate(*inputs, chosen, decoder_input_ids=prompts)
 
-    def _drafted(self, draft: "Seq2Seq | None") -> BatchGenerator:
-        """What generates: with a draft both models together, compiled once as long as the draft stays the same."""
-        if draft is None:
-            return self.generator
+    def _generator_with(self, draft: "Seq2Seq | None") -> BatchGenerator:
+        return self.generator if draft is None else self.speculative(draft)
+
+    def speculative(self, draft: "Seq2Seq") -> SpeculativeEngine:
+        """What generates with a draft: both models together, compiled once as long as the draft stays the same.
+
+        Args:
+          draft: a small model with the same tokens.
+
+        Raises:
+          UserError: for something else, and for a model that another engine generates for.
+        """
         if not isinstance(draft, Seq2Seq):
             raise UserError(f"draft is a {type(draft).__name__}", "a model that nash_jax.load returned")
         if self._generator is not None:

@@ -154,7 +154,7 @@ JUNK = st.one_of(
 FUNCTIONS = {
     "load": nash_jax.load, "prune": nash_jax.prune, "Seq2Seq": nash_jax.Seq2Seq,
     "trim_vocabulary": nash_jax.trim_vocabulary,
-    **{name: getattr(MODEL, name) for name in ("generate", "generate_ids", "logits", "save", "save_hf")},
+    **{name: getattr(MODEL, name) for name in ("generate", "generate_ids", "logits", "save", "save_hf", "speculative")},
     **{name: getattr(MODEL, name) for name in ("save_ct2", "save_onnx", "save_stablehlo")},
 }  # fmt: skip
 USUAL = {  # what is right, to be spoilt one argument after the other
@@ -164,6 +164,7 @@ USUAL = {  # what is right, to be spoilt one argument after the other
     "generate": {"texts": ["cat"], "max_new_tokens": 2},
     "generate_ids": {"input_ids": IDS, "max_new_tokens": 2},
     "logits": {"input_ids": IDS, "attention_mask": None, "decoder_input_ids": IDS},
+    "speculative": {"draft": MODEL},
     "save": {"folder": "here"},
     "save_hf": {"folder": "here"},
     "save_ct2": {"folder": "here"},

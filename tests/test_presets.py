@@ -155,7 +155,7 @@ def test_the_quickstart_takes_a_method_and_a_size():
         ("model", "model=; expected one of"),
         (
             "method=cofii",
-            r"method=cofii \(did you mean 'cofi'\?\); expected one of nash, nash_auto, cofi, oneshot, drop,",
+            r"method=cofii \(did you mean 'cofi'\?\); expected one of nash, nash_auto, cofi, oneshot, auto,",
         ),
         ("layers=0", "layers=0; expected a whole number above 0"),
         ("layers=3.5", "layers=3.5; expected a whole number above 0"),

@@ -61,7 +61,7 @@ def test_tokens_of_a_pass():
     model = nash_jax.Seq2Seq(spec, params)
     ids, mask = random_sources(spec, 0, 2, 6)
     model.generate_ids(ids, mask, draft=model, max_new_tokens=3 * BLOCK, eos_token_id=None, min_new_tokens=3 * BLOCK)
-    assert model._drafted(model).tokens_of_pass == BLOCK
+    assert model.speculative(model).tokens_of_pass == BLOCK
 
 
 def test_texts(tmp_path):

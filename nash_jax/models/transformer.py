@@ -330,6 +330,10 @@ class EncoderDecoder(nn.Module):
         """Output of the last decoder layer [B, T, D] → what the LM head multiplies, [B, T, D]."""
         return self.decoder.final_output(x, masks, deterministic) * self.spec.output_scale
 
+    def early_logits(self, hidden: jax.Array) -> jax.Array:
+        """Output of any decoder layer [B, T, D] → logits [B, T, V], as if it were the last one's; float32."""
+        return self._logits(self.decoder_output(hidden))
+
     def decode_step(
         self,
         token_ids: jax.Array,

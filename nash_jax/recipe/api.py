@@ -43,6 +43,7 @@ def prune(
     method: str | None = None,
     sparsity: float | None = None,
     decoder_layers: int | None = None,
+    target_speedup: float | None = None,
     config: ml_collections.ConfigDict | None = None,
 ) -> PruneResult:
     """Makes a smaller and faster model out of a fine-tuned one, by the stages of the main command.
@@ -55,10 +56,13 @@ def prune(
       data: a task of the table ("samsum"), or records by split: {"train": […], "validation": […], "test": […]}, each
         {"source": text, "target": text or list of texts}. Of "train" alone, shares of the sources are held out.
       workdir: folder of the run.
-      method: `nash`, `nash_auto`, `cofi`, `oneshot`, `drop`, `scratch` or `none`; when left out, the config's: `nash`.
+      method: `nash`, `nash_auto`, `cofi`, `oneshot`, `auto`, `drop`, `scratch` or `none`; when left out, the config's:
+        `nash`.
       sparsity: share of the attention and FFN parameters to remove, of the encoder (`nash`, `oneshot`) or of the
         whole model (`cofi`).
       decoder_layers: decoder layers to keep.
+      target_speedup: how many times as fast as the dense model the result is to be; instead of method, sparsity and
+        layers (docs/target_speedup.md).
       config: all other settings, a changed `nash_jax.default_config()`. When left out: the published settings, and the
         model is taken as fine-tuned already (`finetune.epochs = 0`).
 
@@ -76,6 +80,7 @@ def prune(
     records = None if isinstance(data, str) else _read_records(data)
     settings = _settings(data if records is None else records, config)
     chosen = {"method": method, "prune.sparsity": sparsity, "shorten.decoder_layers": decoder_layers}
+    chosen["target_speedup"] = target_speedup
     for name, value in chosen.items():
         if value is not None:
             _set(settings, name, value)
