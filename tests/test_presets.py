@@ -55,7 +55,7 @@ def test_every_task_of_the_table_has_a_config():
 @pytest.mark.parametrize("name", FILES)
 def test_every_task_model_and_method_is_a_whole_config(name, model):
     for task in tasks_of(name):
-        for method in METHODS:
+        for method in (name for name in METHODS if not METHODS[name].searches):
             layers = ",layers=2" if METHODS[method].counts_layers else ""
             arguments = f"model={model},method={method},sparsity=0.45{layers}" + (f",task={task}" if task else "")
             config = parse_config(get_config(name, arguments))
@@ -155,7 +155,7 @@ def test_the_quickstart_takes_a_method_and_a_size():
         ("model", "model=; expected one of"),
         (
             "method=cofii",
-            r"method=cofii \(did you mean 'cofi'\?\); expected one of nash, nash_auto, cofi, oneshot, auto,",
+            r"method=cofii \(did you mean 'cofi'\?\); expected one of nash, nash_auto, cofi, oneshot, drop,",
         ),
         ("layers=0", "layers=0; expected a whole number above 0"),
         ("layers=3.5", "layers=3.5; expected a whole number above 0"),
@@ -180,7 +180,7 @@ def test_any_text_is_read_or_refused_with_what_there_is():
     rng, tasks = random.Random(57), ["a", "b"]
     names = ["model", "task", "layers", "sparsity", "method", "layer", ""]
     values = ["t5-base", "a", "3", "0", "0.5", "nash", "1e-3", "é", "", "=", ","]
-    good = {"model": set(MODELS), "task": set(tasks), "method": set(METHODS), "layers": {"3"}}
+    good = {"model": set(MODELS), "task": set(tasks), "method": {name for name in METHODS if not METHODS[name].searches}, "layers": {"3"}}
     good["sparsity"] = {"0", "0.5", "1e-3"}
     outcomes = []
     for _ in range(3000):

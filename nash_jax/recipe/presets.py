@@ -135,7 +135,8 @@ def parse_arguments(text: str, choices: Mapping[str, Iterable[str]]) -> dict[str
     Raises:
       UserError: naming what there is.
     """
-    allowed = {**choices, "method": METHODS, "layers": (), "sparsity": ()}
+    methods = [name for name, method in METHODS.items() if not method.searches]  # that one has target_speedup
+    allowed = {**choices, "method": methods, "layers": (), "sparsity": ()}
     found: dict[str, str] = {}
     for part in text.split(",") if text else ():
         name, _, value = (piece.strip() for piece in part.partition("="))

@@ -15,6 +15,7 @@ What is measured is kept in files: a search that is stopped continues.
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ class _Tournament:
 
         def train() -> float:
             if is_host0():
-                print(title, flush=True)
+                print(title, file=sys.stderr, flush=True)
             spec, params = self._model(candidate, own, number)
             params = train_briefly(self._context, own / f"round{number}", spec, params, share, self._loss)
             self._context.save(own / f"round{number}", spec, params)

@@ -23,7 +23,7 @@ from nash_jax.recipe.layer_importance import ForcedLoss
 from nash_jax.recipe.prune_at_once import importance_start, prune_at_once
 from nash_jax.recipe.prune_phase import PrunePhase
 from nash_jax.recipe.shrink import choose_layers, kept_by_side
-from nash_jax.runtime.multihost import is_host0
+from nash_jax.runtime.multihost import barrier, is_host0
 from nash_jax.runtime.sharding import param_shardings, place_params, to_host
 from nash_jax.spec import ModelSpec
 from nash_jax.training.averaging import make_average
@@ -130,6 +130,7 @@ def train_briefly(
 
     num_steps = max(1, round(share * config.epochs * batches.steps_per_epoch))
     best, _ = _train(context, "retrain", folder, spec, {"model": params}, batches, num_steps, evaluate, writers=())
+    barrier("brief training")  # all have read the best checkpoint
     if is_host0():
         shutil.rmtree(folder / "checkpoints")
     return to_host(best["params"]["model"])
