@@ -51,16 +51,15 @@ class TrainStep:
             grads, metrics = self.gradients(state, teacher_params, batch)
             return self.update(state, grads), metrics
 
-    def lower(self, state: Any, teacher_params: Any, batch: Any) -> dict[str, Any]:
-        """Both programs by name, lowered for arguments of these shapes and shardings."""
+    def lower_gradients(self, state: Any, teacher_params: Any, batch: Any) -> Any:
+        """The first program, lowered for arguments of these shapes and shardings."""
         with use_mesh(self._mesh):
-            grads = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state["params"]
-            )
-            return {
-                "gradients": self.gradients.lower(state, teacher_params, batch),
-                "update": self.update.lower(state, grads),
-            }
+            return self.gradients.lower(state, teacher_params, batch)
+
+    def lower_update(self, state: Any) -> Any:
+        """The second, for a state of these shapes and shardings; gradients have those of its parameters."""
+        with use_mesh(self._mesh):
+            return self.update.lower(state, state["params"])
 
 
 def make_step(
