@@ -48,7 +48,10 @@ def test_shapes(text: str, shape: tuple[int, ...]) -> None:
         ("data:0", "config.mesh has 'data:0'"),
         ("data:two", "config.mesh has 'data:two'"),
         ("data,fsdp", "'data,fsdp': two axes take the devices that are left"),
-        ("data:2,fsdp:2", "config.mesh is 'data:2,fsdp:2', 4 devices; expected sizes whose product is the 8 that there"),
+        (
+            "data:2,fsdp:2",
+            "config.mesh is 'data:2,fsdp:2', 4 devices; expected sizes whose product is the 8 that there",
+        ),
         ("fsdp:3", "config.mesh is 'fsdp:3', 3 devices"),
     ],
 )
@@ -95,7 +98,9 @@ def train(folder: Path, *args: str) -> dict:
     """What tests/mesh_runs.py finds on eight fake devices."""
     environment = os.environ | on_devices(8) | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "tests/mesh_runs.py", str(folder), *args]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "results.json").read_text())
 

@@ -1,5 +1,6 @@
 """Devices that are not here, to compile for: TPU slices by libtpu, NVIDIA GPUs by jax's CUDA plugin, fake CPUs."""
 
+import contextlib
 import os
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 from nash_jax.errors import UserError, did_you_mean
 
 _GIB = 2**30
+_FORCED = "xla_force_host_platform_device_count"  # the number of fake devices, given by the user
 _EXPECTED = "a kind and a size: v5e:4x4, v6e:16x16, h200:8, or cpu:8 for fake devices"
 _H200 = """
 gpu_device_info {
@@ -65,10 +67,9 @@ def find_topology(name: str) -> Topology:
 
 def _fake_devices(name: str, size: str) -> Any:
     count = int(size) if size.isdecimal() else 0
-    try:
-        jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:  # they have been counted before
-        pass
+    if _FORCED not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # they have been counted before
+            jax.config.update("jax_num_cpu_devices", count)
     if not 0 < count <= jax.device_count():
         raise UserError(f"--topology is {name!r}, with {jax.device_count()} fake devices", "no more than there are")
     return jax.devices()[:count]

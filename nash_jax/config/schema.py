@@ -385,8 +385,8 @@ class Config:
       retrain: fine-tuning of the compact model with a fresh optimizer.
       evaluate: generation settings.
       benchmark: timing settings.
-      mesh: how the devices are arranged, as in `data:4,fsdp:8,model:2` (docs/meshes.md); empty: all of them on `data`. It
-        changes no result and may change when a run continues.
+      mesh: how the devices are arranged, as in `data:4,fsdp:8,model:2` (docs/launch.md); empty: all of them on `data`.
+        It changes no result and may change when a run continues.
       export: forms of the pruned model beside the export, by commas: `hf` for transformers, `ct2` and `ct2_int8` for
         CTranslate2, `onnx` and `onnx_int8`, `stablehlo`; each is a folder of this name in `export/`.
     """
@@ -475,7 +475,9 @@ def all_settings(config: Config) -> dict[str, Any]:
     """
     settings, defaults = dataclasses.asdict(config), dataclasses.asdict(Config())
     del settings["mesh"]
-    settings["model"]["model_parallel"] = 1  # the mesh's size in earlier versions, whose runs go on and keep their names
+    settings["model"]["model_parallel"] = (
+        1  # the mesh's size in earlier versions, whose runs go on and keep their names
+    )
     for name in _LATER:
         *groups, last = name.split(".")
         own, default = settings, defaults

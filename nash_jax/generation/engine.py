@@ -190,10 +190,11 @@ class Engine(BatchGenerator):
 
     def _run(self, inputs: PaddedInputs, traced: TracedArgs, static: StaticArgs) -> Decoded:
         weights = self.weights.of_rows(len(inputs.input_ids) * static.rows_of_input)
+        ids, mask = inputs.input_ids, inputs.attention_mask
         if self._mesh is not None:
-            inputs, traced = place_inputs(self._mesh, inputs, traced)
+            ids, mask, traced = place_inputs(self._mesh, inputs, traced)
         with use_mesh(self._mesh):
-            found: Decoded = self._generate(weights, inputs.input_ids, inputs.attention_mask, traced, static)
+            found: Decoded = self._generate(weights, ids, mask, traced, static)
         return found
 
     def generate_padded(

@@ -60,8 +60,8 @@ def _is_on(leaf: Any, mesh: Mesh) -> bool:
     return isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == mesh
 
 
-def place_inputs(mesh: Mesh, inputs: PaddedInputs, traced: TracedArgs) -> tuple[PaddedInputs, TracedArgs]:
-    """The arguments of a generation on the mesh, rows split as far as they can be divided.
+def place_inputs(mesh: Mesh, inputs: PaddedInputs, traced: TracedArgs) -> tuple[jax.Array, jax.Array, TracedArgs]:
+    """Ids, mask and other arguments of a generation on the mesh, rows split as far as they can be divided.
 
     Args:
       mesh: the devices.
@@ -76,7 +76,7 @@ def place_inputs(mesh: Mesh, inputs: PaddedInputs, traced: TracedArgs) -> tuple[
         return jax.tree.map(lambda x: _put(x, sharding), value)
 
     placed = {name: put(name, value) for name, value in traced._asdict().items()}
-    return inputs._replace(input_ids=ids, attention_mask=mask), TracedArgs(**placed)
+    return ids, mask, TracedArgs(**placed)
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:

@@ -12,7 +12,6 @@ import numpy as np
 
 from nash_jax.config.schema import Config, DistillConfig, ModelConfig, TaskConfig
 from nash_jax.data.pipeline import assign_buckets, choose_shapes, tokenize
-from nash_jax.errors import UserError
 from nash_jax.pruning.layer_selection import Candidates, Loss, drop_least_important, select_layers
 from nash_jax.ragged import Ragged
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0

@@ -29,7 +29,7 @@ def param_shardings(
     """Parameter path → sharding, read off the table of logical axes.
 
     Heads, units and vocabulary are split over `model`, and the largest axis that is left over `fsdp`. An axis that a
-    mesh axis does not divide (a ragged layer) is not split; so is a second axis of one parameter for the same mesh axis.
+    mesh axis does not divide (a ragged layer) is not split, and of two axes of a parameter for one mesh axis the first.
 
     Args:
       mesh: the mesh.
@@ -75,7 +75,8 @@ def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
 def state_shardings(state: Any, mesh: Mesh, model: Mapping[str, NamedSharding]) -> Any:
     """Shardings of a whole train state.
 
-    What sits at a model parameter's path, and its moments, are split as that parameter; all else, as gates, over `fsdp`.
+    What sits at a model parameter's path, and its moments, are split as that parameter; all else, such as gates, over
+    `fsdp`.
 
     Args:
       state: the state or its shapes.
@@ -116,7 +117,9 @@ def describe_split(shapes: Any, shardings: Any, mesh: Mesh) -> str:
     leaves, whole = jax.tree_util.tree_leaves_with_path(shapes), list[tuple[int, str]]()
     total = mine = 0
     for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
-        size, part = (int(np.prod(shape)) * leaf.dtype.itemsize for shape in (leaf.shape, sharding.shard_shape(leaf.shape)))
+        size, part = (
+            int(np.prod(shape)) * leaf.dtype.itemsize for shape in (leaf.shape, sharding.shard_shape(leaf.shape))
+        )
         total, mine = total + size, mine + part
         keys = [str(getattr(key, "key", "")) for key in path]
         if keys[0] == "params" and size == part and leaf.ndim:  # the moments of a parameter are split as it is

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nash_jax.config.schema import Config
+from nash_jax.errors import UserError
 from nash_jax.pruning.layer_selection import Candidates, candidates
 from nash_jax.pruning.methods import METHODS
 from nash_jax.spec import FAMILIES, SIDES, ModelSpec, dense_spec, preset
