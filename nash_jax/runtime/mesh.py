@@ -102,12 +102,21 @@ def local_mesh(mesh: Mesh) -> Mesh:
 
 
 def mesh_text(mesh: Mesh) -> str:
-    """Returns the mesh as `config.mesh` has it, without axes of size 1."""
+    """Returns the mesh as `config.mesh` has it, without axes of size 1.
+
+    Args:
+      mesh: from `make_mesh`.
+    """
     return ",".join(f"{name}:{size}" for name, size in mesh.shape.items() if size > 1) or "data:1"
 
 
 def row_axes(mesh: Mesh | jax.sharding.AbstractMesh, rows: int) -> tuple[str, ...]:
-    """Returns the axes that so many rows are split over: those of `ROW_AXES`, as far as their sizes divide the rows."""
+    """Returns the axes that rows are split over: those of `ROW_AXES`, as far as their sizes divide the rows.
+
+    Args:
+      mesh: from `make_mesh`.
+      rows: how many there are.
+    """
     chosen: list[str] = []
     for name in ROW_AXES:
         if rows % int(np.prod([mesh.shape[axis] for axis in (*chosen, name)])):
@@ -117,7 +126,11 @@ def row_axes(mesh: Mesh | jax.sharding.AbstractMesh, rows: int) -> tuple[str, ..
 
 
 def use_mesh(mesh: Mesh | None) -> AbstractContextManager[Any]:
-    """What is traced within is for this mesh; None: for one device."""
+    """What is traced within is for this mesh.
+
+    Args:
+      mesh: None: one device.
+    """
     return contextlib.nullcontext() if mesh is None or mesh.size == 1 else jax.set_mesh(mesh)
 
 
@@ -125,7 +138,10 @@ def split_rows(x: jax.Array) -> jax.Array:
     """Keeps the rows of an activation [B, ..., D] split over devices, and its other axes whole.
 
     Without this the compiler may split activations as their parameters are, along D, and gather the rows instead. It
-    changes no number, and does nothing outside of `jax.set_mesh` with `AXES`.
+    changes no number, and does nothing outside of `use_mesh`.
+
+    Args:
+      x: the activation.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if not _is_ours(mesh):
@@ -134,7 +150,11 @@ def split_rows(x: jax.Array) -> jax.Array:
 
 
 def split_heads(x: jax.Array) -> jax.Array:
-    """As `split_rows`, for keys and values [B, T, N, H], whose heads are split as far as they can be divided."""
+    """As `split_rows`, for keys and values [B, T, N, H], whose heads are split as far as they can be divided.
+
+    Args:
+      x: keys or values.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if not _is_ours(mesh):
         return x
@@ -146,6 +166,9 @@ def gather_table(table: jax.Array) -> jax.Array:
     """Makes each device's part of an embedding table [V, D] whole but for `model`, before rows are looked up in it.
 
     The rows that are looked up are split over `fsdp` by the batch, not by their place in the table.
+
+    Args:
+      table: the table.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if not _is_ours(mesh):

@@ -141,7 +141,12 @@ def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
 
 
 def rows_sharding(mesh: Mesh, rows: int) -> NamedSharding:
-    """Sharding of an array of so many rows, split as far as they can be divided."""
+    """Sharding of an array by rows, split as far as they can be divided.
+
+    Args:
+      mesh: the mesh.
+      rows: how many there are.
+    """
     return NamedSharding(mesh, PartitionSpec(row_axes(mesh, rows)))
 
 

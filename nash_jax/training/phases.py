@@ -22,7 +22,12 @@ from nash_jax.training.steps import build_student, make_step
 
 
 def has_teacher(config: TrainConfig, name: str) -> bool:
-    """Whether a phase of this name and settings learns from the dense model."""
+    """Whether a phase learns from the dense model.
+
+    Args:
+      config: of the phase.
+      name: of the phase.
+    """
     return name != "finetune" and config.distill.has_teacher
 
 
@@ -125,7 +130,11 @@ class PhasePrograms:
         return jax.jit(lambda params: self._fresh(params, seed), out_shardings=shardings)(placed)
 
     def place_teacher(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The teacher's parameters, split over the mesh; {} without a teacher."""
+        """The teacher's parameters, split over the mesh; {} without a teacher.
+
+        Args:
+          params: of the host.
+        """
         if self.teacher is None:
             return {}
         shardings = param_shardings(self.mesh, param_axes(self.teacher), self.teacher.axis_sizes())

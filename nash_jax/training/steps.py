@@ -52,12 +52,22 @@ class TrainStep:
             return self.update(state, grads), metrics
 
     def lower_gradients(self, state: Any, teacher_params: Any, batch: Any) -> Any:
-        """The first program, lowered for arguments of these shapes and shardings."""
+        """The first program, lowered for arguments of these shapes and shardings.
+
+        Args:
+          state: of the phase.
+          teacher_params: of the teacher.
+          batch: rows.
+        """
         with use_mesh(self._mesh):
             return self.gradients.lower(state, teacher_params, batch)
 
     def lower_update(self, state: Any) -> Any:
-        """The second, for a state of these shapes and shardings; gradients have those of its parameters."""
+        """The second; gradients have the shapes and shardings of the parameters.
+
+        Args:
+          state: of the phase, arrays or shapes with shardings.
+        """
         with use_mesh(self._mesh):
             return self.update.lower(state, state["params"])
 
