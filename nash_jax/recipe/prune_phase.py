@@ -36,12 +36,12 @@ class PrunePhase:
       steps_per_epoch: batches of an epoch.
       validation: scores models.
       selection: the metric that the best checkpoint maximises.
-      mesh: the devices that generate.
+      mesh: the devices that generate; None: the first.
     """
 
     def __init__(
         self, config: Config, spec: ModelSpec, params: Any, steps_per_epoch: int, validation: Evaluator,
-        selection: str, mesh: Mesh,
+        selection: str, mesh: Mesh | None = None,
     ) -> None:  # fmt: skip
         self.objective = make_objective(config, spec, steps_per_epoch)
         self.num_steps = max(1, round(config.prune.epochs * steps_per_epoch))
