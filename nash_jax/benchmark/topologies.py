@@ -40,6 +40,9 @@ class Topology(NamedTuple):
     chip: str
 
 
+_NO_MACHINE = {  # to ask about itself, or that only one process could use; libtpu says so at length
+    "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3",
+}  # fmt: skip
 _TPU_MEMORY = {"v4": 32 * _GIB, "v5e": 16 * _GIB, "v5p": 95 * _GIB, "v6e": 32 * _GIB}
 _GPUS = {"h200": (_H200, 141_000_000_000)}
 
@@ -78,8 +81,8 @@ def _fake_devices(name: str, size: str) -> Any:
 def _tpu(name: str) -> Any:
     from jax.experimental import topologies  # here and below, for it looks for plugins
 
-    for variable, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}.items():
-        os.environ.setdefault(variable, value)  # there is no machine to ask, and it says so at length
+    for variable, value in _NO_MACHINE.items():
+        os.environ.setdefault(variable, value)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except (RuntimeError, ValueError, FileNotFoundError) as error:
