@@ -439,13 +439,14 @@ _T5_SIZES = {  # name: d_model, d_ff of v1.0, d_ff of v1.1, heads of v1.0, heads
     "base": (768, 3072, 2048, 12, 12, 12, 12),
     "large": (1024, 4096, 2816, 16, 16, 24, 24),
 }
+_T5_LARGEST = {"t5-3b": (16384, 32), "t5-11b": (65536, 128)}  # name: d_ff, heads of 128; the rest is as in t5-large
 
 
 _BART_SIZES = {"base": (768, 3072, 12, 6), "large": (1024, 4096, 16, 12)}  # name: d_model, d_ff, heads, layers
 
 
 def preset(name: str) -> ModelSpec:
-    """Returns the spec of a public checkpoint: `t5-small` … `flan-t5-large`, `bart-base`, `bart-large`.
+    """Returns the spec of a public checkpoint: `t5-small` … `t5-11b`, … `flan-t5-large`, `bart-base`, `bart-large`.
 
     Args:
       name: one of these.
@@ -460,8 +461,15 @@ def preset(name: str) -> ModelSpec:
             vocab_size=50265, d_model=d_model, d_ff=d_ff, num_heads=heads, encoder_layers=layers, decoder_layers=layers,
             family="bart",
         )  # fmt: skip
+    if name in _T5_LARGEST:
+        d_ff, heads = _T5_LARGEST[name]
+        return dense_spec(
+            vocab_size=32128, d_model=1024, head_dim=128, d_ff=d_ff, num_heads=heads, encoder_layers=24,
+            decoder_layers=24, output_scale=1024**-0.5,
+        )  # fmt: skip
     if family not in ("t5", "flan-t5") or size not in _T5_SIZES:
         known = [f"{f}-{s}" for f in ("t5", "flan-t5") for s in _T5_SIZES] + [f"bart-{s}" for s in _BART_SIZES]
+        known += _T5_LARGEST
         raise UserError(f"unknown preset {name!r}", f"one of {', '.join(known)}")
     d_model, ff_v0, ff_v1, heads_v0, heads_v1, layers_v0, layers_v1 = _T5_SIZES[size]
     common: dict[str, Any] = {"vocab_size": 32128, "d_model": d_model, "head_dim": 64}

@@ -58,7 +58,7 @@ OUT_OF_RANGE = {
         place: (0, -1)
         for place in (
             *(f"task.{name}" for name in ("max_source_length", "max_target_length", "max_new_tokens")),
-            *(f"model.{name}" for name in ("d_model", "d_ff", "num_heads", "encoder_layers", "model_parallel")),
+            *(f"model.{name}" for name in ("d_model", "d_ff", "num_heads", "encoder_layers")),
             *(f"{phase}.{name}" for phase in PHASES for name in ("batch_size", "clip_norm", "eval_every")),
             *(f"benchmark.{name}" for name in ("source_length", "runs")),
             "evaluate.batch_size",

@@ -116,7 +116,8 @@ import sys
 from pathlib import Path
 import jax, numpy as np
 from nash_jax.runtime.multihost import start_distributed
-from nash_jax.runtime.sharding import make_mesh, param_shardings, place_batch, place_params, to_host
+from nash_jax.runtime.mesh import make_mesh
+from nash_jax.runtime.sharding import param_shardings, place_batch, place_params, to_host
 from nash_jax.convert.orbax import load_tree, save_tree
 from nash_jax.training.checkpoint import Checkpointer
 from nash_jax.training.state import abstract_state
@@ -124,8 +125,8 @@ from nash_jax.runtime.output_folder import fill_folder
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, end_together, is_host0
 start_distributed()
 folder, index = Path(sys.argv[1]), jax.process_index()
-mesh = make_mesh(2)
-assert dict(mesh.shape) == {"data": 1, "model": 2} and jax.local_device_count() == 1
+mesh = make_mesh("model:2")
+assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "model": 2} and jax.local_device_count() == 1
 params = {"wi": np.arange(24, dtype=np.float32).reshape(4, 6)}
 shardings = param_shardings(mesh, {"wi": ("embed", "encoder.0.units")}, {"embed": 4, "encoder.0.units": 6})
 placed = place_params(mesh, params, shardings)

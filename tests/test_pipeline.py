@@ -16,7 +16,8 @@ from nash_jax.config.schema import TaskConfig
 from nash_jax.data.pipeline import Batches, choose_shapes, make_iterator, tokenize, tokenize_sources
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer, choose_tokenizer
 from nash_jax.ragged import Ragged
-from nash_jax.runtime.sharding import make_mesh, place_batch
+from nash_jax.runtime.mesh import make_mesh
+from nash_jax.runtime.sharding import place_batch
 
 PAD = 0
 

@@ -180,7 +180,8 @@ def test_any_text_is_read_or_refused_with_what_there_is():
     rng, tasks = random.Random(57), ["a", "b"]
     names = ["model", "task", "layers", "sparsity", "method", "layer", ""]
     values = ["t5-base", "a", "3", "0", "0.5", "nash", "1e-3", "é", "", "=", ","]
-    good = {"model": set(MODELS), "task": set(tasks), "method": {name for name in METHODS if not METHODS[name].searches}, "layers": {"3"}}
+    methods = {name for name in METHODS if not METHODS[name].searches}
+    good = {"model": set(MODELS), "task": set(tasks), "method": methods, "layers": {"3"}}
     good["sparsity"] = {"0", "0.5", "1e-3"}
     outcomes = []
     for _ in range(3000):

@@ -22,6 +22,7 @@ from nash_jax.config.schema import (
 )
 from nash_jax.errors import UserError, did_you_mean, require_packages
 from nash_jax.pruning.methods import METHODS
+from nash_jax.runtime.mesh import parse_mesh
 
 
 def parse_config(config: ml_collections.ConfigDict) -> Config:
@@ -64,7 +65,12 @@ def expected(name: str) -> str:
     return _TYPE_NAMES.get(found, _GROUP if dataclasses.is_dataclass(found) else _WHOLE_NUMBERS)
 
 
+_NO_LONGER = {"config.model.model_parallel": "config.mesh, as in --config.mesh=data:4,model:2"}
+
+
 def _check_name(name: str, hints: Iterable[str], place: str) -> None:
+    if instead := _NO_LONGER.get(f"{place}.{name}"):
+        raise UserError(f"{place}.{name} is no longer a setting", instead)
     if name not in hints:
         known = f"one of {', '.join(sorted(hints))}" if hints else f"a value for {place} itself"
         raise UserError(f"{place}.{name} is not a setting{did_you_mean(name, hints)}", known)
@@ -134,6 +140,7 @@ def _check_fields(settings: Any, place: str = "config") -> None:
 def _check_together(config: Config) -> None:
     """Settings that depend on each other, of the stages that are run."""
     _check_stages(config.stages)
+    parse_mesh(config.mesh)
     _check_named(config)
     chosen = chosen_stages(config)
     for name in export_formats(config) if "export" in chosen else ():

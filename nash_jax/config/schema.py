@@ -135,7 +135,6 @@ class ModelConfig:
       dropout_rate: dropout of a fresh model.
       dtype: compute dtype, `float32` or `bfloat16`; parameters are float32.
       remat: recompute activations in the backward pass, to save memory.
-      model_parallel: devices that share one copy of the model; the others run in data parallel.
     """
 
     init: str = ""
@@ -152,7 +151,6 @@ class ModelConfig:
     dropout_rate: float = share(0.1)
     dtype: str = choice("float32", "float32", "bfloat16")
     remat: bool = False
-    model_parallel: int = positive(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -390,6 +388,8 @@ class Config:
       retrain: fine-tuning of the compact model with a fresh optimizer.
       evaluate: generation settings.
       benchmark: timing settings.
+      mesh: how the devices are arranged, as in `data:4,fsdp:8,model:2` (docs/launch.md); empty: all of them on `data`.
+        It changes no result and may change when a run continues.
       export: forms of the pruned model beside the export, by commas: `hf` for transformers, `ct2` and `ct2_int8` for
         CTranslate2, `onnx` and `onnx_int8`, `stablehlo`; each is a folder of this name in `export/`.
     """
@@ -408,6 +408,7 @@ class Config:
     retrain: TrainConfig = TrainConfig(batch_size=8)
     evaluate: EvaluateConfig = EvaluateConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
+    mesh: str = ""
     export: str = "hf"
 
 
@@ -472,10 +473,16 @@ _LATER = (  # runs of an earlier version lack these
 def all_settings(config: Config) -> dict[str, Any]:
     """The settings by name, as they identify a run: those that came later are left out while they change nothing.
 
+    The devices are not among them, which change no result.
+
     Args:
       config: of a run.
     """
     settings, defaults = dataclasses.asdict(config), dataclasses.asdict(Config())
+    del settings["mesh"]
+    settings["model"]["model_parallel"] = (
+        1  # the mesh's size in earlier versions, whose runs go on and keep their names
+    )
     for name in _LATER:
         *groups, last = name.split(".")
         own, default = settings, defaults
@@ -498,6 +505,7 @@ def teacher_settings(config: Config) -> Config:
         stages=",".join(TEACHER_STAGES),
         task=config.task,
         model=config.model,
+        mesh=config.mesh,
         finetune=config.finetune,
         prune=PruneConfig(epochs=0.0, batch_size=1),
         retrain=TrainConfig(epochs=0.0, batch_size=1),

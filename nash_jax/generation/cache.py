@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from nash_jax.models.layers import attention_bias
+from nash_jax.runtime.mesh import split_heads
 
 KeysValues = tuple[jax.Array, jax.Array]
 Cache = list[KeysValues | None]
@@ -75,7 +76,7 @@ class CachedDecoder:
 
         def zeros(heads: int) -> KeysValues | None:
             shape = (rows, max_length, heads, spec.head_dim_of("decoder"))
-            return (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) if heads else None
+            return (split_heads(jnp.zeros(shape, dtype)), split_heads(jnp.zeros(shape, dtype))) if heads else None
 
         return [zeros(len(layer.self_heads)) for layer in spec.decoder]
 

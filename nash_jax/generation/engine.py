@@ -1,24 +1,28 @@
 """Generation for inputs of any length with few compilations: lengths are padded to buckets."""
 
 import abc
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from nash_jax.errors import UserError
 from nash_jax.generation.beam import beam_search
 from nash_jax.generation.cache import Encoded, get_column
 from nash_jax.generation.greedy import GreedyState, greedy, start, step
 from nash_jax.generation.inputs import PaddedInputs, check_inputs, check_length, length_bucket, pad_inputs
+from nash_jax.generation.mesh_weights import place_inputs
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.outputs import Decoded, ScoredIds, to_host
 from nash_jax.generation.program_args import StaticArgs, TracedArgs, make_program_args
 from nash_jax.generation.weights import Weights, WeightStore, encode_batch, make_decoder
 from nash_jax.models import build
-from nash_jax.models.head import tied_lm_head, untie_head
+from nash_jax.runtime.mesh import use_mesh
+from nash_jax.runtime.sharding import replicated
 from nash_jax.spec import ModelSpec
 
 OnToken = Callable[[int], bool | None]  # told each token of a stream; True ends it
@@ -120,6 +124,24 @@ def check_stream(inputs: PaddedInputs, options: GenerationOptions) -> None:
         raise UserError(found, "one of each, when tokens are given one by one")
 
 
+def generate_program(model: Any, mesh: Mesh | None = None) -> Any:
+    """Returns the jitted program of a generation: (weights, input_ids, attention_mask, traced, static) → `Decoded`.
+
+    Args:
+      model: a module of `nash_jax.models`, with a separate LM head.
+      mesh: the devices; None: one.
+    """
+
+    def generate(
+        weights: Weights, input_ids: jax.Array, attention_mask: jax.Array, traced: TracedArgs, static: StaticArgs
+    ) -> Decoded:
+        encoded = encode_batch(model, weights, input_ids, attention_mask, traced.prompt.shape[1] - 1)
+        decode = greedy if static.num_beams == 1 else beam_search
+        return decode(make_decoder(model, weights, encoded), static, traced)
+
+    return jax.jit(generate, static_argnums=4, out_shardings=None if mesh is None else replicated(mesh))
+
+
 class Engine(BatchGenerator):
     """Generates with a model: parameters on the device in the compute dtype, and jitted functions.
 
@@ -128,28 +150,29 @@ class Engine(BatchGenerator):
       params: its parameters.
       dtype: compute dtype; or "int8", on CPUs: float32, with the decoder's matrices and the LM head rounded to 8 bits.
       kernels: decode with the kernels of `nash_jax.kernels`, where they can be used; None: where they are also faster.
+      mesh: devices that parameters and rows are split over, without kernels; None or of one device: the first device.
 
     Raises:
       UserError: for int8 on another device than a CPU.
     """
 
     def __init__(
-        self, spec: ModelSpec, params: Mapping[str, Any], dtype: Any = jnp.float32, kernels: bool | None = None
-    ) -> None:
-        self.spec, untied = untie_head(spec, params)
-        self.weights = WeightStore(dtype, kernels)
+        self, spec: ModelSpec, params: Mapping[str, Any], dtype: Any = jnp.float32, kernels: bool | None = None,
+        mesh: Mesh | None = None,
+    ) -> None:  # fmt: skip
+        self.spec = dataclasses.replace(spec, tied=False)  # a separate head decodes faster than a tied table
+        self._mesh = mesh if mesh is not None and mesh.size > 1 else None
+        self.weights = WeightStore(dtype, kernels, self._mesh, self.spec)
         self.model = build(self.spec, dtype=self.weights.dtype)
         self._encode = jax.jit(self._encode_fn, static_argnums=3)
-        self._generate = jax.jit(self._generate_fn, static_argnums=4)
+        self._generate = generate_program(self.model, self._mesh)
         self._start = jax.jit(self._start_fn, static_argnums=4)
         self._step = jax.jit(self._step_fn, static_argnums=4, donate_argnums=2)
         self._logits = jax.jit(lambda params, *inputs: self.model.apply({"params": params}, *inputs))
-        self.update_params(untied)
+        self.update_params(params)
 
     def update_params(self, params: Mapping[str, Any]) -> None:
         """Replaces the parameters by others with the same shapes (tied or untied); nothing is recompiled."""
-        if "lm_head" not in params:
-            params = {**params, "lm_head": tied_lm_head(params)}
         self.weights.update(params)
 
     @property
@@ -165,12 +188,14 @@ class Engine(BatchGenerator):
     def _encode_fn(self, weights: Weights, input_ids: jax.Array, attention_mask: jax.Array, max_length: int) -> Any:
         return encode_batch(self.model, weights, input_ids, attention_mask, max_length)
 
-    def _generate_fn(
-        self, weights: Weights, input_ids: jax.Array, attention_mask: jax.Array, traced: TracedArgs, static: StaticArgs
-    ) -> Decoded:
-        encoded = self._encode_fn(weights, input_ids, attention_mask, traced.prompt.shape[1] - 1)
-        decode = greedy if static.num_beams == 1 else beam_search
-        return decode(make_decoder(self.model, weights, encoded), static, traced)
+    def _run(self, inputs: PaddedInputs, traced: TracedArgs, static: StaticArgs) -> Decoded:
+        weights = self.weights.of_rows(len(inputs.input_ids) * static.rows_of_input)
+        ids, mask = inputs.input_ids, inputs.attention_mask
+        if self._mesh is not None:
+            ids, mask, traced = place_inputs(self._mesh, inputs, traced)
+        with use_mesh(self._mesh):
+            found: Decoded = self._generate(weights, ids, mask, traced, static)
+        return found
 
     def generate_padded(
         self, inputs: PaddedInputs, options: GenerationOptions, *,
@@ -178,8 +203,7 @@ class Engine(BatchGenerator):
     ) -> np.ndarray:  # fmt: skip
         """As `BatchGenerator.generate_padded`."""
         static, traced = make_program_args(self.spec, options, inputs, decoder_input_ids, stop_at_eos)
-        weights = self.weights.of_rows(len(inputs.input_ids) * static.rows_of_input)
-        found = self._generate(weights, inputs.input_ids, inputs.attention_mask, traced, static)
+        found = self._run(inputs, traced, static)
         return np.asarray(found.tokens)[: inputs.num_rows * static.num_return_sequences, : int(found.width)]
 
     def stream_padded(self, inputs: PaddedInputs, options: GenerationOptions, on_token: OnToken) -> np.ndarray:
@@ -214,8 +238,7 @@ class Engine(BatchGenerator):
     ) -> ScoredIds:
         """As `BatchGenerator.score_padded`; another program is compiled for it."""
         static, traced = make_program_args(self.spec, options, inputs, decoder_input_ids, True, return_scores=True)
-        weights = self.weights.of_rows(len(inputs.input_ids) * static.rows_of_input)
-        found = self._generate(weights, inputs.input_ids, inputs.attention_mask, traced, static)
+        found = self._run(inputs, traced, static)
         return to_host(found, inputs.num_rows * static.num_return_sequences, int(traced.prompt_length))
 
     def encode_only(self, input_ids: np.ndarray, attention_mask: np.ndarray, max_new_tokens: int) -> Any:

@@ -10,12 +10,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from nash_jax.errors import UserError
 from nash_jax.generation.cache import CachedDecoder, Encoded, encode
 from nash_jax.generation.kernel_step import KernelDecoder, Packed, encode_for_kernels, matrices_of_steps, round_params
+from nash_jax.generation.mesh_weights import place_weights
 from nash_jax.kernels.build import is_asked_for, kernel_problem
 from nash_jax.kernels.matrices import pack, quantize
+from nash_jax.models.head import tied_lm_head
+from nash_jax.spec import ModelSpec
 from nash_jax.tree import map_with_path
 
 # rows up to which kernels are faster than XLA: python -m nash_jax.benchmark.kernel_cost
@@ -75,21 +79,33 @@ class WeightStore:
     Args:
       dtype: type of the parameters; "int8": float32, where what each step multiplies by is rounded to 8 bits.
       kernels: use the kernels; None: where they are faster.
+      mesh: devices that parameters are split over; None: the first device.
+      spec: the model, for a mesh.
 
     Raises:
       UserError: for int8 on another device than a CPU.
     """
 
-    def __init__(self, dtype: Any, kernels: bool | None) -> None:
+    def __init__(
+        self, dtype: Any, kernels: bool | None, mesh: Mesh | None = None, spec: ModelSpec | None = None
+    ) -> None:
         self.int8 = isinstance(dtype, str) and dtype == "int8"
         self.dtype, self._kernels = jnp.dtype("float32" if self.int8 else dtype), kernels
+        self._mesh, self._spec = mesh, spec
         if self.int8 and jax.default_backend() != "cpu":
             raise UserError(f"dtype is int8 on {jax.default_backend()}", "a CPU", "take bfloat16")
         if (self.int8 or kernels or is_asked_for()) and kernel_problem():
             _note(f"decoding without kernels, in {self.dtype}: {kernel_problem()}")
 
     def update(self, params: Mapping[str, Any]) -> None:
-        """Replaces the parameters, which have a separate LM head."""
+        """Replaces the parameters; the LM head may be missing."""
+        if self._mesh is not None and self._spec is not None:
+            self.params, self._packed, self._on_one_device = (
+                place_weights(self._mesh, self._spec, params, self.dtype), None, False,
+            )  # fmt: skip
+            return
+        if "lm_head" not in params:
+            params = {**params, "lm_head": tied_lm_head(params)}
         rounded = {path: quantize(m) for path, m in matrices_of_steps(params).items()} if self.int8 else {}
         given = round_params(params, rounded)
         self.params = map_with_path(lambda _, leaf: jnp.asarray(leaf, self.dtype), given)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from nash_jax.models.positions import RelativePositionBias
+from nash_jax.runtime.mesh import split_rows, splits_model
 from nash_jax.spec import ModelSpec
 
 Masks = Mapping[str, jax.Array]
@@ -36,6 +37,23 @@ def apply_mask(x: jax.Array, masks: Masks | None, name: str) -> jax.Array:
     if masks is None or name not in masks:
         return x
     return x * jnp.broadcast_to(masks[name].astype(x.dtype), x.shape)
+
+
+def project(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """Computes x [..., D] · weight [D, ...] + bias [...] → [..., ...] as one matrix product.
+
+    Axes of the weight that the mesh splits are not merged with others, for which each device would need all of them.
+
+    Args:
+      x: activations.
+      weight: in the dtype of `x`.
+      bias: None: none is added.
+    """
+    if splits_model():
+        y = jnp.tensordot(x, weight, 1)
+    else:
+        y = (x @ weight.reshape(weight.shape[0], -1)).reshape(*x.shape[:-1], *weight.shape[1:])
+    return y if bias is None else y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)
 
 
 def attention_bias(attention_mask: jax.Array) -> jax.Array:
@@ -142,7 +160,7 @@ class Sublayer(nn.Module):
             y = y + jnp.broadcast_to(self.output_bias.astype(self.dtype), y.shape)
         self.sow("intermediates", "output", y)
         y = apply_mask(apply_mask(y, masks, self.place), masks, "embed")
-        x = x + self.dropout(y, deterministic=deterministic)
+        x = split_rows(x + self.dropout(y, deterministic=deterministic))
         return x if self.spec.pre_norm else self.norm(x, masks)
 
 
@@ -174,12 +192,8 @@ class FeedForward(Sublayer):
 
     def _hidden(self, x: jax.Array) -> jax.Array:
         act = ACTIVATION_FNS[self.spec.activation]
-        hidden = x @ self.wi.astype(self.dtype).reshape(self.spec.d_model, -1)  # [B, T, F], gated: [B, T, 2F]
-        if self.spec.bias:
-            hidden = hidden + jnp.broadcast_to(self.wi_bias.astype(self.dtype).reshape(-1), hidden.shape)
-        if self.spec.gated:  # first half activated, second half linear
-            return act(hidden[..., : self.size]) * hidden[..., self.size :]
-        return act(hidden)
+        hidden = project(x, self.wi.astype(self.dtype), self.wi_bias if self.spec.bias else None)  # [B, T, (2,) F]
+        return act(hidden[..., 0, :]) * hidden[..., 1, :] if self.spec.gated else act(hidden)
 
 
 class Attention(Sublayer):
@@ -219,10 +233,7 @@ class Attention(Sublayer):
     def _project(self, x: jax.Array, kernel: tuple[jax.Array, jax.Array | None]) -> jax.Array:
         """Computes x [B, T, D] · kernel [D, ...] + bias [...] → [B, T, ...] as one matrix product."""
         weight, bias = kernel
-        y = x @ weight.astype(self.dtype).reshape(weight.shape[0], -1)
-        if bias is not None:
-            y = y + jnp.broadcast_to(bias.astype(self.dtype).reshape(-1), y.shape)
-        return y.reshape(*x.shape[:-1], *weight.shape[1:])
+        return project(x, weight.astype(self.dtype), bias)
 
     def keys_values(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns cross-attention keys and values, each [B, S, N, H], from the encoder output [B, S, D]."""

@@ -22,6 +22,7 @@ from nash_jax.models.layers import (
     make_norm,
 )
 from nash_jax.models.positions import RelativePositionBias, position_table
+from nash_jax.runtime.mesh import gather_table, split_rows
 from nash_jax.spec import SINUSOIDS, ModelSpec
 
 KeysValues = tuple[jax.Array, jax.Array]
@@ -174,11 +175,11 @@ class _Stack(nn.Module):
     ) -> jax.Array:
         """Token ids [B, T] at positions [T] → [B, T, D]; `shared` is the table if encoder and decoder share it."""
         s = self.spec
-        x = jnp.take(self.embedding if shared is None else shared, ids, axis=0) * s.embedding_scale
+        x = jnp.take(gather_table(self.embedding if shared is None else shared), ids, axis=0) * s.embedding_scale
         if s.absolute_positions:
             x = x + self._embed_positions(ids, positions)
         self.sow("intermediates", "embed", x)
-        x = apply_mask(x.astype(self.dtype), masks, "embed")
+        x = apply_mask(split_rows(x.astype(self.dtype)), masks, "embed")
         if s.embedding_norm:
             x = self.embedding_norm(x, masks)
         return self.dropout(x, deterministic=deterministic)

@@ -27,12 +27,13 @@ from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.models.initialize import init_params
 from nash_jax.ragged import Ragged
-from nash_jax.recipe.initial_model import fresh_spec, output_start
+from nash_jax.recipe.initial_model import output_start
 from nash_jax.recipe.labels import RunLabels, choose_targets
 from nash_jax.recipe.vocabulary import RunVocabulary
 from nash_jax.recipe.workdir import Workdir
 from nash_jax.seq2seq import Seq2Seq, load
 from nash_jax.spec import ModelSpec
+from nash_jax.training.planned_shapes import fresh_spec
 from nash_jax.training.writers import Writer
 
 Rows = dict[str, list[dict[str, Any]]]  # split → rows
@@ -239,7 +240,11 @@ class RunContext:
 
         It begins outputs as in training, and has the padding and EOS ids of the tokenizer.
         """
-        spec = fresh_spec(self.config, self.tokenizer) if self.given is None else self.given.spec
+        if self.given is not None:
+            spec = self.given.spec
+        else:
+            own = self.tokenizer
+            spec = fresh_spec(self.config, len(own), own.pad_token_id, own.eos_token_id)
         spec = align_special_ids(spec, self.tokenizer)
         start_id = output_start(spec, self.tokenizer).get("decoder_start_token_id", spec.decoder_start_id)
         return dataclasses.replace(spec, decoder_start_id=start_id)
@@ -256,6 +261,15 @@ class RunContext:
 
     @functools.cached_property
     def engines(self) -> dict[str, Engine]:
-        """The dense and the pruned model, ready to generate."""
+        """The dense and the pruned model, ready to generate on the mesh."""
+        return self._make_engines(self.mesh)
+
+    @property
+    def timed_engines(self) -> dict[str, Engine]:
+        """The same two on the first device, where times do not depend on how a mesh divides a small batch."""
+        return self.engines if self.mesh.size == 1 else self._make_engines(None)
+
+    def _make_engines(self, mesh: Mesh | None) -> dict[str, Engine]:
         dtype = self.config.model.dtype
-        return {"dense": Engine(*self.model("finetune"), dtype), "pruned": Engine(*self.model("retrain"), dtype)}
+        models = {"dense": self.model("finetune"), "pruned": self.model("retrain")}
+        return {name: Engine(*model, dtype, mesh=mesh) for name, model in models.items()}

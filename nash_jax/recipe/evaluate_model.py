@@ -26,6 +26,7 @@ from nash_jax.evaluation.sizes import component_sizes, sparsities
 from nash_jax.generation.engine import BatchGenerator, Engine
 from nash_jax.recipe.workdir import Workdir
 from nash_jax.report.result import RunResult, write
+from nash_jax.runtime.mesh import make_mesh
 from nash_jax.runtime.sharding import device_name
 from nash_jax.seq2seq import load
 from nash_jax.tree import params_digest
@@ -39,7 +40,7 @@ class EvaluationRun:
       workdir: folder for the results, of this model only.
 
     Raises:
-      UserError: when no model is named, or the workdir is another model's.
+      UserError: when no model is named, the workdir is another model's, or the mesh does not fit the devices.
     """
 
     def __init__(self, config: Config, workdir: str | Path) -> None:
@@ -48,7 +49,7 @@ class EvaluationRun:
                 f"config.stages={config.stages} without a model",
                 "config.model.init, a hub name or a folder, or the --workdir of a trained run",
             )
-        self.config = config
+        self.config, self.mesh = config, make_mesh(config.mesh)
         self.given = load(config.model.init)
         check_positions(self.given.spec, config)
         reference = load(config.evaluate.reference).spec if config.evaluate.reference else None
@@ -71,14 +72,21 @@ class EvaluationRun:
         """The model, ready to generate."""
         return Engine(self.given.spec, self.given.params, self.config.model.dtype)
 
+    @functools.cached_property
+    def _split_engine(self) -> Engine:
+        """The same on the mesh."""
+        if self.mesh.size == 1:
+            return self.engine
+        return Engine(self.given.spec, self.given.params, self.config.model.dtype, mesh=self.mesh)
+
     @property
     def engines(self) -> dict[str, BatchGenerator]:
         """Who generates: `model`, and if that is another engine or int8 also our own at `config.model.dtype`, `jax`."""
         name, _, dtype = self.config.evaluate.engine.partition("_")
         if name == "jax" and not dtype:
-            return {"model": self.engine}
+            return {"model": self._split_engine}
         other = Engine if name == "jax" else CTranslate2Engine
-        return {"jax": self.engine, "model": other(self.given.spec, self.given.params, dtype or "float32")}
+        return {"jax": self._split_engine, "model": other(self.given.spec, self.given.params, dtype or "float32")}
 
 
 def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:

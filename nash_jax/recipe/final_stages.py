@@ -39,7 +39,7 @@ def evaluate(context: RunContext, folder: Path) -> dict[str, Any]:
 def benchmark(context: RunContext, folder: Path) -> dict[str, Any]:
     """Dense against pruned, timed in turn."""
     check_positions(context.model("finetune")[0], context.config)
-    rows = measure_latency(context.engines, context.config.benchmark)
+    rows = measure_latency(context.timed_engines, context.config.benchmark)
     found = {"benchmark": rows, "speedup": speedups(rows), "device": device_name()}
     return found | ({"peers": _time_peers(context)} if context.config.benchmark.peers else {})
 

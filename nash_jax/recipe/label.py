@@ -26,6 +26,7 @@ from nash_jax.generation.batching import plan_batches
 from nash_jax.generation.engine import Engine
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.labels import Label, write_labels
+from nash_jax.runtime.mesh import local_mesh
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 
 _SETTING = "config.label.texts"
@@ -38,7 +39,8 @@ def label(context: RunContext, folder: Path) -> dict[str, Any]:
     further, seen = _further_rows(context) if own.texts else ([], 0)
     inputs = [*trained, *further]
     evaluator = context.evaluator("train", "finetune", inputs, num_beams=own.num_beams)
-    _generate(evaluator, Engine(*context.model("finetune"), context.config.model.dtype), folder / "checkpoints")
+    engine = Engine(*context.model("finetune"), context.config.model.dtype, mesh=local_mesh(context.mesh))
+    _generate(evaluator, engine, folder / "checkpoints")
     found = dict[str, Any]()
     if is_host0():
         outputs = _read_outputs(folder / "checkpoints", len(inputs))

@@ -12,51 +12,17 @@ import numpy as np
 
 from nash_jax.config.schema import Config, DistillConfig, ModelConfig, TaskConfig
 from nash_jax.data.pipeline import assign_buckets, choose_shapes, tokenize
-from nash_jax.errors import UserError
-from nash_jax.pruning.layer_selection import Candidates, Loss, candidates, drop_least_important, select_layers
-from nash_jax.pruning.methods import METHODS
+from nash_jax.pruning.layer_selection import Candidates, Loss, drop_least_important, select_layers
 from nash_jax.ragged import Ragged
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 from nash_jax.runtime.progress import Progress
-from nash_jax.spec import SIDES, ModelSpec
+from nash_jax.spec import ModelSpec
 from nash_jax.training.losses import Batch, StudentLoss
+from nash_jax.training.planned_shapes import depths_of, find_candidates
 from nash_jax.training.steps import build_student
 
 NUM_ROWS = 512  # rows that a loss is measured on: a stack of 12 layers cut to 3 takes 72 losses
 BATCH_SIZE = 16  # the logits of large vocabularies are large
-
-
-def find_candidates(config: Config, depths: Mapping[str, int], stage: str = "shorten") -> dict[str, Candidates]:
-    """Layers of each side that may be kept, and how many of them are: all that is known before a loss is measured.
-
-    Args:
-      config: of the run.
-      depths: side → layers of the model that the stage begins with.
-      stage: `shorten` or `halfway`.
-
-    Raises:
-      UserError: for layers that the model does not have.
-    """
-    own = getattr(config, stage)
-    method = METHODS[config.method]
-    if not method.shortens or method.searches:
-        if method.counts_layers and own.decoder_layers > depths["decoder"]:  # what gates are to reach
-            raise UserError(
-                f"config.{stage}.decoder_layers is {own.decoder_layers}",
-                f"no more than the model's {depths['decoder']}",
-            )
-        return {side: Candidates(tuple(range(depth)), depth) for side, depth in depths.items()}
-    return {
-        side: candidates(
-            depth, getattr(own, f"{side}_layers"), getattr(own, f"{side}_kept", ()), config.shorten.selection
-        )
-        for side, depth in depths.items()
-    }
-
-
-def depths_of(spec: ModelSpec) -> dict[str, int]:
-    """Side → number of layers."""
-    return {side: len(getattr(spec, side)) for side in SIDES}
 
 
 def check_candidates(config: Config, spec: ModelSpec) -> None:

@@ -14,11 +14,11 @@ from nash_jax.data.tokenizers import choose_tokenizer, save_tokenizer
 from nash_jax.evaluation.evaluator import check_positions
 from nash_jax.evaluation.row_subsets import check_subsets, shared_labels
 from nash_jax.recipe.context import RunContext
-from nash_jax.recipe.initial_model import fresh_spec
 from nash_jax.recipe.layer_importance import check_candidates
 from nash_jax.runtime.multihost import barrier, is_host0
 from nash_jax.runtime.output_folder import fill_folder
 from nash_jax.spec import ModelSpec
+from nash_jax.training.planned_shapes import fresh_spec
 from nash_jax.vocabulary.tokenizer import tokenizer_needs
 
 EVALUATED = ("validation", "test")
@@ -43,7 +43,8 @@ def prepare_data(context: RunContext, folder: Path) -> dict[str, Any]:
         summary = summarize_data(rows, tokenizer, task, folder, context.data_issues)
         print(*format_summary(summary), *notes, sep="\n", file=sys.stderr, flush=True)
     barrier("tokenized")  # the other processes read what host 0 wrote
-    spec = fresh_spec(context.config, tokenizer) if spec is None else spec
+    if spec is None:
+        spec = fresh_spec(context.config, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
     sources, targets = context.tokenized
     check_token_ids(tokenizer, spec, source=sources.ids, target=targets.ids)
     for split in ("validation", "test"):

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from nash_jax.axes import mask_sites, param_axes
 from nash_jax.config.schema import Config
@@ -13,11 +14,13 @@ from nash_jax.generation.engine import Engine
 from nash_jax.pruning.compact import compact, fold, masked_fraction
 from nash_jax.pruning.final_masks import gated_axes
 from nash_jax.pruning.lagrangian import Constraint, prunable_size
-from nash_jax.pruning.methods import make_constraints, make_gates, target_sparsities
-from nash_jax.pruning.objective import PruningObjective, metric_name
+from nash_jax.pruning.methods import make_constraints
+from nash_jax.pruning.objective import metric_name
+from nash_jax.runtime.multihost import broadcast_from_host0
 from nash_jax.runtime.sharding import to_host
 from nash_jax.spec import SIDES, ModelSpec
 from nash_jax.training.loop import Evaluation
+from nash_jax.training.phases import make_objective
 from nash_jax.tree import unflatten
 
 SPARSITY_TOLERANCE = 0.01  # expected sparsity this near the target counts as reached
@@ -33,22 +36,17 @@ class PrunePhase:
       steps_per_epoch: batches of an epoch.
       validation: scores models.
       selection: the metric that the best checkpoint maximises.
+      mesh: the devices that generate; None: the first.
     """
 
     def __init__(
         self, config: Config, spec: ModelSpec, params: Any, steps_per_epoch: int, validation: Evaluator,
-        selection: str,
+        selection: str, mesh: Mesh | None = None,
     ) -> None:  # fmt: skip
-        own = config.prune
-        kept = config.shorten.decoder_layers or len(spec.decoder)
-        targets = target_sparsities(config.method, own.sparsity, kept / len(spec.decoder))
-        gates = make_gates(spec, config.method, own.units_droprate)
-        warmup_epochs = own.sparsity_warmup_epochs if own.init == "random" else 0.0
-        start, warmup = (round(epochs * steps_per_epoch) for epochs in (own.prepruning_epochs, warmup_epochs))
-        self.objective = PruningObjective(gates, make_constraints(spec, targets), start, warmup)
-        self.num_steps = max(1, round(own.epochs * steps_per_epoch))
+        self.objective = make_objective(config, spec, steps_per_epoch)
+        self.num_steps = max(1, round(config.prune.epochs * steps_per_epoch))
         self._spec, self._validation, self._selection, self._dtype = spec, validation, selection, config.model.dtype
-        self._engine = Engine(spec, params, self._dtype)
+        self._mesh, self._engine = mesh, Engine(spec, params, self._dtype, mesh=mesh)
 
     def evaluate(self, state: Any) -> Evaluation:
         """Validation metrics under the final masks, `target_gap` among them, and the checkpoint's rank.
@@ -57,7 +55,7 @@ class PrunePhase:
         what the final masks close; if none does, the nearest is. Until then nothing is generated.
         """
         masks, step = self.objective.final_masks(to_host(state["params"]["gates"])), int(state["step"])
-        found, gap = self._sparsities(state, masks)
+        found, gap = broadcast_from_host0(self._sparsities(state, masks))  # what follows, all processes do together
         warm, reached = step >= self.objective.start_step + self.objective.warmup_steps, gap <= SPARSITY_TOLERANCE
         found["target_gap"] = gap
         if step != self.num_steps and not (warm and reached):
@@ -107,7 +105,7 @@ class PrunePhase:
         params = to_host(state["params"]["model"])
         if "embed" in masks:
             small = compact(self._spec, params, masks)
-            return Engine(*small, self._dtype)
+            return Engine(*small, self._dtype, mesh=self._mesh)
         self._engine.update_params(unflatten(fold(params, masks, param_axes(self._spec), mask_sites(self._spec))))
         return self._engine
 

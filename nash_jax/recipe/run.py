@@ -21,8 +21,9 @@ from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.stages import check_needs, run_stages
 from nash_jax.recipe.workdir import Workdir
 from nash_jax.report.result import RunResult, write
+from nash_jax.runtime.mesh import make_mesh
 from nash_jax.runtime.multihost import is_host0
-from nash_jax.runtime.sharding import check_batch, make_mesh
+from nash_jax.runtime.sharding import check_batch
 from nash_jax.seq2seq import Seq2Seq
 from nash_jax.spec import SIDES
 from nash_jax.training.writers import JsonlWriter, optional_writers, read_rows
@@ -49,7 +50,7 @@ class PruningRun:
         self, config: Config, workdir: str | Path, teacher: Workdir | None = None, *,
         labels: Workdir | None = None, given: Seq2Seq | None = None, records: Records | None = None,
     ) -> None:  # fmt: skip
-        mesh = make_mesh(config.model.model_parallel)
+        mesh = make_mesh(config.mesh)
         for phase in chosen_stages(config):
             parts = getattr(config, phase, None)
             if isinstance(parts, TrainConfig):

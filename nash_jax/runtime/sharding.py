@@ -1,4 +1,4 @@
-"""Devices: the mesh, where each logical axis lives on it, and how batches are laid over it."""
+"""Where arrays live on a mesh: parameters by the table of their logical axes, and the state of training with them."""
 
 import platform
 from collections.abc import Mapping
@@ -7,13 +7,15 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nash_jax.errors import UserError
+from nash_jax.runtime.mesh import ROW_AXES, mesh_text, row_axes
 from nash_jax.tree import map_with_path
 
-# last part of a logical axis' name → mesh axis; axes not named here are replicated
-MESH_AXIS = {"vocab": "model", "heads": "model", "units": "model"}
+# last part of a logical axis' name → mesh axis; the largest of the other axes goes to `fsdp`
+MESH_AXIS = {"vocab": "model", "encoder_vocab": "model", "heads": "model", "units": "model"}
+_NAMED = 3  # parameters kept whole that are named in a line; the others are counted
 
 
 def device_name() -> str:
@@ -21,25 +23,18 @@ def device_name() -> str:
     return f"{jax.device_count()} × {jax.devices()[0].device_kind} ({platform.machine()})"
 
 
-def make_mesh(model_parallel: int = 1) -> Mesh:
-    """A (data, model) mesh over all devices of all hosts.
-
-    Raises:
-      UserError: when the devices cannot be divided into groups of `model_parallel`.
-    """
-    count = jax.device_count()
-    if count % model_parallel:
-        raise UserError(f"model_parallel is {model_parallel}", f"a divisor of the {count} devices")
-    return jax.make_mesh((count // model_parallel, model_parallel), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
-
-
 def param_shardings(
     mesh: Mesh, axes: Mapping[str, tuple[str, ...]], sizes: Mapping[str, int]
 ) -> dict[str, NamedSharding]:
     """Parameter path → sharding, read off the table of logical axes.
 
-    An axis whose size the mesh axis does not divide (a ragged layer) is replicated; so is a second axis of
-    one parameter that wants a mesh axis already used.
+    Heads, units and vocabulary are split over `model`, and the largest axis that is left over `fsdp`. An axis that a
+    mesh axis does not divide (a ragged layer) is not split, and of two axes of a parameter for one mesh axis the first.
+
+    Args:
+      mesh: the mesh.
+      axes: parameter path → names of its axes.
+      sizes: name → size.
     """
     shardings = {}
     for path, names in axes.items():
@@ -47,9 +42,18 @@ def param_shardings(
         for name in names:
             mesh_axis = MESH_AXIS.get(name.rpartition(".")[2])
             fits = mesh_axis is not None and mesh_axis not in placed and sizes[name] % mesh.shape[mesh_axis] == 0
-            placed.append(mesh_axis if fits else None)
-        shardings[path] = NamedSharding(mesh, PartitionSpec(*placed))
+            placed.append(mesh_axis if fits and mesh.shape["model"] > 1 else None)
+        shardings[path] = NamedSharding(mesh, _over_fsdp(mesh, [sizes[name] for name in names], placed))
     return shardings
+
+
+def _over_fsdp(mesh: Mesh, shape: list[int] | tuple[int, ...], placed: list[str | None]) -> PartitionSpec:
+    """The axes as placed, and `fsdp` at the largest of the others that it divides."""
+    count, placed = mesh.shape["fsdp"], list(placed)
+    free = [i for i, axis in enumerate(placed) if axis is None and shape[i] % count == 0 and shape[i]]
+    if count > 1 and free:
+        placed[max(free, key=lambda i: shape[i])] = "fsdp"
+    return PartitionSpec(*placed)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -69,8 +73,10 @@ def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def state_shardings(state: Any, mesh: Mesh, model: Mapping[str, NamedSharding]) -> Any:
-    """Shardings of a whole train state: what sits at a model parameter's path, and its moments, as that
-    parameter; all else replicated.
+    """Shardings of a whole train state.
+
+    What sits at a model parameter's path, and its moments, are split as that parameter; all else, such as gates, over
+    `fsdp`.
 
     Args:
       state: the state or its shapes.
@@ -82,20 +88,66 @@ def state_shardings(state: Any, mesh: Mesh, model: Mapping[str, NamedSharding]) 
         keys = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", "")))) for k in path]
         for start, key in enumerate(keys):
             sharding = model.get("/".join(keys[start + 1 :])) if key == "model" else None
-            if sharding is not None and len(sharding.spec) == np.ndim(leaf):
+            if sharding is not None and _fits(sharding, np.shape(leaf)):
                 return sharding
-        return replicated(mesh)
+        if "rng" in keys:
+            return replicated(mesh)
+        shape = np.shape(leaf)
+        return NamedSharding(mesh, _over_fsdp(mesh, shape, [None] * len(shape)))
 
     return jax.tree_util.tree_map_with_path(choose, state)
 
 
+def _fits(sharding: NamedSharding, shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape can be split so: an optimizer keeps less than a parameter's shape of some."""
+    spec, mesh = sharding.spec, sharding.mesh
+    return len(spec) == len(shape) and all(
+        axis is None or size % mesh.shape[axis] == 0 for axis, size in zip(spec, shape, strict=True)
+    )
+
+
+def describe_split(shapes: Any, shardings: Any, mesh: Mesh) -> str:
+    """Returns a line: bytes a device, of how many, and which parameters each device holds whole.
+
+    Args:
+      shapes: a train state, or its shapes.
+      shardings: of each.
+      mesh: the mesh.
+    """
+    leaves, whole = jax.tree_util.tree_leaves_with_path(shapes), list[tuple[int, str]]()
+    total = mine = 0
+    for (path, leaf), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
+        size, part = (
+            int(np.prod(shape)) * leaf.dtype.itemsize for shape in (leaf.shape, sharding.shard_shape(leaf.shape))
+        )
+        total, mine = total + size, mine + part
+        keys = [str(getattr(key, "key", "")) for key in path]
+        if keys[0] == "params" and size == part and leaf.ndim:  # the moments of a parameter are split as it is
+            whole.append((size, "/".join(keys[1:])))
+    text = f"{mesh_text(mesh)}: {mine:,} bytes a device of {total:,}"
+    if mesh.size == mesh.shape["data"]:
+        return text
+    largest = sorted(whole, key=lambda item: -item[0])
+    names = [name for _, name in largest[:_NAMED]] + [f"{len(largest) - _NAMED} more"] * (len(largest) > _NAMED)
+    return f"{text}; whole on each: {', '.join(names)}" if names else f"{text}; all is split"
+
+
 def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """A batch that every process holds whole → global arrays split over the mesh's data axis.
+    """A batch that every process holds whole → global arrays whose rows are split over the mesh.
 
     Whole, because which rows a process needs depends on the mesh: a model spread over hosts shares its rows.
     """
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return {name: place(rows, sharding) for name, rows in batch.items()}
+    return {name: place(rows, rows_sharding(mesh, len(rows))) for name, rows in batch.items()}
+
+
+def rows_sharding(mesh: Mesh, rows: int) -> NamedSharding:
+    """Sharding of an array by rows, split as far as they can be divided.
+
+    Args:
+      mesh: the mesh.
+      rows: how many there are.
+    """
+    return NamedSharding(mesh, PartitionSpec(row_axes(mesh, rows)))
 
 
 def to_host(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,10 +162,11 @@ def _gather(leaf: Any) -> np.ndarray:
 
 
 def check_batch(mesh: Mesh, batch_size: int, name: str) -> None:
-    """A batch can be split over the data axis.
+    """A batch can be split over the axes `data` and `fsdp`.
 
     Raises:
       UserError: when it cannot.
     """
-    if batch_size % mesh.shape["data"]:
-        raise UserError(f"{name} is {batch_size}", f"a multiple of the {mesh.shape['data']} data-parallel devices")
+    count = int(np.prod([mesh.shape[axis] for axis in ROW_AXES]))
+    if batch_size % count:
+        raise UserError(f"{name} is {batch_size}", f"a multiple of the {count} data-parallel devices")

@@ -5,9 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
-
-from nash_jax.runtime.sharding import place, state_shardings
 
 if TYPE_CHECKING:
     import optax
@@ -29,11 +26,6 @@ def make_state(params: Mapping[str, Any], tx: "optax.GradientTransformation", se
         "params": dict(params),
         "opt_state": tx.init(params),
     }
-
-
-def place_state(state: State, mesh: Mesh, model: Mapping[str, NamedSharding]) -> State:
-    """The state on the mesh, each array by the sharding of the parameter it belongs to."""
-    return jax.tree.map(place, state, state_shardings(state, mesh, model))
 
 
 def abstract_state(state: State) -> State:

@@ -1,33 +1,90 @@
-"""The one jitted, donated training step."""
+"""The one training step, of two jitted programs."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from nash_jax.models import build
 from nash_jax.pruning.hard_concrete import clamp
+from nash_jax.runtime.mesh import use_mesh
 from nash_jax.training.averaging import Average
 from nash_jax.training.losses import Batch, Metrics, StudentLoss, stream
+from nash_jax.training.state import State
 
 if TYPE_CHECKING:
     import optax
 
 
-def make_step(
-    loss_fn: StudentLoss, tx: "optax.GradientTransformation", accumulation: int = 1, average: Average | None = None
-) -> Callable[[Any, Any, Batch], tuple[Any, Metrics]]:
+class TrainStep:
     """One training step: (state, teacher_params, batch) → (state, metrics); the state is donated.
 
     Two programs: gradients, compiled for each batch shape, and the update, compiled once. In one program
     the optimizer, which may be the larger part (Muon), would be compiled again for every shape.
 
     Args:
+      gradients: (state, teacher_params, batch) → (gradients, metrics).
+      update: (state, gradients) → state.
+      mesh: that the state is on; None: one device.
+      shardings: of the state on the mesh; gradients are split as the parameters.
+
+    Attributes:
+      gradients: the first program, jitted.
+      update: the second, jitted.
+    """
+
+    def __init__(
+        self, gradients: Callable[..., Any], update: Callable[..., Any], mesh: Mesh | None = None,
+        shardings: State | None = None,
+    ) -> None:  # fmt: skip
+        self._mesh = mesh
+        if shardings is None:
+            self.gradients, self.update = jax.jit(gradients), jax.jit(update, donate_argnums=0)
+        else:
+            self.gradients = jax.jit(gradients, out_shardings=(shardings["params"], None))
+            self.update = jax.jit(update, donate_argnums=0, out_shardings=shardings)
+
+    def __call__(self, state: State, teacher_params: Any, batch: Batch) -> tuple[State, Metrics]:
+        with use_mesh(self._mesh):
+            grads, metrics = self.gradients(state, teacher_params, batch)
+            return self.update(state, grads), metrics
+
+    def lower_gradients(self, state: Any, teacher_params: Any, batch: Any) -> Any:
+        """The first program, lowered for arguments of these shapes and shardings.
+
+        Args:
+          state: of the phase.
+          teacher_params: of the teacher.
+          batch: rows.
+        """
+        with use_mesh(self._mesh):
+            return self.gradients.lower(state, teacher_params, batch)
+
+    def lower_update(self, state: Any) -> Any:
+        """The second; gradients have the shapes and shardings of the parameters.
+
+        Args:
+          state: of the phase, arrays or shapes with shardings.
+        """
+        with use_mesh(self._mesh):
+            return self.update.lower(state, state["params"])
+
+
+def make_step(
+    loss_fn: StudentLoss, tx: "optax.GradientTransformation", accumulation: int = 1, average: Average | None = None,
+    mesh: Mesh | None = None, shardings: State | None = None,
+) -> TrainStep:  # fmt: skip
+    """The training step of a loss.
+
+    Args:
       loss_fn: the loss.
       tx: the optimizer.
       accumulation: parts in which a batch is computed, one after the other.
       average: of the parameters.
+      mesh: that the state is on; None: one device.
+      shardings: of the state on the mesh.
     """
     import optax  # here, for it takes a while to import
 
@@ -57,13 +114,7 @@ def make_step(
         state = state | {"step": state["step"] + 1, "params": params, "opt_state": opt_state}
         return state if average is None else average.after_step(state)
 
-    compute, apply = jax.jit(gradients), jax.jit(update, donate_argnums=0)
-
-    def step(state: Any, teacher_params: Any, batch: Batch) -> tuple[Any, Metrics]:
-        grads, metrics = compute(state, teacher_params, batch)
-        return apply(state, grads), metrics
-
-    return step
+    return TrainStep(gradients, update, mesh, shardings)
 
 
 def _accumulate(part: Callable[..., tuple[Any, Metrics]], batch: Batch, count: int) -> tuple[Any, Metrics]:
