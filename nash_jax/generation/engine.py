@@ -190,7 +190,8 @@ class Engine(BatchGenerator):
 
     def _run(self, inputs: PaddedInputs, traced: TracedArgs, static: StaticArgs) -> Decoded:
         weights = self.weights.of_rows(len(inputs.input_ids) * static.rows_of_input)
-        ids, mask = inputs.input_ids, inputs.attention_mask
+        ids: Any = inputs.input_ids
+        mask: Any = inputs.attention_mask
         if self._mesh is not None:
             ids, mask, traced = place_inputs(self._mesh, inputs, traced)
         with use_mesh(self._mesh):
