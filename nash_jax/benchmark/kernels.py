@@ -1,13 +1,13 @@
-"""Kernels of a decoding step on a GPU, counted in the compiled program; no GPU is needed, but `pip install jax[cuda13]`.
+"""Kernels of a decoding step on a GPU, counted in the compiled program; only `pip install "jax[cuda13]"` is needed.
 
 python -m nash_jax.benchmark.kernels --device=h200 --preset=t5-base [--decoder_layers=12] [--num_beams=4]
 
   --model          a folder or hub name, instead of a preset
   --batch_size, --source_length, --new_tokens   inputs, and tokens of every input and output (1, 256, 64)
 
-Prints the instructions of the decoding loop's body that are kernels, by kind and a layer; the bytes of their operands and
-results, an upper bound of what a step reads and writes; and the temporary memory of the program, in bfloat16. What
-a step costs beside reading its weights is mostly that each kernel is started.
+No GPU is needed, nor used. Prints the instructions of the decoding loop's body that are kernels, by kind and a layer;
+the bytes of their operands and results, an upper bound of what a step reads and writes; and the temporary memory of
+the program; all in bfloat16. The choices that XLA makes by timing on the device itself are not made.
 """
 
 import collections
@@ -98,13 +98,22 @@ def count_kernels(spec: ModelSpec, device: str, given: dict[str, Any]) -> StepCo
       given: `batch_size`, `num_beams`, `source_length`, `new_tokens`.
     """
     compiled = _compile(dataclasses.replace(spec, tied=False), device, given)
-    computations = read_computations(compiled.as_text())
+    return count_step(compiled.as_text(), compiled.memory_analysis().temp_size_in_bytes)
+
+
+def count_step(text: str, temporary: int) -> StepCount:
+    """Counts the kernels in the body of the loop that has most of them.
+
+    Args:
+      text: of a compiled HLO module.
+      temporary: bytes of temporary memory of the module.
+    """
+    computations = read_computations(text)
     bodies = [re.search(r"body=%?([\w.-]+)", i.rest) for c in computations.values() for i in c if i.kind == "while"]
     steps = [list(_kernels(computations, body[1])) for body in bodies if body]
     kernels = max(steps, key=len)
     kinds = collections.Counter(_kind(instruction) for instruction, _ in kernels)
-    read = sum(size for _, size in kernels)
-    return StepCount(dict(kinds.most_common()), read, compiled.memory_analysis().temp_size_in_bytes)
+    return StepCount(dict(kinds.most_common()), sum(size for _, size in kernels), temporary)
 
 
 def read_computations(text: str) -> dict[str, list[Instruction]]:
@@ -153,7 +162,7 @@ def _topology(device: str) -> Any:
 def _compile(spec: ModelSpec, device: str, given: dict[str, Any]) -> Any:
     model, ids = build(spec, dtype=jnp.bfloat16), np.ones((given["batch_size"], given["source_length"]), np.int32)
     options = GenerationOptions(max_new_tokens=given["new_tokens"], num_beams=given["num_beams"])
-    inputs = pad_inputs(ids, ids, np.arange(len(ids)), spec.pad_id)
+    inputs = pad_inputs(ids, ids, np.arange(len(ids)), spec.pad_id, "gpu")
     static, traced = make_program_args(spec, options, inputs, None, True)
 
     def generate(params: Any, input_ids: Any, attention_mask: Any, traced: Any) -> Any:
@@ -195,7 +204,9 @@ def run(argv: Sequence[str]) -> None:
     spec = dataclasses.replace(spec, decoder=spec.decoder[:layers])
     found = count_kernels(spec, given["device"], given)
     kernels = sum(found.kinds.values())
-    print_result(f"{kernels} kernels a step, {kernels / layers:.1f} a layer of {layers}, compiled for {given['device']}")
+    print_result(
+        f"{kernels} kernels a step, {kernels / layers:.1f} a layer of {layers}, compiled for {given['device']}"
+    )
     print_result(*(f"{count:6} {kind}" for kind, count in found.kinds.items()))
     print_result(f"{found.bytes / 1e6:.1f} MB of operands and results, {found.temporary / 1e6:.1f} MB temporary memory")
 
