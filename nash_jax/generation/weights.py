@@ -110,7 +110,8 @@ class WeightStore:
         self.params = map_with_path(lambda _, leaf: jnp.asarray(leaf, self.dtype), given)
         self._on_one_device = all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(self.params))
         packs = self.int8 and self._has_kernels()
-        self._packed, self._source = (_pack(steps), _pack(source)) if packs else (None, {})
+        self._packed: Packed | None = _pack(steps) if packs else None
+        self._source: Packed = _pack(source) if packs else {}
 
     def clear(self) -> None:
         """Frees the memory; what is compiled stays, and is used again after `update`."""
