@@ -5,6 +5,7 @@ Letters: B inputs, S source length.
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from nash_jax.errors import UserError
@@ -43,8 +44,13 @@ def batch_bucket(rows: int) -> int:
     return 1 << max(rows - 1, 0).bit_length()
 
 
-def pad_inputs(input_ids: np.ndarray, attention_mask: np.ndarray, row_ids: np.ndarray, pad_id: int) -> PaddedInputs:
-    """Pads a batch to a batch bucket and a length bucket.
+def pad_inputs(
+    input_ids: np.ndarray, attention_mask: np.ndarray, row_ids: np.ndarray, pad_id: int, platform: str = ""
+) -> PaddedInputs:
+    """Pads a batch to a batch bucket and a length bucket; for a GPU to two rows at least.
+
+    XLA compiles the product of one row for a GPU to two kernels: one writes each weight times its input to memory, the
+    other adds them up.
 
     Logits processors see the padding of the given arrays, as in transformers, but not the padding added here.
 
@@ -53,9 +59,11 @@ def pad_inputs(input_ids: np.ndarray, attention_mask: np.ndarray, row_ids: np.nd
       attention_mask: [B, S] of 0/1.
       row_ids: int [B].
       pad_id: padding token id.
+      platform: that the batch is for, such as `gpu`; empty: the one that jax runs on.
     """
     rows, length = input_ids.shape
-    shape = (batch_bucket(rows), length_bucket(length))
+    fewest = 2 if (platform or jax.default_backend()) == "gpu" else 1
+    shape = (max(batch_bucket(rows), fewest), length_bucket(length))
     ids, source = np.full(shape, pad_id, np.int32), np.full(shape, -1, np.int32)
     mask, padded_row_ids = np.full(shape, -1, np.int32), np.zeros(shape[0], np.int32)
     ids[:rows, :length] = source[:rows, :length] = input_ids

@@ -7,7 +7,7 @@ each pass of the large model gives 1 to K tokens, whatever the draft is worth. R
 Letters: R rows, L output length, K tokens of a block, V vocabulary size.
 """
 
-from collections.abc import Mapping
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from nash_jax.errors import UserError
-from nash_jax.generation.cache import Cache, CachedDecoder, Encoded, encode
+from nash_jax.generation.cache import Cache, CachedDecoder, Encoded
 from nash_jax.generation.engine import BatchGenerator, Engine, OnToken
 from nash_jax.generation.inputs import PaddedInputs
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.outputs import ScoredIds
 from nash_jax.generation.processors import apply_processors
 from nash_jax.generation.program_args import StaticArgs, TracedArgs, make_program_args
+from nash_jax.generation.weights import Weights, encode_batch, make_decoder
 from nash_jax.spec import ModelSpec
 
 BLOCK = 4  # K
@@ -165,6 +166,11 @@ def _best(
     return jnp.argmax(jax.vmap(of_row)(logits, tokens, lengths, traced.source), axis=-1).astype(jnp.int32)
 
 
+def _for_blocks(engine: Engine, rows: int) -> Weights:
+    """The weights of an engine; blocks of tokens are decoded by XLA."""
+    return dataclasses.replace(engine.weights.of_rows(rows), packed=None)
+
+
 class SpeculativeEngine(BatchGenerator):
     """A large model with a small one that drafts for it: the large one's greedy outputs.
 
@@ -204,13 +210,13 @@ class SpeculativeEngine(BatchGenerator):
             )
 
     def _run_fn(
-        self, params: Mapping[str, Any], draft_params: Mapping[str, Any], input_ids: jax.Array,
-        attention_mask: jax.Array, traced: TracedArgs, static: StaticArgs,
+        self, weights: Weights, draft_weights: Weights, input_ids: jax.Array, attention_mask: jax.Array,
+        traced: TracedArgs, static: StaticArgs,
     ) -> Speculated:  # fmt: skip
-        positions = traced.prompt.shape[1] - 1 + BLOCK
+        inputs = input_ids, attention_mask, traced.prompt.shape[1] - 1 + BLOCK
         decoders = [
-            CachedDecoder(engine.model, own, encode(engine.model, own, input_ids, attention_mask, positions))
-            for engine, own in ((self._large, params), (self._small, draft_params))
+            make_decoder(engine.model, own, encode_batch(engine.model, own, *inputs))
+            for engine, own in ((self._large, weights), (self._small, draft_weights))
         ]
         return speculate(decoders[0], decoders[1], static, traced)
 
@@ -221,8 +227,8 @@ class SpeculativeEngine(BatchGenerator):
         """As `BatchGenerator.generate_padded`."""
         self.check_options(options)
         static, traced = make_program_args(self.spec, options, inputs, decoder_input_ids, stop_at_eos)
-        params = self._large.params, self._small.params
-        found = self._run(*params, inputs.input_ids, inputs.attention_mask, traced, static)
+        weights = [_for_blocks(engine, len(inputs.input_ids)) for engine in (self._large, self._small)]
+        found = self._run(*weights, inputs.input_ids, inputs.attention_mask, traced, static)
         lengths, passes = (np.asarray(row)[: inputs.num_rows] for row in (found.lengths, found.passes))
         self._counts += np.sum(lengths - int(traced.prompt_length)), np.sum(passes)
         return np.asarray(found.tokens)[: inputs.num_rows, : int(lengths.max())]

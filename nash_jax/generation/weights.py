@@ -3,21 +3,25 @@
 Letters: R decoded rows.
 """
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from nash_jax.errors import UserError
 from nash_jax.generation.cache import CachedDecoder, Encoded, encode
-from nash_jax.generation.kernel_step import KernelDecoder, Packed, encode_for_kernels, matrices_of_steps, round_params
+from nash_jax.generation.kernel_encode import KernelEncoder
+from nash_jax.generation.kernel_layers import Packed, matrices, round_params
+from nash_jax.generation.kernel_step import KernelDecoder, in_kernel_layout
 from nash_jax.generation.mesh_weights import place_weights
 from nash_jax.kernels.build import is_asked_for, kernel_problem
-from nash_jax.kernels.matrices import pack, quantize
+from nash_jax.kernels.matrices import Quantized, pack, quantize
 from nash_jax.models.head import tied_lm_head
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import map_with_path
@@ -26,16 +30,22 @@ from nash_jax.tree import map_with_path
 MAX_ROWS = 16
 
 
-class Weights(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Weights:
     """What a program reads.
 
     Attributes:
       params: parameters of the module.
       packed: path → matrix, for decoding with the kernels; None: without them.
+      source: path → matrix of 8 bits, for encoding with the kernels (in float32 none is needed); None: without them.
+      int8: what the encoder multiplies is rounded to 8 bits.
     """
 
     params: Any
     packed: Packed | None
+    source: Packed | None
+    int8: bool = dataclasses.field(metadata={"static": True})
 
 
 def encode_batch(
@@ -50,8 +60,12 @@ def encode_batch(
       attention_mask: as of `encode`.
       max_length: as of `encode`.
     """
-    run = encode if weights.packed is None else encode_for_kernels
-    return run(model, weights.params, input_ids, attention_mask, max_length)
+    inputs = input_ids, attention_mask, max_length
+    if weights.source is None and not weights.int8:
+        found = encode(model, weights.params, *inputs)
+    else:
+        found = KernelEncoder(model, weights.params, weights.source, int8=weights.int8).encode(*inputs)
+    return found if weights.packed is None else in_kernel_layout(model, found)
 
 
 def make_decoder(model: Any, weights: Weights, encoded: Encoded) -> CachedDecoder:
@@ -77,7 +91,7 @@ class WeightStore:
     """Parameters on the device, packed for the kernels when these are first used.
 
     Args:
-      dtype: type of the parameters; "int8": float32, where what each step multiplies by is rounded to 8 bits.
+      dtype: type of the parameters; "int8": float32, where all matrices are rounded to 8 bits.
       kernels: use the kernels; None: where they are faster.
       mesh: devices that parameters are split over; None: the first device.
       spec: the model, for a mesh.
@@ -85,6 +99,9 @@ class WeightStore:
     Raises:
       UserError: for int8 on another device than a CPU.
     """
+
+    _packed: Packed | None
+    _source: Packed
 
     def __init__(
         self, dtype: Any, kernels: bool | None, mesh: Mesh | None = None, spec: ModelSpec | None = None
@@ -100,31 +117,41 @@ class WeightStore:
     def update(self, params: Mapping[str, Any]) -> None:
         """Replaces the parameters; the LM head may be missing."""
         if self._mesh is not None and self._spec is not None:
-            self.params, self._packed, self._on_one_device = (
-                place_weights(self._mesh, self._spec, params, self.dtype), None, False,
-            )  # fmt: skip
+            self.params = place_weights(self._mesh, self._spec, params, self.dtype)
+            self._packed, self._source, self._on_one_device = None, {}, False
             return
         if "lm_head" not in params:
             params = {**params, "lm_head": tied_lm_head(params)}
-        rounded = {path: quantize(m) for path, m in matrices_of_steps(params).items()} if self.int8 else {}
-        given = round_params(params, rounded)
+        steps = _quantize(matrices(params, of_steps=True)) if self.int8 else {}
+        source = _quantize(matrices(params, of_steps=False)) if self.int8 else {}
+        given = round_params(params, steps | source)
         self.params = map_with_path(lambda _, leaf: jnp.asarray(leaf, self.dtype), given)
         self._on_one_device = all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(self.params))
-        self._packed = {path: pack(m) for path, m in rounded.items()} if self.int8 and self._has_kernels() else None
+        packs = self.int8 and self._has_kernels()
+        self._packed, self._source = (_pack(steps), _pack(source)) if packs else (None, {})
 
     def clear(self) -> None:
         """Frees the memory; what is compiled stays, and is used again after `update`."""
-        self.params, self._packed = dict[str, Any](), None
+        self.params, self._packed, self._source = dict[str, Any](), None, {}
 
     def of_rows(self, rows: int) -> Weights:
         """Returns the weights of a program that decodes R rows."""
-        wanted = rows <= MAX_ROWS if self._kernels is None else self._kernels
-        if not wanted or not self._has_kernels():
-            return Weights(self.params, None)
+        if self._kernels is False or not self._has_kernels():
+            return Weights(self.params, None, None, self.int8)
+        if not (self._kernels or rows <= MAX_ROWS):
+            return Weights(self.params, None, self._source, self.int8)
         if self._packed is None:
-            self._packed = {path: pack(m) for path, m in matrices_of_steps(self.params).items()}
-        return Weights(self.params, self._packed)
+            self._packed = _pack(matrices(self.params, of_steps=True))
+        return Weights(self.params, self._packed, self._source, self.int8)
 
     def _has_kernels(self) -> bool:
         """Whether the kernels can be called: for float32 on one CPU."""
         return self.dtype == jnp.float32 and self._on_one_device and not kernel_problem()
+
+
+def _quantize(unpacked: Mapping[str, np.ndarray]) -> dict[str, Quantized]:
+    return {path: quantize(matrix) for path, matrix in unpacked.items()}
+
+
+def _pack(unpacked: Mapping[str, np.ndarray | Quantized]) -> Packed:
+    return {path: pack(matrix) for path, matrix in unpacked.items()}

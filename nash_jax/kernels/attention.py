@@ -1,4 +1,4 @@
-"""Attention of one query in each row to cached keys and values.
+"""Attention of one query in each row to cached keys and values, and of all positions of a sequence to each other.
 
 Letters: R rows, B sources, N heads, H head size, H' = H padded to a multiple of 16, T positions of the cache, S source
 length.
@@ -10,6 +10,7 @@ import numpy as np
 
 from nash_jax.kernels.matrices import LANES
 
+MASKED = -5e8  # a bias below: the position is padding, as in common.h
 KeysValues = tuple[jax.Array, jax.Array]
 
 
@@ -61,3 +62,34 @@ def attend_source(
     shape = jax.ShapeDtypeStruct(query.shape, jnp.float32)
     call = jax.ffi.ffi_call("nash_jax_cross_attention", shape)
     return call(query, *cross, bias, scale=np.float32(scale), attends_padding=attends_padding)
+
+
+def attend_sequence(
+    qkv: jax.Array, bias: jax.Array, padding: jax.Array, scale: float, *, attends_padding: bool
+) -> jax.Array:
+    """Attends from all positions of each source to all of them; returns the context [B·S, N·H].
+
+    Args:
+      qkv: queries, keys and values, float32 [B·S, 3·N·H].
+      bias: by key position minus query position, float32 [N, 2S-1].
+      padding: bias of the positions of the source, float32 [B, S]. The context of those after the last token is 0.
+      scale: factor of the scores.
+      attends_padding: as of `attend_source`.
+    """
+    shape = jax.ShapeDtypeStruct((qkv.shape[0], qkv.shape[1] // 3), jnp.float32)
+    call = jax.ffi.ffi_call("nash_jax_sequence_attention", shape)
+    return call(qkv, bias, padding, scale=np.float32(scale), attends_padding=attends_padding)
+
+
+def attend_sequence_by_xla(
+    qkv: jax.Array, bias: jax.Array, padding: jax.Array, scale: float, *, attends_padding: bool
+) -> jax.Array:
+    """As `attend_sequence`, without the kernels; positions after the last token attend as well."""
+    (sources, length), heads = padding.shape, len(bias)
+    query, key, value = jnp.moveaxis(qkv.reshape(sources, length, 3, heads, -1), 2, 0)
+    distance = jnp.arange(length)[None] - jnp.arange(length)[:, None] + length - 1
+    scores = jnp.einsum("BTNH,BSNH->BNTS", query * np.float32(scale), key) + bias[:, distance][None]
+    weights = jax.nn.softmax(scores + padding[:, None, None], axis=-1)
+    if not attends_padding:
+        weights = weights * (jnp.max(padding, axis=-1) > MASKED)[:, None, None, None]
+    return jnp.einsum("BNTS,BSNH->BTNH", weights, value).reshape(sources * length, -1)

@@ -15,10 +15,13 @@ import jax
 import jaxlib
 
 SWITCH = "NASH_JAX_KERNELS"  # environment variable; 0: never use the kernels; 1: say so if they cannot be used
-TARGETS = ("nash_jax_product", "nash_jax_self_attention", "nash_jax_cross_attention", "nash_jax_argmax")
-_SOURCE = Path(__file__).with_name("decoding.cc")
+TARGETS = tuple(
+    f"nash_jax_{name}"
+    for name in ("product", "self_attention", "cross_attention", "argmax", "quantized_product", "sequence_attention")
+)
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("decoding.cc", "encoding.cc"))
 _COMPILERS = ("c++", "g++", "clang++")
-_OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-w")
+_OPTIONS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-w", "-Wno-psabi")
 _FOR_THIS_CPU = (("-march=native",), ("-mcpu=native",), ())  # the first that the compiler knows
 _TIMEOUT_S = 120
 
@@ -40,7 +43,12 @@ def kernel_problem() -> str:
 def kernels_used() -> str:
     """Returns the version of the kernels that this process decodes with; `none`: without them, or nothing so far."""
     used = _register.cache_info().currsize and not _register()
-    return hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:8] if used else "none"
+    return hashlib.sha256(_read_sources().encode()).hexdigest()[:8] if used else "none"
+
+
+def _read_sources() -> str:
+    """Returns all of the text that is compiled, with what it includes."""
+    return "".join(path.read_text() for path in (Path(__file__).with_name("common.h"), *_SOURCES))
 
 
 @functools.cache
@@ -77,7 +85,7 @@ def _find_library() -> Path:
 
 def _key() -> str:
     """Returns a name that changes with the source, the interface of XLA and the instructions of the CPU."""
-    parts = [_SOURCE.read_text(), jaxlib.__version__, *_OPTIONS, platform.machine(), _cpu_features()]
+    parts = [_read_sources(), jaxlib.__version__, *_OPTIONS, platform.machine(), _cpu_features()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
@@ -90,7 +98,7 @@ def _cpu_features() -> str:
 
 
 def _compile(library: Path) -> None:
-    """Compiles the source.
+    """Compiles the sources.
 
     Raises:
       OSError: if there is no compiler, or it fails.
@@ -99,7 +107,8 @@ def _compile(library: Path) -> None:
     if known is None:
         raise OSError(f"no C++ compiler ({', '.join(_COMPILERS)})")
     for extra in _FOR_THIS_CPU:
-        command = [*known.split(), *_OPTIONS, *extra, "-I", jax.ffi.include_dir(), str(_SOURCE), "-o", str(library)]
+        names = [str(path) for path in _SOURCES]
+        command = [*known.split(), *_OPTIONS, *extra, "-I", jax.ffi.include_dir(), *names, "-o", str(library)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
         if done.returncode == 0:
             return

@@ -7,118 +7,13 @@
 // stored as panels [M / 16, K, 16]: the 16 lanes of a vector are outputs, a panel is read from its first byte to its
 // last, and no sum goes across lanes. Vectors have 16 floats; the compiler splits them where registers are shorter.
 
-#include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <condition_variable>
-#include <cstdint>
-#include <cstring>
-#include <limits>
-#include <memory>
-#include <mutex>
-#include <vector>
-
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
+#include "common.h"
 
 namespace {
 
-using FloatsIn = ffi::Buffer<ffi::F32>;
-using FloatsOut = ffi::Result<ffi::Buffer<ffi::F32>>;
-
-constexpr int kLanes = 16;
-constexpr int kGroup = 4;                     // inputs whose weights are unpacked together
-constexpr int kMaxRows = 8;                   // of a product, whose sums are kept in registers
-constexpr int kChunks = 4;                    // vectors of a value that are summed together
-constexpr int64_t kBlockBytes = 64 << 10;     // read by a thread before it asks for more work
-constexpr int kSpins = 2000;                  // looks at a counter, some microseconds, before a thread sleeps
-constexpr float kMasked = -5e8f;              // a bias below: the position is padding
-constexpr int kAhead = 4096;                  // bytes before they are read, memory is asked for weights
-
-typedef float Floats __attribute__((vector_size(64)));
-typedef float Half __attribute__((vector_size(32)));
-typedef float Quarter __attribute__((vector_size(16)));
-typedef int32_t Ints __attribute__((vector_size(64)));
-
-inline Floats Load(const float* from) {
-  Floats found;
-  std::memcpy(&found, from, sizeof found);
-  return found;
-}
-
-inline void Store(Floats values, float* to, int64_t count = kLanes) {
-  if (count >= kLanes) {
-    std::memcpy(to, &values, sizeof values);
-  } else {
-    for (int i = 0; i < count; ++i) to[i] = values[i];
-  }
-}
-
-inline float Sum(Floats values) {
-  Half halves[2];
-  std::memcpy(halves, &values, sizeof halves);
-  const Half half = halves[0] + halves[1];
-  Quarter quarters[2];
-  std::memcpy(quarters, &half, sizeof quarters);
-  const Quarter sums = quarters[0] + quarters[1];
-  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
-}
-
-// e^x for x <= 0: 2^n · e^r, |r| <= ln(2) / 2, with the Taylor polynomial of degree 7; an error of some 1e-7.
-inline Floats Exp(Floats x) {
-  const Floats bounded = x < -87.0f ? Floats{} - 87.0f : x;
-  const Ints n = __builtin_convertvector(bounded * 1.44269504f - 0.5f, Ints);
-  const Floats whole = __builtin_convertvector(n, Floats);
-  const Floats r = bounded - whole * 0.693359375f + whole * 2.12194440e-4f;
-  Floats sum = Floats{} + 1.0f / 5040;
-  for (float factor : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) sum = sum * r + factor;
-  const Ints bits = (n + 127) << 23;
-  Floats power;
-  std::memcpy(&power, &bits, sizeof power);
-  return x < -87.0f ? Floats{} : sum * power;
-}
-
-// Work that threads share: each takes the next block until none is left.
-struct Job {
-  int64_t count, block;
-  std::atomic<int64_t> next{0}, done{0};
-  std::mutex mutex;
-  std::condition_variable all_done;
-};
-
-template <typename Work>
-void TakeBlocks(Job& job, const Work& work) {
-  for (int64_t first; (first = job.next.fetch_add(job.block)) < job.count;) {
-    const int64_t last = std::min(first + job.block, job.count);
-    work(first, last);
-    if (job.done.fetch_add(last - first) + last - first == job.count) {
-      std::lock_guard<std::mutex> lock(job.mutex);
-      job.all_done.notify_one();
-    }
-  }
-}
-
-// Calls work(first, last) for parts of [0, count), here and on XLA's threads. A thread that comes late finds no block
-// and touches nothing else, so nobody waits for threads that other programs keep from running.
-template <typename Work>
-void ForAll(ffi::ThreadPool& pool, int64_t count, int64_t item_bytes, const Work& work) {
-  const int64_t block = std::max<int64_t>(1, kBlockBytes / std::max<int64_t>(item_bytes, 1));
-  const int64_t helpers = std::min((count + block - 1) / block, pool.num_threads()) - 1;
-  if (helpers < 1) {
-    work(0, count);
-    return;
-  }
-  auto job = std::make_shared<Job>();
-  job->count = count;
-  job->block = block;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule([job, &work] { TakeBlocks(*job, work); });
-  TakeBlocks(*job, work);
-  for (int i = 0; i < kSpins; ++i)
-    if (job->done.load() == count) return;
-  std::unique_lock<std::mutex> lock(job->mutex);
-  job->all_done.wait(lock, [&] { return job->done.load() == count; });
-}
+constexpr int kMaxRows = 8;   // of a product, whose sums are kept in registers
+constexpr int kChunks = 4;    // vectors of a value that are summed together
+constexpr int kAhead = 4096;  // bytes before they are read, memory is asked for weights
 
 // The weights of kGroup inputs, times `kUnit<Weight>`.
 inline void Unpack(const float* group, Floats* weights) {
@@ -206,18 +101,15 @@ ffi::Error ProductOfAny(ffi::ThreadPool pool, FloatsIn x, ffi::AnyBuffer panels,
   return ffi::Error::Success();
 }
 
-// scores [length] = query · keys + bias; returns the largest
+// scores [length] = query · keys + bias
 template <typename Keys>
-float Scores(const float* query, int64_t padded, int64_t length, const float* bias, const Keys& keys, float* scores) {
-  float highest = -std::numeric_limits<float>::infinity();
+void Score(const float* query, int64_t padded, int64_t length, const float* bias, const Keys& keys, float* scores) {
   for (int64_t t = 0; t < length; ++t) {
     const float* key = keys(t);
     Floats sum{};
     for (int64_t h = 0; h < padded; h += kLanes) sum += Load(query + h) * Load(key + h);
     scores[t] = Sum(sum) + bias[t];
-    highest = std::max(highest, scores[t]);
   }
-  return highest;
 }
 
 // sums [count · 16] = Σ_t weights[t] · values(t)
@@ -241,15 +133,8 @@ void Attend(const float* query, int64_t head_dim, int64_t padded, int64_t length
   memory.assign(room + padded, 0.0f);
   float *scores = memory.data(), *scaled = scores + room;
   for (int64_t h = 0; h < head_dim; ++h) scaled[h] = scale * query[h];
-  std::fill(scores + length, scaled, -std::numeric_limits<float>::infinity());
-  const float highest = Scores(scaled, padded, length, bias, keys, scores);
-  Floats total{};
-  for (int64_t t = 0; t < room; t += kLanes) {
-    const Floats weights = Exp(Load(scores + t) - highest);
-    Store(weights, scores + t);
-    total += weights;
-  }
-  const float share = 1.0f / Sum(total);
+  Score(scaled, padded, length, bias, keys, scores);
+  const float share = Softmax(scores, length, room);
   Floats sums[kChunks];
   for (int64_t h = 0; h < padded; h += kChunks * kLanes) {
     const int64_t chunks = std::min<int64_t>(kChunks, (padded - h) / kLanes);
@@ -336,12 +221,7 @@ ffi::Error Argmax(ffi::ThreadPool pool, FloatsIn scores, ffi::Result<ffi::Buffer
   ForAll(pool, rows, size * sizeof(float), [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       const float* own = scores.typed_data() + row * size;
-      Floats lanes = Floats{} + own[0];
-      int64_t i = 0;
-      for (; i + kLanes <= size; i += kLanes) lanes = Load(own + i) > lanes ? Load(own + i) : lanes;
-      float highest = own[0];
-      for (; i < size; ++i) highest = std::max(highest, own[i]);
-      for (int lane = 0; lane < kLanes; ++lane) highest = std::max(highest, lanes[lane]);
+      const float highest = Largest<false>(own, size);
       best->typed_data()[row] = std::find(own, own + size, highest) - own;
     }
   });

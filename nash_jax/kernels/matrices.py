@@ -90,6 +90,24 @@ def product(x: jax.Array, matrix: PackedMatrix) -> jax.Array:
     return jax.ffi.ffi_call("nash_jax_product", shape)(x, matrix.panels, matrix.scales)
 
 
+def quantized_product(x: jax.Array, matrix: PackedMatrix) -> jax.Array:
+    """Returns `round_rows(x)` [R, K] · matrix [K, M], float32 [R, M]: scaled sums of integers; for many rows.
+
+    Args:
+      x: float32.
+      matrix: from `pack`, of 8 bits.
+    """
+    shape = jax.ShapeDtypeStruct((x.shape[0], matrix.outputs), jnp.float32)
+    return jax.ffi.ffi_call("nash_jax_quantized_product", shape)(x, matrix.panels, matrix.scales)
+
+
+def round_rows(x: jax.Array) -> jax.Array:
+    """Rounds x [..., K] to 8 bits with a factor for each row: integers from -127 to 127, times the largest / 127."""
+    largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
+    inverse = jnp.where(largest > 0, _LARGEST / largest, 0)
+    return jnp.rint(x * inverse) * (largest / _LARGEST)
+
+
 def argmax(scores: jax.Array) -> jax.Array:
     """Returns the first index of the largest of each row of scores [R, V], int32 [R]; XLA's takes as long as a layer.
 

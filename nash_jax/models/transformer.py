@@ -314,6 +314,18 @@ class EncoderDecoder(nn.Module):
         """Returns cross-attention keys and values of every decoder layer; computed once per sequence."""
         return [layer.keys_values(encoded) for layer in self.decoder.layers]
 
+    def embed_source(self, input_ids: jax.Array) -> jax.Array:
+        """Source ids [B, S] → what the first layer of the encoder reads, [B, S, D]."""
+        return self.encoder.embed(self._table(), input_ids, jnp.arange(input_ids.shape[1]), None, True)
+
+    def source_bias(self, length: int) -> Bias:
+        """Returns the encoder's bias by key position minus query position: [N, 2S-1], a list of them, or None."""
+        return self.encoder.bias(jnp.arange(2 * length - 1) - (length - 1))
+
+    def encoder_output(self, x: jax.Array) -> jax.Array:
+        """Output of the last encoder layer [B, S, D] → what the decoder attends to, [B, S, D]."""
+        return self.encoder.final_output(x)
+
     def decode_bias(self, max_length: int) -> Bias:
         """Returns the causal self-attention bias by distance: [N, 2T-1] (or a list of them), or [1, 2T-1].
 

@@ -139,7 +139,7 @@ def _train(
 ) -> tuple[State, dict[str, Any]]:  # fmt: skip
     """Builds the phase, or one of a share of its steps, and runs the loop; (the best state, what the phase reports)."""
     config: TrainConfig = getattr(context.config, name)
-    shorter = {name: dataclasses.replace(config, epochs=share * config.epochs)}
+    shorter: dict[str, Any] = {name: dataclasses.replace(config, epochs=share * config.epochs)}
     teacher, teacher_params = context.teacher(name) if has_teacher(config, name) else (None, {})
     programs = PhasePrograms(
         dataclasses.replace(context.config, **shorter), name, spec, context.mesh, batches.steps_per_epoch,
