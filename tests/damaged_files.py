@@ -1,7 +1,7 @@
 """Files that were changed after they were written: each of a real run and of its exports, damaged one at a time.
 
-`python tests/damaged_files.py [EVERY]` tries each EVERY-th damage. For each, `python -m nash_jax.verify` and the reader of
-the folder are called; prints what is not as it should be, and counts.
+`python tests/damaged_files.py [EVERY [KIND …]]` tries each EVERY-th damage: `python -m nash_jax.verify` and the
+folder's reader are called; prints what is not as it should be, and counts.
 
 refused    the reader ends with one line
 noted      it goes on, with a line about it
@@ -207,7 +207,9 @@ def _read_run(run: Path, command: list[str]) -> Any:
     return results(run)
 
 
-READERS: dict[str, tuple[str, Callable[..., Any]]] = {  # kind → (folder that is read, by the file's first parts; reader)
+READERS: dict[
+    str, tuple[str, Callable[..., Any]]
+] = {  # kind → (folder that is read, by the file's first parts; reader)
     "export": ("export", _read_model),
     "hf": ("hf", _read_model),
     "ct2": ("ct2", _verify),

@@ -4,8 +4,8 @@ python tests/stops.py kills [TIMES]      SIGKILL at random instants, every third
 python tests/stops.py signals [TIMES]    Ctrl-C and SIGTERM in turn, every third on a new checkpoint (20)
 python tests/stops.py full-disk [TIMES]  a file system that is full after 1/TIMES, 2/TIMES, … of what a run needs (12)
 
-Each prints one line of counts, and what it has so far after each run on stderr; the exit status is 1 if one of them that
-must be 0 is not.
+Each prints one line of counts, and what it has so far after each run on stderr; the exit status is 1 if one of them
+that must be 0 is not.
 """
 
 import os
