@@ -97,7 +97,9 @@ def _kind(path: Path) -> str:
             return ""  # written anew, or tried apart
         if rest[0] == "data" and len(rest) == 3 and rest[1] != "tokenizer":
             return "cache"
-        return "model" if "model" in rest else "run"
+        if "model" in rest:
+            return {"prune": "model", "retrain": "run"}.get(rest[0], "") if len(rest) < 4 or rest[0] == "prune" else ""
+        return "run"
     return first
 
 
