@@ -127,7 +127,7 @@ def test_settings_of_the_main_command(number, settings):
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
 def test_rows_of_data(ending, tmp_path):
-    """Files of good rows, odd values and odd lines, read, checked and tokenized; many are refused for an empty split."""
+    """Files of good rows, odd values and odd lines, read, checked and tokenized; many are refused: a split is empty."""
     kinds = set()
     for seed in range(40):
         folder = tmp_path / str(seed)

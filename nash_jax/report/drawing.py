@@ -41,7 +41,7 @@ def new_figure(height: float, layout: Any = "constrained") -> Figure:
 def shorten_texts(figure: Figure) -> None:
     """Shortens what a figure says where it would leave no room for the rest; to call before it is drawn."""
     for text in figure.findobj(Text):
-        text.set_text(shortened(text.get_text()))  # type: ignore[attr-defined]
+        text.set_text(shortened(text.get_text()))
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             labels = [label.get_text() for label in axis.get_ticklabels()]
