@@ -48,7 +48,10 @@ def _verify_model(folder: Path) -> None:
 
 
 def _check_rows(folder: Path) -> None:
-    """Compares the logged rows of phases that are done with the checksums in their markers."""
+    """Compares the logged rows of phases that are done with the checksums in their markers.
+
+    A line that is no row may be the last of a run that was killed, but not of one that has its report.
+    """
     from nash_jax.recipe.workdir import read_done
     from nash_jax.training.writers import changed_phases, read_rows
 
@@ -56,8 +59,11 @@ def _check_rows(folder: Path) -> None:
     for path in folder.glob("*/done"):
         with contextlib.suppress(UserError):  # a damaged marker has a line of its own
             stages[path.parent.name] = read_done(path.parent, verify_files=False)
-    if changed := changed_phases(read_rows(folder / "metrics.jsonl"), stages):
-        path = folder / "metrics.jsonl"
+    path = folder / "metrics.jsonl"
+    rows, lines = read_rows(path), path.read_bytes().splitlines()
+    changed = changed_phases(rows, stages)
+    changed += ["no phase"] if len(lines) > len(rows) and (folder / "report.json").exists() else []
+    if changed:
         raise UserError(f"{path} was changed or is damaged: rows of {', '.join(changed)}", "the rows as logged")
 
 

@@ -157,6 +157,17 @@ def test_logged_rows_that_were_changed(tmp_path, capsys, change, lost):
     assert ("metrics.jsonl was changed or is damaged: rows of finetune" in done.stdout) == bool(lost)
 
 
+def test_a_line_that_is_no_row(tmp_path):
+    """The last one may be of a run that was killed, not of one that is done."""
+    log_phases(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "pru')
+    assert call(verify.main, str(tmp_path)).returncode == 0
+    write_text(tmp_path / "report.json", "{}")
+    done = call(verify.main, str(tmp_path))
+    assert done.returncode == 2 and "metrics.jsonl was changed or is damaged: rows of no phase" in done.stdout
+
+
 def test_edited_settings_are_said(saved, tmp_path):
     """They may be edited; what is no JSON any more is damaged."""
     shutil.copytree(saved / "hf", tmp_path / "hf")
