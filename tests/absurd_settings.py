@@ -58,7 +58,8 @@ def outcome(done: Any) -> str:
     lines = [line for line in done.stderr.splitlines() if "error: " in line]
     # Python prints "Exception ignored in …" where the signal of this script falls into a callback of a library
     told = re.sub(r"Exception ignored in.*?KeyboardInterrupt: ?", "", done.stderr, flags=re.DOTALL)
-    if "Traceback" in told or (done.returncode and len(lines) != 1):
+    stopped = done.returncode == 130  # by this script, in the middle of anything
+    if ("Traceback" in told and not stopped) or (done.returncode and len(lines) != 1):
         return "tracebacks"
     names = {0: "ran", 2: "refused", 3: "out of memory", 130: "stopped in training"}
     return names.get(done.returncode, f"status {done.returncode}")
