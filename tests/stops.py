@@ -4,7 +4,8 @@ python tests/stops.py kills [TIMES]      SIGKILL at random instants, every third
 python tests/stops.py signals [TIMES]    Ctrl-C and SIGTERM in turn, every third on a new checkpoint (20)
 python tests/stops.py full-disk [TIMES]  a file system that is full after 1/TIMES, 2/TIMES, … of what a run needs (12)
 
-Each prints one line of counts; the exit status is 1 if one of them that must be 0 is not.
+Each prints one line of counts, and what it has so far after each run on stderr; the exit status is 1 if one of them
+that must be 0 is not.
 """
 
 import os
@@ -49,7 +50,9 @@ def stop(process: subprocess.Popen[str], number: int, when: Callable[[], bool]) 
     first = process.stderr.readline()
     while not when():
         if process.poll() is not None:
-            process.communicate()
+            _, err = process.communicate()
+            if process.returncode:
+                raise RuntimeError(f"status {process.returncode}: {first}{err}")
             return None
         time.sleep(0.002)
     process.send_signal(number)
@@ -80,17 +83,25 @@ def moments(workdir: Path, seconds: float, on_checkpoint: bool, rng: random.Rand
 def interrupt(command: list[str], folder: Path, times: int, numbers: tuple[int, ...], seed: int = 0) -> Counter[str]:
     """Stops runs so often, each workdir until it is done, and compares each with a run that nothing stopped."""
     rng, found = random.Random(seed), Counter[str]()
+    run_whole(command, folder / "compiling")
     seconds = run_whole(command, folder / "whole")
     expected = results(folder / "whole")
     while found["stops"] < times:
         workdir = folder / f"stopped{found['runs']}"
         found["runs"] += 1
         _interrupt_one(command, workdir, times, numbers, found, lambda w: moments(w, seconds, _third(found), rng))
-        run_whole(command, workdir)
+        if not (workdir / "report.json").exists():
+            run_whole(command, workdir)
         metrics, rows = results(workdir)
         found["runs with other metrics"] += metrics != expected[0]
         found["rows lost or different"] += sum(row not in rows for row in expected[1]) + (len(rows) != len(expected[1]))
+        print(write_counts(found), file=sys.stderr, flush=True)
     return found
+
+
+def write_counts(found: Counter[str]) -> str:
+    """Counts in one line."""
+    return ", ".join(f"{count} {name}" for name, count in found.items())
 
 
 def _third(found: Counter[str]) -> bool:
@@ -172,7 +183,7 @@ def main(kind: str, times: str = "") -> int:
             found = interrupt(command, folder, int(times or 100), (signal.SIGKILL,))
         else:
             found = interrupt(command, folder, int(times or 20), (signal.SIGINT, signal.SIGTERM))
-    print(f"{kind}: " + ", ".join(f"{count} {name}" for name, count in found.items()))
+    print(f"{kind}: {write_counts(found)}")
     return int(any(count for name, count in found.items() if name not in GOOD))
 
 

@@ -44,7 +44,7 @@ ALLOWED = {  # each room of the package → the rooms that it may import, beside
     "study": (*SCIENCE, "config", "data", "evaluation", "recipe", "report", "training"),
     "testing": ("spec", "axes", "tree", "models"),
     "main": (*BASE, "config", "recipe", "study", "report"),
-    "verify": (*BASE, "recipe", "training"),
+    "verify": (*BASE, "recipe", "report", "training"),
     "demo": (*SCIENCE, "data", "seq2seq"),
     "generate": (*SCIENCE, "batch_generate", "data", "seq2seq"),
 }

@@ -400,6 +400,35 @@ def test_strings_of_contrasts_are_escaped(records, tmp_path):
     assert "\\*a\\*" in (tmp_path / "tables" / "contrasts.md").read_text()
 
 
+@pytest.mark.parametrize("odd", ["", "\0", "\ud800", "\u202e", "\x1b[31m", "x" * 3000])
+def test_no_string_of_a_study_becomes_markup(records, odd, tmp_path):
+    """Names of cells, tasks, metrics, devices, contrasts and settings, in text, tables and figures of its page."""
+    evil = f'</script><script>alert("x")</script><img src=x>$^|*a*{odd}'
+
+    def spoil(name):
+        return f"{name}{evil}"
+
+    for record in records:
+        record |= {field: spoil(record[field]) for field in ("cell", "group", "task", "metric", "model", "method")}
+        record |= {"device": evil, "dtype": evil, "stages": {spoil("retrain"): {"steps": 3, "seconds": 2.0}}}
+        record["metrics"] = {m: {spoil(k): v for k, v in own.items()} for m, own in record["metrics"].items()}
+    asked = [
+        dataclasses.replace(
+            c, **{field: spoil(getattr(c, field)) for field in ("name", "a", "b", "date", "metric", "why")}
+        )
+        for c in ASKED[:3]
+    ]
+    seen = [own | {"seen": evil, "done_before": 1} for own in compare(asked, records)]
+    trials = {evil: TRIALS["nash"] | {"metric": evil, "settings": [{evil: evil}, {evil: 2}]}}
+    states = {records[0]["cell"]: "done", evil: f"failed: {evil}", f"2{evil}": f"diverged: {evil}"}
+    write_study(tmp_path, evil, records, states, Protocol(seen, [seen[0]], trials))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.faults == [] and page.count("script") == page.count("img") == 0
+    assert len(page.labels()) == 1 and sum("<script>" in said for said in page.texts) > 10
+    assert odd in ("", "x" * 3000) or odd not in text
+
+
 def test_contrasts_of_nothing_draw_nothing(tmp_path):
     results = compare(ASKED, [])
     write_study(tmp_path, "s", [], {}, Protocol(results))

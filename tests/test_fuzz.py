@@ -2,8 +2,13 @@
 
 import json
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
+import absurd_settings
 import pytest
+from commands import LIMIT
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -118,3 +123,23 @@ def test_settings_of_the_main_command(number, settings):
     lines = [f"--config.{place}={text}" for place, text in settings]
     for chosen in [*([line] for line in lines), lines]:
         accepts(lambda chosen=chosen: parse_config(parse(["main", "--config=configs/local.py", *chosen]).config))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_rows_of_data(ending, tmp_path):
+    """Files of good rows, odd values and odd lines, read, checked and tokenized; many are refused: a split is empty."""
+    kinds = set()
+    for seed in range(40):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        kinds.add(absurd_settings.read_rows(folder, ending, seed))
+    assert kinds == {"refused", "read"}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("script", "arguments"), [("absurd_settings.py", ["15", "60"]), ("damaged_files.py", ["25"])])
+def test_scripts_that_count(script, arguments):
+    """Short forms of what docs/reliability.md counts."""
+    program = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=3 * LIMIT)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]

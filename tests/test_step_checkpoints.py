@@ -103,4 +103,19 @@ def test_a_process_killed_before_the_checksums(two, tmp_path):
     (folder / "checksums.json").write_text(json.dumps({"1": known["1"]}))
     made = Checkpointer(folder)
     assert made.restore(abstract_state(STATE))[1] == {"position": 2}
+    assert json.loads((folder / "checksums.json").read_text()) == known
     made.close()
+
+
+@pytest.mark.parametrize("gone", ["state", "extra", "metrics"])
+def test_a_process_killed_while_a_checkpoint_is_deleted(gone, two, tmp_path):
+    """Killed before the checksums of step 1, and again while it was deleted: what is left of it is no checkpoint."""
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two, folder)
+    known = json.loads((folder / "checksums.json").read_text())
+    (folder / "checksums.json").write_text(json.dumps({"2": known["2"]}))
+    shutil.rmtree(folder / "1" / gone)
+    made = Checkpointer(folder)
+    assert made.restore(abstract_state(STATE), best=True)[1] == {"position": 2}
+    made.close()
+    assert not (folder / "1").exists()

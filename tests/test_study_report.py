@@ -10,6 +10,7 @@ import re
 import statistics
 
 import pytest
+from html_page import Page
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -193,6 +194,24 @@ def check_markdown(text):
     assert "rouge2 change, % ↑" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1 and len(lines) == 2 + 4
+
+
+@pytest.mark.parametrize("odd", ["\0", "\ud800", "\u202e", "\x1b[31m", "x" * 3000])
+def test_odd_characters_and_long_words(records, odd, tmp_path):
+    """Of cells, tasks, metrics, models and devices, in text, tables and figures."""
+    evil = f"</script>{EVIL}<img src=x>$^{odd}"
+    for record in records:
+        record |= {field: f"{record[field]}{evil}" for field in ("cell", "group", "task", "metric", "model", "method")}
+        record |= {"device": evil, "dtype": evil, "stages": {evil: {"steps": 3, "seconds": 2.0}}}
+        record["metrics"] = {m: {f"{k}{evil}": v for k, v in own.items()} for m, own in record["metrics"].items()}
+    write_study(tmp_path, evil, records, {evil: f"failed: {evil}", f"2{evil}": "done"})
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.faults == [] and page.count("script") == page.count("img") == 0
+    assert len(page.labels()) >= 2 and sum("<script>" in said for said in page.texts) > 10
+    tables = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("tables/*"))
+    assert len(odd) == 3000 or (odd not in text and odd not in tables)
+    json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
 
 
 def test_strings_are_escaped(records, tmp_path):

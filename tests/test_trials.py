@@ -10,7 +10,8 @@ from nash_jax.recipe.workdir import Workdir
 from nash_jax.runtime.files import write_text
 from nash_jax.study.grid import read_cells
 from nash_jax.study.runner import Study
-from nash_jax.study.trials import choose, has_diverged, trial_config
+from nash_jax.study.trials import choose, has_diverged, trial_config, validation_score
+from nash_jax.training.writers import JsonlWriter
 
 RATES = {"retrain": {"learning_rate": (1e-3, 2e-3)}}
 
@@ -98,6 +99,19 @@ def finish(study_folder, cell, scores):
         workdir.folder / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in [*rows, {"phase": "retrain"}])
     )
     workdir.run("retrain", lambda folder: {"steps": 3})
+
+
+def test_scores_that_were_changed_choose_nothing(cells, tmp_path):
+    """A trial is chosen by the rows that its phase logged."""
+    trial = next(cell for cell in cells if cell.trial)
+    folder, log = tmp_path / "cells" / trial.name, JsonlWriter(tmp_path / "cells" / trial.name / "metrics.jsonl")
+    workdir = Workdir(folder, lasting_settings(trial.config))
+    log.write("retrain", 1, {"validation/rougeL": 12.5})
+    workdir.run("retrain", lambda _: {"rows_checksum": log.checksum("retrain")})
+    assert validation_score(folder, "rougeL") == 12.5
+    write_text(log.path, log.path.read_text().replace("12.5", "92.5"))
+    with pytest.raises(UserError, match=r"metrics\.jsonl has no rows of retrain as they were logged"):
+        validation_score(folder, "rougeL")
 
 
 def fail(study_folder, cell, reason):

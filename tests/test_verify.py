@@ -20,11 +20,14 @@ from nash_jax.data.pipeline import tokenize
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.recipe.workdir import Workdir
+from nash_jax.report.result import read_report
+from nash_jax.runtime.checksums import json_checksum
 from nash_jax.runtime.command import storage_problem
-from nash_jax.runtime.files import read_json
+from nash_jax.runtime.files import read_json, write_text
 from nash_jax.spec import ModelSpec, dense_spec
 from nash_jax.testing import random_params
 from nash_jax.training.checkpoint import Checkpointer
+from nash_jax.training.writers import JsonlWriter, logged_rows
 from nash_jax.tree import flatten, unflatten
 
 ROWS = [{"source": "cat", "references": ["K AE T"]}, {"source": "tact", "references": ["T AE K T"]}]
@@ -119,6 +122,74 @@ def test_a_marker_that_is_none(tmp_path, content):
     (tmp_path / "data" / "done").write_text(content)
     with pytest.raises(UserError, match=r"data/done was changed or is damaged"):
         Workdir(tmp_path, {"seed": 1}).result("data")
+
+
+def log_phases(folder):
+    """A run of two phases that log rows; what their stages returned."""
+    writer, workdir = JsonlWriter(folder / "metrics.jsonl"), Workdir(folder, {"seed": 1})
+    for phase in ("finetune", "prune"):
+        for step in (1, 2):
+            writer.write(phase, step, {"loss": 0.25})
+        workdir.run(phase, lambda folder, phase=phase: {"rows_checksum": writer.checksum(phase)})
+    return workdir.results(("finetune", "prune"))
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        (lambda text: text.replace('"finetune", "step": 1, "loss": 0.25', '"finetune", "step": 1, "loss": 0.26'), 1),
+        (lambda text: text[: len(text) // 4], 2),
+        (lambda text: text.replace("finetune", "prune"), 2),
+        (lambda text: "", 2),
+        (lambda text: text, 0),
+    ],
+)
+def test_logged_rows_that_were_changed(tmp_path, capsys, change, lost):
+    """They are in no report, which is said; rows of other phases are."""
+    stages, path = log_phases(tmp_path), tmp_path / "metrics.jsonl"
+    path.write_text(change(path.read_text()))
+    rows = logged_rows([path], stages)
+    assert len(rows) == 2 * (2 - lost)
+    said = capsys.readouterr().err
+    assert ("metrics.jsonl: rows of finetune" in said) == bool(lost)
+    done = call(verify.main, str(tmp_path))
+    assert done.returncode == (2 if lost else 0)
+    assert ("metrics.jsonl was changed or is damaged: rows of finetune" in done.stdout) == bool(lost)
+
+
+def test_a_line_that_is_no_row(tmp_path):
+    """The last one may be of a run that was killed, not of one that is done."""
+    log_phases(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "pru')
+    assert call(verify.main, str(tmp_path)).returncode == 0
+    write_text(tmp_path / "report.json", "{}")
+    done = call(verify.main, str(tmp_path))
+    assert done.returncode == 2 and "metrics.jsonl was changed or is damaged: rows of no phase" in done.stdout
+
+
+def test_edited_settings_are_said(saved, tmp_path):
+    """They may be edited; what is no JSON any more is damaged."""
+    shutil.copytree(saved / "hf", tmp_path / "hf")
+    config = tmp_path / "hf" / "config.json"
+    config.write_text(config.read_text().replace("0.1", "0.2"))
+    done = call(verify.main, str(tmp_path))
+    assert done.returncode == 0 and f"edited   {config} since it was saved, which is allowed\n" in done.stdout
+    config.write_text("{")
+    done = call(verify.main, str(tmp_path))
+    assert done.returncode == 2 and f"damaged  {config} is not JSON" in done.stdout
+
+
+def test_a_report_that_was_changed(tmp_path):
+    report = {"metrics": {"dense": {"rouge2": 0.125}}}
+    write_text(tmp_path / "report.json", json.dumps(report | {"checksum": json_checksum(report)}))
+    assert read_report(tmp_path) == report
+    write_text(tmp_path / "report.json", (tmp_path / "report.json").read_text().replace("0.125", "0.126"))
+    with pytest.raises(
+        UserError, match=r"report\.json was changed or is damaged; expected .*; delete .* writes it anew"
+    ):
+        read_report(tmp_path)
+    assert call(verify.main, str(tmp_path)).returncode == 2
 
 
 def test_damaged_tokenized_texts_are_made_again(tmp_path, capsys):

@@ -21,21 +21,35 @@ from nash_jax.spec import preset
 from nash_jax.testing import random_params
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
-    begun = time.perf_counter()
+def seconds_of(call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds that a call takes, and those of all its threads on processors."""
+    begun, used = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, time.process_time() - used
 
 
-def time_loading(folder: Path, runs: int) -> dict[bool, list[float]]:
-    """Seconds of `load` by whether it compares checksums, [runs] each, in turn after one that is not counted."""
+def time_loading(folder: Path, runs: int) -> dict[bool, list[tuple[float, float]]]:
+    """Seconds of `load` by whether it compares checksums, [runs, 2], in turn after one that is not counted."""
     load(folder)
-    taken: dict[bool, list[float]] = {False: [], True: []}
+    taken: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     for run in range(2 * runs):
         verify = run % 4 in (1, 2)  # first as often as second
         taken[verify].append(seconds_of(lambda verify=verify: load(folder, verify=verify)))  # type: ignore[misc]
     return taken
+
+
+def describe(taken: dict[bool, list[tuple[float, float]]]) -> str:
+    """Medians of both, and the median of the ratios of pairs with their range."""
+    told = list[str]()
+    for name, (plain, compared) in zip(
+        ("", " of processor time"), zip(*(np.array(taken[kind]).T for kind in (False, True)), strict=True), strict=True
+    ):
+        ratios = compared / plain
+        told.append(
+            f"{np.median(plain):.2f} s{name} without comparing, {np.median(compared):.2f} s with it, "
+            f"ratio {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f} in {len(ratios)} pairs)"
+        )
+    return "; ".join(told)
 
 
 def run(argv: Sequence[str]) -> None:
@@ -53,12 +67,7 @@ def run(argv: Sequence[str]) -> None:
             save(Path(place) / name)
         del model, save
         for name in ("export", "hf"):
-            taken = time_loading(Path(place) / name, given["runs"])
-            ratios = np.array(taken[True]) / np.array(taken[False])
-            print_result(
-                f"{given['preset']}, {name}: {np.median(taken[False]):.2f} s without comparing, "
-                f"{np.median(taken[True]):.2f} s with it; ratio {np.median(ratios):.2f} (median of {len(ratios)} pairs)"
-            )
+            print_result(f"{given['preset']}, {name}: {describe(time_loading(Path(place) / name, given['runs']))}")
 
 
 def main(argv: Sequence[str] = sys.argv) -> int:

@@ -26,7 +26,7 @@ from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.sharding import check_batch
 from nash_jax.seq2seq import Seq2Seq
 from nash_jax.spec import SIDES
-from nash_jax.training.writers import JsonlWriter, optional_writers, read_rows
+from nash_jax.training.writers import JsonlWriter, logged_rows, optional_writers
 from nash_jax.tree import params_digest
 
 
@@ -114,7 +114,7 @@ class PruningRun:
             pruned=pruned,
             kept_layers={side: stages["shorten"][f"kept_{side}_layers"] for side in SIDES},
             masks=self.context.masks(),
-            history=[row for path in self.workdir.files("metrics.jsonl") for row in read_rows(path)],
+            history=logged_rows(self.workdir.files("metrics.jsonl"), stages),
         )
 
 

@@ -1,6 +1,5 @@
 """The run's folder: a sub-folder a stage, each ending with a `done` marker written last."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 
 from nash_jax.config.schema import STAGES
 from nash_jax.errors import UserError
-from nash_jax.runtime.checksums import Checksum, changed_file, checksum, parse_checksums
+from nash_jax.runtime.checksums import Checksum, changed_file, checksum, json_checksum, parse_checksums
 from nash_jax.runtime.files import read_json, write_text
 from nash_jax.runtime.locks import LockedError, acquire, make_lock
 from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
@@ -177,7 +176,7 @@ class Workdir:
                 json.loads(json.dumps(done))
             )  # waits for all: nothing is missing when the marker is there
             if is_host0():
-                sums = {"done": _digest(done), "files": _own_checksums(self.stage(name))}
+                sums = {"done": json_checksum(done), "files": _own_checksums(self.stage(name))}
                 write_text(self.stage(name) / "done", json.dumps(done | {"checksums": sums}))
         if is_host0():
             shutil.rmtree(self.stage(name) / "checkpoints", ignore_errors=True)  # three times the model; not needed now
@@ -200,7 +199,7 @@ def read_done(folder: Path, verify_files: bool = True) -> dict[str, Any]:
     try:
         found = read_json(folder / "done")
         sums = found.pop("checksums")
-        wrong = None if sums["done"] == _digest(found) else "done"
+        wrong = None if sums["done"] == json_checksum(found) else "done"
         if wrong is None and verify_files:
             wrong = changed_file(folder, parse_checksums(sums["files"]))
     except (UserError, AttributeError, KeyError, TypeError, ValueError):
@@ -212,11 +211,6 @@ def read_done(folder: Path, verify_files: bool = True) -> dict[str, Any]:
             f"delete {folder} to do this stage again",
         )
     return found
-
-
-def _digest(result: Mapping[str, Any]) -> str:
-    """SHA-256 of a stage's result."""
-    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
 
 
 def _own_checksums(folder: Path) -> dict[str, Checksum]:

@@ -12,6 +12,9 @@ import matplotlib
 import matplotlib.style
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from nash_jax.report.visible import shortened
 
 INK, MUTED, DENSE, PRUNED = "#1f2a37", "#6b7684", "#8a97a8", "#0f766e"
 ACCENT, BLUE, VIOLET, ROSE = "#d9822b", "#3b6fb6", "#8b5fbf", "#b4497a"
@@ -35,6 +38,17 @@ def new_figure(height: float, layout: Any = "constrained") -> Figure:
     return Figure(figsize=(WIDTH / 72, height / 72), layout=layout)
 
 
+def shorten_texts(figure: Figure) -> None:
+    """Shortens what a figure says where it would leave no room for the rest; to call before it is drawn."""
+    for text in figure.findobj(Text):
+        text.set_text(shortened(text.get_text()))
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            labels = [label.get_text() for label in axis.get_ticklabels()]
+            if any(label != shortened(label) for label in labels):  # only fixed ones are so long
+                axis.set_ticklabels(list(map(shortened, labels)))
+
+
 def to_svg(figure: Figure, name: str, label: str) -> Markup:
     """A figure as an `<svg>` element for use inside HTML; the same text for the same figure.
 
@@ -43,6 +57,7 @@ def to_svg(figure: Figure, name: str, label: str) -> Markup:
       name: unique within the page; it prefixes every id of the element.
       label: what the figure shows, for those who cannot see it.
     """
+    shorten_texts(figure)
     out = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(out, format="svg", dpi=288, metadata={"Date": None, "Creator": None, "Format": None})

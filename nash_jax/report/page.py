@@ -3,7 +3,6 @@
 import functools
 import inspect
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import jinja2
 from nash_jax.report import benchmark, figures, numbers, quality, structure_figure, tables
 from nash_jax.report.numbers import section
 from nash_jax.report.quality import MODELS, Report
+from nash_jax.report.visible import visible, visible_in
 
 Example = Mapping[str, Any]
 
@@ -36,7 +36,7 @@ def render(
     Returns:
       The file's text. Every string that came in is escaped.
     """
-    report, history, parameters = _visible_in(report), _visible_in(history), _visible_in(parameters or {})
+    report, history, parameters = visible_in(report), visible_in(history), visible_in(parameters or {})
     metric, config = quality.main_metric(report), report.get("config")
     drawn = {
         "latency": figures.latency_bars(report),
@@ -59,7 +59,7 @@ def render(
 
 def render_template(name: str, /, **values: Any) -> str:
     """A page of the folder `templates`; text that is not `Markup` is escaped, odd characters are as their codes."""
-    return _visible(_environment().get_template(name).render(values))
+    return visible(_environment().get_template(name).render(values))
 
 
 @functools.cache
@@ -75,27 +75,6 @@ def _environment() -> jinja2.Environment:
         found.globals |= {name: value for name, value in vars(module).items() if inspect.isfunction(value)}
     found.globals["equals_reference"] = equals_reference
     return found
-
-
-# what HTML cannot hold, or what would turn the text around it: control characters, halves of surrogate pairs, and the
-# marks that override or isolate a direction
-_ODD = re.compile(
-    "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u202a-\\u202e\\u2066-\\u2069\\ufffe\\uffff]"
-)
-
-
-def _visible(text: str) -> str:
-    """A page with such characters as escape sequences, in text and figures alike."""
-    return _ODD.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def _visible_in(value: Any) -> Any:
-    """The same with every text in it visible: fonts have no glyphs for halves of pairs, and refuse them."""
-    if isinstance(value, Mapping):
-        return {_visible_in(name): _visible_in(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_visible_in(item) for item in value]
-    return _visible(value) if isinstance(value, str) else value
 
 
 def _references(example: Example) -> list[str]:

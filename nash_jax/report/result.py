@@ -12,11 +12,13 @@ from typing import Any, Literal
 import numpy as np
 
 from nash_jax.config.schema import Config
+from nash_jax.errors import UserError
 from nash_jax.evaluation.metrics import METRICS
 from nash_jax.kernels.build import kernels_used
 from nash_jax.pruning.compact import removed_fraction
 from nash_jax.report.kept_structure import count_layers, dense_masks
-from nash_jax.runtime.files import write_text
+from nash_jax.runtime.checksums import json_checksum
+from nash_jax.runtime.files import read_json, write_text
 from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.sharding import device_name
 from nash_jax.spec import SIDES, ModelSpec
@@ -79,7 +81,28 @@ def write(result: RunResult, folder: Path) -> dict[str, Any]:
         examples = result.stages.get("evaluate", {}).get("examples", [])
         page = render(report, history=result.history, masks=shown, parameters=result.parameters, examples=examples)
         write_text(folder / "report.html", page)
-        write_text(folder / "report.json", json.dumps(report, indent=1))
+        write_text(folder / "report.json", json.dumps(report | {"checksum": json_checksum(report)}, indent=1))
+    return report
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Reads report.json, as `write` returned it.
+
+    Args:
+      folder: of a run.
+
+    Raises:
+      UserError: where it is not as it was written.
+    """
+    path = folder / "report.json"
+    try:
+        report = read_json(path)
+        whole = report.pop("checksum", None) in (None, json_checksum(report))  # older versions wrote none
+    except UserError:
+        whole = False
+    if not whole:
+        do = f"delete {path}, and the same command writes it anew"
+        raise UserError(f"{path} was changed or is damaged", "the file as it was written", do)
     return report
 
 

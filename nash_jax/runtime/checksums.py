@@ -1,6 +1,7 @@
 """SHA-256 and size of files: whether they still are what was written."""
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -20,6 +21,11 @@ def checksum(path: Path) -> Checksum:
     """Size and SHA-256 of a file."""
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def json_checksum(content: Any) -> str:
+    """SHA-256 of JSON values, whatever the order of their keys and the spaces between."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode()).hexdigest()
 
 
 def checksums(folder: Path) -> dict[str, Checksum]:

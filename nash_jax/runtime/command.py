@@ -1,5 +1,6 @@
 """What the commands share: flags, messages for mistakes, and exit statuses."""
 
+import contextlib
 import errno
 import os
 import re
@@ -91,6 +92,8 @@ def run_command(run: Callable[[Sequence[str]], None], argv: Sequence[str], doc: 
         return 0
     if argv is sys.argv:
         end_on_signals()
+        with contextlib.suppress(AttributeError):  # a letter that the terminal lacks shall not end a run
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         run(argv)
         return 0

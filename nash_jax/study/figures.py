@@ -18,6 +18,7 @@ from nash_jax.report import drawing
 from nash_jax.report.benchmark import Setup, setup_label
 from nash_jax.report.drawing import ACCENT, BLUE, DENSE, INK, MUTED, PRUNED, ROSE, VIOLET, report_style
 from nash_jax.report.numbers import direction, format_count, is_number, section
+from nash_jax.report.visible import shortened
 from nash_jax.spec import SIDES
 from nash_jax.study.matched import pareto_front
 from nash_jax.study.records import Comparison, Group, MeanStd, layers_kept, scores
@@ -127,10 +128,14 @@ def name_points(axes: Axes, found: Sequence[Point]) -> None:
 
     To be called last: what is drawn or laid out later moves the points.
     """
-    axes.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]  # the layout decides where points are
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    drawing.shorten_texts(figure)
+    figure.draw_without_rendering()  # the layout decides where points are
     axes.autoscale(False)
     x, y = ([getattr(point, side).mean for point in found] for side in "xy")
     names = [p.group.name.removeprefix(f"{p.group.method}-") or p.group.name for p in found]  # colours tell the method
+    names = [shortened(name) for name in names]
     reach_x, reach_y = (np.outer([getattr(point, side).std or 0 for point in found], [-1, 1]) for side in "xy")
     bars_x = [*(np.array(x)[:, None] + reach_x), *(np.array(x)[:, None] + 0 * reach_y)]
     bars_y = [*(np.array(y)[:, None] + 0 * reach_x), *(np.array(y)[:, None] + reach_y)]

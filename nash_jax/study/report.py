@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.report.numbers import is_number
+from nash_jax.report.visible import visible, visible_in
 from nash_jax.runtime.files import write_text
 from nash_jax.spec import SIDES
 from nash_jax.study.records import Comparison, Record, comparison_title, comparisons, state_sentence, timed_seconds
@@ -54,6 +55,9 @@ def write_study(
     from nash_jax.study.table_files import TABLES, benchmark_csv, cells_csv, protocol_files, tables_csv, tables_markdown
 
     (folder / "tables").mkdir(parents=True, exist_ok=True)
+    whole = {"name": name, "states": dict(states)} | dataclasses.asdict(said) | {"records": list(records)}
+    name, records, states = visible(name), visible_in(records), visible_in(states)
+    said = Protocol(*map(visible_in, (said.contrasts, said.withdrawn, said.trials)))
     found = comparisons(records)
     files = {"cells.csv": cells_csv(records, states), "benchmark.csv": benchmark_csv(records)}
     for kind, build in TABLES.items():
@@ -61,7 +65,6 @@ def write_study(
         files |= {f"{kind}.csv": tables_csv(tables), f"{kind}.md": tables_markdown(f"{name}: {kind}", tables)}
     for file, text in (files | protocol_files(name, said.contrasts, said.withdrawn, said.trials)).items():
         write_text(folder / "tables" / file, text)
-    whole = {"name": name, "states": dict(states)} | dataclasses.asdict(said) | {"records": list(records)}
     write_text(folder / "study.json", json.dumps(whole, indent=1))
     write_text(folder / "report.html", study_page(name, records, states, said))
 

@@ -40,7 +40,8 @@ from nash_jax.recipe.modes import times_shape
 from nash_jax.recipe.run import PruningRun
 from nash_jax.recipe.time_shape import TimingRun
 from nash_jax.recipe.workdir import Workdir, read_done
-from nash_jax.runtime.files import read_json, write_text
+from nash_jax.report.result import read_report
+from nash_jax.runtime.files import write_text
 from nash_jax.runtime.locks import LockedError
 from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
 from nash_jax.study import trials
@@ -276,7 +277,7 @@ class Study:
         return load_statistics(folder / FILE)
 
     def _record(self, cell: Cell) -> Record:
-        report = read_json(self._folder(cell) / "report.json")
+        report = read_report(self._folder(cell))
         config = _settled(cell, self.choice(cell.group)) or cell.config
         own = {"cell": cell.name, "group": cell.group, "method": config.method, "seed": config.seed}
         own |= {"trials": max(1, len(self._trials(cell.group)))}

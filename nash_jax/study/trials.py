@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.config.schema import Config, all_settings, chosen_stages
+from nash_jax.errors import UserError
 from nash_jax.evaluation.metrics import METRICS
+from nash_jax.recipe.workdir import read_done
 from nash_jax.runtime.files import read_json, write_text
 from nash_jax.study.grid import Cell
-from nash_jax.training.writers import read_rows
+from nash_jax.training.writers import logged_rows
 
 PHASE = "retrain"
 _TEST_STAGES = ("evaluate", "benchmark", "export")
@@ -44,10 +46,16 @@ def validation_score(folder: Path, metric: str) -> float | None:
     Args:
       folder: of the cell.
       metric: the one that checkpoints are chosen by.
+
+    Raises:
+      UserError: where its marker or its rows are not what was written.
     """
     if not (folder / PHASE / "done").exists():
         return None
-    rows = [row for row in read_rows(folder / "metrics.jsonl") if row["phase"] == PHASE]
+    result, path = read_done(folder / PHASE), folder / "metrics.jsonl"
+    rows = [row for row in logged_rows([path], {PHASE: result}) if row["phase"] == PHASE]
+    if not rows and "rows_checksum" in result:
+        raise UserError(f"{path} has no rows of {PHASE} as they were logged", "the file as it was", f"delete {folder}")
     return max((row[f"validation/{metric}"] for row in rows if f"validation/{metric}" in row), default=None)
 
 

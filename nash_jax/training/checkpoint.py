@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from nash_jax.runtime.multihost import barrier, is_host0
 from nash_jax.runtime.quiet import import_orbax
 
 _RANK = "rank"
+_PARTS = ("state", "extra", "metrics")  # folders of a checkpoint
 CHECKSUMS = "checksums.json"
 
 Rank = tuple[float, ...]
@@ -74,17 +76,22 @@ class Checkpointer:
         metrics = {_RANK: list(rank or ())}
         self._orbax.save_checkpointables(step, {"state": state, "extra": extra}, metrics=metrics)
         if is_host0():
-            there = {name: entry for name, entry in self._checksums().items() if (self._folder / name).is_dir()}
-            there[str(step)] = checksums(self._folder / str(step))
-            write_text(self._folder / CHECKSUMS, json.dumps(there))
+            self._write_checksums(str(step))
+
+    def _write_checksums(self, *steps: str) -> None:
+        """Adds those of some checkpoints, and leaves out what is no longer there."""
+        there = {name: entry for name, entry in self._checksums().items() if (self._folder / name).is_dir()}
+        there |= {step: checksums(self._folder / step) for step in steps}
+        write_text(self._folder / CHECKSUMS, json.dumps(there))
 
     def _checksums(self) -> dict[str, dict[str, Checksum]]:
-        """Step → checksums of its checkpoint; a checkpoint whose process was killed just then has none."""
+        """Step → checksums of its checkpoint; a checkpoint whose process was killed just then has none yet."""
         return _read_checksums(self._folder) if os.path.lexists(self._folder / CHECKSUMS) else {}
 
     def _drop_damaged(self) -> None:
-        steps = sorted((path.name for path in self._folder.glob("*") if path.name.isdigit()), key=int)
         known = self._checksums()
+        self._drop_remains(known)
+        steps = sorted((path.name for path in self._folder.glob("*") if path.name.isdigit()), key=int)
         changed = {step: changed_file(self._folder / step, known[step]) for step in steps if step in known}
         damaged = {step: name for step, name in changed.items() if name is not None}
         if damaged and len(damaged) == len(steps):
@@ -97,6 +104,14 @@ class Checkpointer:
         for step, name in damaged.items():
             print(f"note: {self._folder / step} is damaged ({name}); another checkpoint is used", file=sys.stderr)
             shutil.rmtree(self._folder / step)
+        if new := [step for step in steps if step not in known and step not in damaged]:
+            self._write_checksums(*new)  # now, for a kill while Orbax deletes it may leave a part of it
+
+    def _drop_remains(self, known: Mapping[str, Any]) -> None:
+        """Deletes what a process left that was killed while Orbax deleted a checkpoint without checksums."""
+        for path in list(self._folder.glob("*")):
+            if path.name.isdigit() and path.name not in known and not all((path / part).is_dir() for part in _PARTS):
+                shutil.rmtree(path)
 
     def restore(self, abstract: Any, *, best: bool = False) -> tuple[Any, dict[str, Any]] | None:
         """The newest (or the best) checkpoint's state and JSON dict, or None if there is none.

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from nash_jax.runtime.stopping import end_saved, is_asked_to_stop, saving_on_sig
 from nash_jax.training.averaging import Average, averaged
 from nash_jax.training.checkpoint import Checkpointer, Rank
 from nash_jax.training.state import State, abstract_state
-from nash_jax.training.writers import Writer
+from nash_jax.training.writers import JsonlWriter, Writer
 
 Evaluation = tuple[dict[str, float], Rank]
 """Validation metrics, and the rank of the checkpoint among those of its phase."""
@@ -66,7 +67,7 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
     process. Metrics are fetched when they are logged, so that logging does not hold the device up.
 
     Returns:
-      The state of the best checkpoint, and {"steps", "seconds", "best_step"}.
+      The state of the best checkpoint, and {"steps", "seconds", "best_step", "rows_checksum"}.
 
     Raises:
       UserError: at a loss that is not finite, naming the step; the last checkpoint stays.
@@ -80,6 +81,7 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
     for writer in phase.writers:
         if hasattr(writer, "rewind"):
             writer.rewind(phase.name, step)
+    rows = _Rows(phase, extra)
     progress, window = Progress(phase.name, phase.num_steps, step), _Window(phase.name, step, extra.get("window", []))
     log_steps = max(1, phase.num_steps // 100)
     begun = time.monotonic() - extra["seconds"]
@@ -106,7 +108,7 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
                     writer.write(phase.name, step, {k: round(v, 6) for k, v in values.items() if math.isfinite(v)})
             if rank is not None or step % (5 * log_steps) == 0 or is_asked_to_stop():
                 position = {"position": batches.get_state(), "seconds": time.monotonic() - begun}
-                checkpointer.save(step, state, position | {"window": window.pending()}, rank)
+                checkpointer.save(step, state, position | {"window": window.pending()} | rows.checksum(), rank)
             if is_asked_to_stop():
                 _stop(phase, step)
             progress.update(step, window.describe, typical=ran <= compiled)
@@ -117,7 +119,8 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
     best = checkpointer.restore(shapes, best=True)
     checkpointer.close()
     assert best is not None  # the last step always writes one
-    return averaged(best[0]), {"steps": step, "seconds": time.monotonic() - begun, "best_step": int(best[0]["step"])}
+    done = {"steps": step, "seconds": time.monotonic() - begun, "best_step": int(best[0]["step"])}
+    return averaged(best[0]), done | rows.checksum()
 
 
 def _stop(phase: Phase, step: int) -> NoReturn:
@@ -125,6 +128,28 @@ def _stop(phase: Phase, step: int) -> NoReturn:
     for writer in phase.writers:
         writer.close()
     end_saved(f"step {step} of {phase.name} is saved")
+
+
+class _Rows:
+    """The rows of metrics.jsonl of a phase that is resumed, compared with the checksum in its checkpoint.
+
+    Where they differ, all later checksums of the phase do too.
+    """
+
+    def __init__(self, phase: Phase, extra: Mapping[str, Any]) -> None:
+        self.phase, saved = phase.name, extra.get("rows_checksum")
+        self.writer = next((writer for writer in phase.writers if isinstance(writer, JsonlWriter)), None)
+        self.is_whole = self.writer is None or saved in (None, self.writer.checksum(phase.name))
+        if self.writer is not None and not self.is_whole:
+            print(
+                f"note: rows of {phase.name} in {self.writer.path} were changed since they were logged", file=sys.stderr
+            )
+
+    def checksum(self) -> dict[str, str]:
+        """As a field of a checkpoint; only the process that writes rows has it."""
+        if self.writer is None:
+            return {}
+        return {"rows_checksum": self.writer.checksum(self.phase) if self.is_whole else "changed"}
 
 
 class _Window:

@@ -4,11 +4,13 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from nash_jax.errors import UserError
+from nash_jax.runtime.checksums import json_checksum
 from nash_jax.runtime.files import write_text
 
 
@@ -30,8 +32,12 @@ class JsonlWriter:
 
     def rewind(self, phase: str, step: int) -> None:
         """Drops rows of a phase after a step: those a killed run logged beyond its last checkpoint."""
-        kept = [r for r in read_rows(self.path) if r["phase"] != phase or r["step"] <= step]
+        kept = [r for r in read_rows(self.path) if r["phase"] != phase or r.get("step", 0) <= step]
         write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
+
+    def checksum(self, phase: str) -> str:
+        """Of the rows of a phase."""
+        return rows_checksum(read_rows(self.path), phase)
 
     def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -88,11 +94,44 @@ def optional_writers(workdir: Path) -> list[Writer]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl; a last line cut short by a kill is left out."""
+    """Rows of a metrics.jsonl; what is none is left out, as a last line cut short by a kill."""
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(row, dict) and isinstance(row.get("phase"), str) and isinstance(row.get("step", 0), int):
+            rows.append(row)
     return rows
+
+
+def rows_checksum(rows: Iterable[Mapping[str, Any]], phase: str) -> str:
+    """SHA-256 of the rows of a phase, in their order."""
+    return json_checksum([row for row in rows if row["phase"] == phase])
+
+
+def changed_phases(rows: Sequence[Mapping[str, Any]], stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Phases that are done whose rows are not as they were logged.
+
+    Args:
+      rows: of all phases.
+      stages: name of a stage that is done → what it returned, for a phase with `rows_checksum`.
+    """
+    known = {phase: result["rows_checksum"] for phase, result in stages.items() if "rows_checksum" in result}
+    return [phase for phase, expected in known.items() if rows_checksum(rows, phase) != expected]
+
+
+def logged_rows(paths: Iterable[Path], stages: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of some metrics.jsonl as they were logged: those of a phase with another checksum are left out, with a note.
+
+    Args:
+      paths: the files.
+      stages: as of `changed_phases`.
+    """
+    rows = [row for path in paths for row in read_rows(path)]
+    changed = changed_phases(rows, stages)
+    if changed:
+        names = ", ".join(changed)
+        print(f"note: metrics.jsonl: rows of {names} were changed since they were logged; left out", file=sys.stderr)
+    return [row for row in rows if row["phase"] not in changed]
