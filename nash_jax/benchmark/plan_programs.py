@@ -140,7 +140,7 @@ def generation_program(config: Config, spec: ModelSpec, mesh: Mesh) -> Lowered:
         program = generate_program(build(own, dtype=dtype), mesh)
         ids, mask = shape(inputs.input_ids, by_row), shape(inputs.attention_mask, by_row)
         with use_mesh(mesh):
-            return program.lower(Weights(weights, None), ids, mask, type(traced)(**shapes), static)
+            return program.lower(Weights(weights, None, None, False), ids, mask, type(traced)(**shapes), static)
 
     beams = f", {static.num_beams} beams" if static.num_beams > 1 else ""
     return {f"generate, {rows} rows{beams}": lower}

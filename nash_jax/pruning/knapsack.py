@@ -1,14 +1,20 @@
 """One size for each block, of least harm, so that all of them together cost no more than a budget.
 
-This is the multiple-choice knapsack problem (Sinha and Zoltners 1979); HiGHS solves it exactly through SciPy.
+This is the multiple-choice knapsack problem (Sinha and Zoltners 1979), solved by dynamic programming over the budget in
+steps. Costs are rounded up to them: no sum is beyond the budget, and none that stays below it by a step for each block is
+better. (SciPy's solver of integer programs, HiGHS, writes lines to stdout that cannot be switched off.)
 """
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from nash_jax.errors import UserError
+
+STEPS = 1 << 14  # of a budget
+_ROUNDING = 1e-6  # of a step
 
 
 class Option(NamedTuple):
@@ -26,7 +32,7 @@ class Option(NamedTuple):
 
 
 def choose_sizes(blocks: Mapping[str, list[Option]], budget: float) -> dict[str, int]:
-    """The sizes whose harms have the least sum among those whose costs add up to no more than a budget.
+    """The sizes whose harms have the least sum, among those whose costs are within a budget, to a step a block.
 
     Args:
       blocks: name → its options.
@@ -53,18 +59,21 @@ def choose_sizes(blocks: Mapping[str, list[Option]], budget: float) -> dict[str,
 
 
 def _solve(blocks: Mapping[str, list[Option]], budget: float) -> dict[str, int]:
-    """As `choose_sizes`, where the budget is short."""
-    from scipy.optimize import LinearConstraint, milp  # here, for it takes half a second to import
-
-    flat = [option for options in blocks.values() for option in options]
-    owner = np.repeat(np.arange(len(blocks)), [len(options) for options in blocks.values()])
-    one_each = (owner == np.arange(len(blocks))[:, None]).astype(float)
-    costs, harms = (np.array([getattr(option, what) for option in flat]) for what in ("cost", "harm"))
-    limits = [
-        LinearConstraint(one_each, 1, 1),
-        LinearConstraint(costs[None] / max(budget, 1e-12), -np.inf, 1 + 1e-9),
-    ]
-    scale = max(float(np.abs(harms).max()), 1e-12)  # the solver's tolerances are absolute
-    found = milp(harms / scale, integrality=np.ones(len(flat)), bounds=(0, 1), constraints=limits)
-    chosen = np.flatnonzero(np.round(found.x))
-    return {name: flat[index].size for name, index in zip(blocks, chosen, strict=True)}
+    """As `choose_sizes`, where the budget is short: by dynamic programming over what is spent."""
+    harm, choices = np.zeros(STEPS + 1), []  # the least harm of the blocks so far, by steps of the budget
+    for options in blocks.values():
+        tried = np.full((len(options), STEPS + 1), np.inf)
+        for row, option in zip(tried, options, strict=True):
+            steps = math.ceil(option.cost / budget * STEPS - _ROUNDING) if budget > 0 else 0
+            if steps <= STEPS:
+                row[steps:] = harm[: STEPS + 1 - steps] + option.harm
+        choices.append(tried.argmin(axis=0))
+        harm = tried.min(axis=0)
+    if not np.isfinite(harm[-1]):  # what fits by less than a step a block
+        return {name: min(options, key=lambda option: option.cost).size for name, options in blocks.items()}
+    sizes, left = dict[str, int](), STEPS
+    for (name, options), choice in reversed(list(zip(blocks.items(), choices, strict=True))):
+        option = options[choice[left]]
+        sizes[name] = option.size
+        left -= math.ceil(option.cost / budget * STEPS - _ROUNDING) if budget > 0 else 0
+    return {name: sizes[name] for name in blocks}

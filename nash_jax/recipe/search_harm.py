@@ -28,6 +28,7 @@ from nash_jax.training.losses import shift_right
 from nash_jax.tree import flatten, unflatten
 
 Batches = Sequence[Mapping[str, np.ndarray]]
+_MOST_ROWS = 128  # that a KL is taken of
 _MOST_LOGITS = 2**27  # numbers of the dense model's logits that are kept in memory: half a GiB
 _MOST_GRAM = 2**27  # numbers of Gram matrices that are measured together: a GiB in float64
 
@@ -179,13 +180,15 @@ class _Divergence:
 
 
 def _few(batches: Batches, vocab_size: int) -> Iterator[Mapping[str, np.ndarray]]:
-    """The first batches, at least one, whose logits are not too many."""
-    total = 0
-    for number, batch in enumerate(batches):
-        total += batch["labels"].size * vocab_size
-        if number and total > _MOST_LOGITS:
+    """The first batches, at least one, whose rows and logits are not too many."""
+    rows = logits = 0
+    for batch in batches:
+        rows, logits = rows + len(batch["labels"]), logits + batch["labels"].size * vocab_size
+        if logits > _MOST_LOGITS and rows > len(batch["labels"]):
             return
         yield batch
+        if rows >= _MOST_ROWS:
+            return
 
 
 def _forced(spec: ModelSpec, config: ModelConfig, params: Any, batch: Mapping[str, Any]) -> jax.Array:
