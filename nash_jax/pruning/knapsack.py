@@ -1,8 +1,8 @@
 """One size for each block, of least harm, so that all of them together cost no more than a budget.
 
 This is the multiple-choice knapsack problem (Sinha and Zoltners 1979), solved by dynamic programming over the budget in
-steps. Costs are rounded up to them: no sum is beyond the budget, and none that stays below it by a step for each block is
-better. (SciPy's solver of integer programs, HiGHS, writes lines to stdout that cannot be switched off.)
+steps. Costs are rounded up to them: no sum is beyond the budget, and none that stays below it by a step for each block
+is better. (SciPy's solver of integer programs, HiGHS, writes lines to stdout that cannot be switched off.)
 """
 
 import math
