@@ -18,6 +18,7 @@ from nash_jax.benchmark.latency_timing import Setup
 from nash_jax.main import main
 from nash_jax.pruning.compact import compact
 from nash_jax.pruning.layer_selection import select_layers
+from nash_jax.recipe.search import next_budget
 from nash_jax.recipe.search_harm import Harm, measure_harm, most_important, sizes_to_try
 from nash_jax.recipe.search_space import MOST_CANDIDATES, Space
 from nash_jax.spec import dense_spec
@@ -86,6 +87,17 @@ def test_the_fastest_candidate():
     assert {name for name, size in one.sizes.items() if size} == {"decoder.0.cross_attention"}
 
 
+def test_the_next_budget():
+    """Where times are a constant and a share of what the table says, two tries say how much is wanted."""
+    tries = []
+    ms = 10.0
+    for _ in range(3):
+        tries.append((ms, 30 / (4 + 0.8 * ms)))
+        ms = next_budget(tries, 3.2)
+    assert 30 / (4 + 0.8 * ms) == pytest.approx(3.2)
+    assert next_budget([(10.0, 2.0), (9.0, 2.0)], 4.0) == 4.5  # a faster machine in between: no more than half
+
+
 def test_harm_of_sublayers_and_depths():
     """Nothing narrowed does no harm; half of the units are fitted, so they do less harm than when merely cut."""
     dense = dataclasses.replace(DENSE, encoder=DENSE.encoder[:2], decoder=DENSE.decoder[:2])
@@ -137,7 +149,9 @@ def test_a_run_with_a_target(searched):
     assert read_table(workdir / "search" / "latency.json").dense == nash_jax.load(workdir / "finetune/model").spec
     chosen = [own for own in found["candidates"] if own["chosen"]]
     assert len(chosen) == 1 and len(chosen[0]["losses"]) == max(len(own["losses"]) for own in found["candidates"])
-    assert found["measurements"][-1]["measured"] == found["measured"]
+    assert chosen[0]["tries"][-1]["measured"] > 0 and chosen[0]["measured"] == found["measured"]
+    losses = {own["name"]: len(own["losses"]) for own in found["candidates"]}
+    assert all(own["measured"] >= 1.2 or losses[own["name"]] == 0 for own in found["candidates"]) or len(losses) == 1
     assert not (workdir / "search" / "trials").exists()
     masks = load_file(workdir / "search" / "masks.safetensors")
     short, fitted, small = (nash_jax.load(workdir / stage / "model") for stage in ("shorten", "prune", "compact"))

@@ -4,10 +4,10 @@
    and dropping layers does to its outputs (`recipe/search_harm.py`).
 2. For each pair of depths the sizes of least harm within the time; of them some candidates, among which are models
    that only drop layers (`recipe/search_space.py`).
-3. Short trainings: all candidates for an eighth of `config.retrain`, half of them for a quarter more, two for a half
-   more; those of least validation loss go on (successive halving, Jamieson and Talwalkar 2016).
-4. The best one is compacted and timed against the dense model. If it is not as fast as asked, or much faster, its
+3. Each candidate is compacted and timed against the dense model. If it is not as fast as asked, or much faster, its
    sizes are chosen again with less or more time, three times at most.
+4. Short trainings: all candidates for an eighth of `config.retrain`, half of them for a quarter more, two for a half
+   more; those of least validation loss go on (successive halving, Jamieson and Talwalkar 2016).
 
 What is measured is kept in files: a search that is stopped continues.
 """
@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -74,21 +74,21 @@ def search(context: RunContext, folder: Path) -> dict[str, Any]:
             f"config.target_speedup is {target:g}",
             f"no more than {math.floor(100 * within_reach) / 100:g}, the speedup of the smallest model with this width",
         )
-    budget_ms = space.dense_ms / target
-    tournament = _Tournament(context, folder, importance)
-    best, tried = tournament.run(space.candidates(budget_ms))
-    chosen, measurements = _fast_enough(context, folder, space, best, importance)
+    timed = _at_speed(context, folder, space, importance)
+    fast = [own for own in timed if own.measured >= target] or sorted(timed, key=lambda own: -own.measured)[:1]
+    best, tried = _Tournament(context, folder, importance).run([own.candidate for own in fast])
+    found = {own.candidate.name: own for own in timed}
     if is_host0():
-        save_file(chosen.masks(importance), folder / "masks.safetensors")
+        save_file(best.masks(importance), folder / "masks.safetensors")
         shutil.rmtree(folder / "trials", ignore_errors=True)
+    slow: list[tuple[Candidate, list[float]]] = [(own.candidate, []) for own in timed if own not in fast]
     return {
         "target": target,
-        "predicted": space.dense_ms / chosen.predicted_ms,
-        "measured": measurements[-1]["measured"],
-        "kept_encoder_layers": list(chosen.encoder),
-        "kept_decoder_layers": list(chosen.decoder),
-        "candidates": [_describe(own, space, losses, own.depths == chosen.depths) for own, losses in tried],
-        "measurements": measurements,
+        "predicted": space.dense_ms / best.predicted_ms,
+        "measured": found[best.name].measured,
+        "kept_encoder_layers": list(best.encoder),
+        "kept_decoder_layers": list(best.decoder),
+        "candidates": [_describe(own, space, found[own.name], losses, own is best) for own, losses in [*tried, *slow]],
         "table_errors": [float(error) for error in table.check.errors(space.dense_ms)],
     }
 
@@ -208,29 +208,70 @@ class _Tournament:
         return found.spec, dict(found.params)
 
 
-def _fast_enough(
-    context: RunContext, folder: Path, space: Space, best: Candidate, importance: Mapping[str, np.ndarray]
-) -> tuple[Candidate, list[dict[str, Any]]]:
-    """The winner with sizes that are as fast as asked, and what was measured; the last entry is of the one returned."""
-    target, ms = context.config.target_speedup, space.dense_ms / context.config.target_speedup
-    dense, tried = Engine(*context.model("finetune"), context.config.model.dtype), []
-    candidate: Candidate | None = best
-    for number in range(_CORRECTIONS + 1):
-        if candidate is None:
-            break
-        own = candidate
+class _Timed(NamedTuple):
+    """A candidate and how fast it is.
 
-        def measure(own: Candidate = own) -> float:
-            return _measure(context.config, dense, Engine(*_cut(context, own, importance), context.config.model.dtype))
+    Attributes:
+      candidate: with the sizes that came nearest.
+      measured: its speedup.
+      tries: (milliseconds by the table, speedup) of all sizes that were timed, in their order.
+    """
 
-        measured: float = _once(folder / f"speedup{number}.json", measure)
-        tried.append((own, {"predicted": space.dense_ms / own.predicted_ms, "measured": measured}))
-        if target <= measured <= TOLERANCE * target or (own.plain and measured > target):
-            break
-        ms *= measured / (_AIM * target)
-        candidate = space.candidate(*best.depths, ms)
-    chosen = min(tried, key=lambda pair: (pair[1]["measured"] < target, abs(pair[1]["measured"] - _AIM * target)))
-    return chosen[0], [entry for pair, entry in tried if pair is not chosen] + [chosen[1]]
+    candidate: Candidate
+    measured: float
+    tries: list[tuple[float, float]]
+
+
+def _at_speed(context: RunContext, folder: Path, space: Space, importance: Mapping[str, np.ndarray]) -> list[_Timed]:
+    """All candidates, each with sizes that make it as fast as asked, as near as it comes."""
+    target = context.config.target_speedup
+    dense, found = Engine(*context.model("finetune"), context.config.model.dtype), []
+    candidates = space.candidates(space.dense_ms / target)
+    for number, first in enumerate(candidates, 1):
+        tries: list[tuple[Candidate, float]] = []
+        candidate: Candidate | None = first
+        while candidate is not None and len(tries) <= _CORRECTIONS:
+            own = candidate
+
+            def measure(own: Candidate = own) -> float:
+                engine = Engine(*_cut(context, own, importance), context.config.model.dtype)
+                return _measure(context.config, dense, engine)
+
+            name = f"speed-{first.name.replace(' ', '-')}-{len(tries)}.json"
+            tries.append((own, float(_once(folder / name, measure))))
+            if is_host0():
+                print(
+                    f"search: candidate {number} of {len(candidates)}, {own.name}: {tries[-1][1]:.2f} times as fast",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+            if target <= tries[-1][1] <= TOLERANCE * target or (own.plain and tries[-1][1] > target):
+                break
+            ms = next_budget([(other.predicted_ms, speed) for other, speed in tries], _AIM * target)
+            candidate = space.candidate(*first.depths, ms)
+        best = min(tries, key=lambda pair: (pair[1] < target, abs(pair[1] - _AIM * target)))
+        found.append(_Timed(*best, [(other.predicted_ms, speed) for other, speed in tries]))
+    return found
+
+
+def next_budget(tries: Sequence[tuple[float, float]], wanted: float) -> float:
+    """Milliseconds by the table of sizes that should have a speedup: on the line through the last two tries.
+
+    Args:
+      tries: (milliseconds by the table, speedup that was measured) of what was tried, at least one.
+      wanted: speedup.
+
+    Example:
+      >>> next_budget([(10.0, 2.0)], 2.5)
+      8.0
+    """
+    last, speed = tries[-1]
+    proportional = last * speed / wanted
+    if len(tries) == 1:
+        return proportional
+    before, its_speed = tries[-2]
+    gained = 1 / its_speed - 1 / speed
+    ms = last - (1 / speed - 1 / wanted) * (before - last) / gained if gained else proportional
+    return float(np.clip(ms, 0.5 * last, 1.5 * last))
 
 
 def _measure(config: Config, dense: Engine, other: Engine) -> float:
@@ -240,7 +281,7 @@ def _measure(config: Config, dense: Engine, other: Engine) -> float:
     return speedups(measure_latency({"dense": dense, "pruned": other}, own))[str(setup.batch_size)]
 
 
-def _describe(candidate: Candidate, space: Space, losses: Sequence[float], won: bool) -> dict[str, Any]:
+def _describe(candidate: Candidate, space: Space, timed: _Timed, losses: Sequence[float], won: bool) -> dict[str, Any]:
     """A candidate for the report."""
     shares = {}
     for side in ("encoder", "decoder"):
@@ -249,6 +290,7 @@ def _describe(candidate: Candidate, space: Space, losses: Sequence[float], won: 
         shares[f"{side}_share"] = float(np.mean([size / whole[name] for name, size in own.items()]))
     return {
         "name": candidate.name, "encoder_layers": list(candidate.encoder), "decoder_layers": list(candidate.decoder),
-        **shares, "predicted": space.dense_ms / candidate.predicted_ms, "harm": candidate.harm,
-        "losses": list(losses), "chosen": won,
+        **shares, "predicted": space.dense_ms / candidate.predicted_ms, "measured": timed.measured,
+        "tries": [{"predicted": space.dense_ms / ms, "measured": speed} for ms, speed in timed.tries],
+        "harm": candidate.harm, "losses": list(losses), "chosen": won,
     }  # fmt: skip

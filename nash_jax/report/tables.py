@@ -203,29 +203,21 @@ def cutting_table(report: Report) -> pd.DataFrame:
 def search_table(report: Report) -> pd.DataFrame:
     """The candidates of a search, the best first."""
     found = section(report, "search")
-    rows = [
-        [
-            f"{row['name']}{' (chosen)' if row['chosen'] else ''}",
-            *(f"{_layers(row[f'{side}_layers'])}, {format_percent(row[f'{side}_share'])} of each" for side in SIDES),
-            Cell(f"{row['predicted']:.2f}×"), row["harm"], ", ".join(f"{loss:.4f}" for loss in row["losses"]),
-        ]
-        for row in found.get("candidates", [])
+    rows = [_search_row(row) for row in found.get("candidates", [])]
+    titles = [
+        "model", "encoder layers", "decoder layers", "predicted", "measured", "KL before training", "validation loss"
     ]  # fmt: skip
-    titles = ["model", "encoder layers", "decoder layers", "predicted", "KL before training", "validation loss"]
     return make_frame(f"Candidates for {found.get('target', 0):g} times the speed", rows, titles)
 
 
-def _layers(layers: Sequence[int]) -> str:
-    return " ".join(map(str, layers))
-
-
-def search_times_table(report: Report) -> pd.DataFrame:
-    """What the latency table predicted of the chosen model, and what was measured."""
-    rows = [
-        [Cell(f"{row['predicted']:.2f}×"), Cell(f"{row['measured']:.2f}×"), ratio(row["predicted"], row["measured"])]
-        for row in section(report, "search").get("measurements", [])
-    ]
-    return make_frame("Speed of the chosen model", rows, ["predicted", "measured", "predicted / measured"])
+def _search_row(row: Mapping[str, Any]) -> list[Any]:
+    layers = (
+        f"{' '.join(map(str, row[f'{side}_layers']))}, {format_percent(row[f'{side}_share'])} of each" for side in SIDES
+    )
+    measured = Cell(f"{row['measured']:.2f}×", f"tries: {len(row['tries'])}")
+    losses = ", ".join(f"{loss:.4f}" for loss in row["losses"])
+    name = f"{row['name']}{' (chosen)' if row['chosen'] else ''}"
+    return [name, *layers, Cell(f"{row['predicted']:.2f}×"), measured, row["harm"], losses]
 
 
 TABLES = {
@@ -240,5 +232,4 @@ TABLES = {
     "labels": labels_table,
     "cutting": cutting_table,
     "search": search_table,
-    "search_times": search_times_table,
 }
