@@ -24,11 +24,11 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from nash_jax.benchmark.latency import measure_latency, speedups
+from nash_jax.benchmark.latency import generation_call, random_ids, time_interleaved
 from nash_jax.benchmark.latency_store import LatencyTable, read_table, save_table
 from nash_jax.benchmark.latency_table import get_table
 from nash_jax.benchmark.latency_timing import Setup
-from nash_jax.config.schema import BenchmarkConfig, Config
+from nash_jax.config.schema import Config
 from nash_jax.errors import UserError
 from nash_jax.generation.engine import Engine
 from nash_jax.pruning.compact import compact
@@ -48,6 +48,7 @@ ROUNDS = ((8, 1 / 8), (4, 1 / 4), (2, 1 / 2))  # candidates of a round, and its 
 TOLERANCE = 1.05  # as many times as fast as asked, and up to this factor faster
 _AIM = 1.02  # within the tolerance
 _CORRECTIONS = 3
+_LONG_ENOUGH = 30.0  # ms of a measurement, which repeats shorter generations
 
 
 def search(context: RunContext, folder: Path) -> dict[str, Any]:
@@ -275,10 +276,12 @@ def next_budget(tries: Sequence[tuple[float, float]], wanted: float) -> float:
 
 
 def _measure(config: Config, dense: Engine, other: Engine) -> float:
-    """How many times as fast as the dense model another one is, timed in turn."""
+    """How many times as fast as the dense model another one is: the median ratio of measurements in turn."""
     setup = setup_of(config)
-    own = BenchmarkConfig((setup.batch_size,), setup.source_length, (setup.new_tokens,), config.benchmark.runs)
-    return speedups(measure_latency({"dense": dense, "pruned": other}, own))[str(setup.batch_size)]
+    ids = random_ids(dense.spec.source_vocab_size, setup.batch_size, setup.source_length)
+    calls = {name: generation_call(e, ids, setup.new_tokens) for name, e in (("dense", dense), ("other", other))}
+    ms = time_interleaved(calls, config.benchmark.runs, at_least_ms=_LONG_ENOUGH)
+    return float(np.median(ms["dense"] / ms["other"]))
 
 
 def _describe(candidate: Candidate, space: Space, timed: _Timed, losses: Sequence[float], won: bool) -> dict[str, Any]:
