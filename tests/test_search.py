@@ -98,6 +98,7 @@ def test_the_next_budget():
     assert next_budget([(10.0, 2.0), (9.0, 2.0)], 4.0) == 4.5  # a faster machine in between: no more than half
 
 
+@pytest.mark.slow
 def test_harm_of_sublayers_and_depths():
     """Nothing narrowed does no harm; half of the units are fitted, so they do less harm than when merely cut."""
     dense = dataclasses.replace(DENSE, encoder=DENSE.encoder[:2], decoder=DENSE.decoder[:2])
@@ -140,6 +141,7 @@ def searched(tmp_path_factory):
     return folder / "run", done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_with_a_target(searched):
     workdir, printed = searched
     report = json.loads((workdir / "report.json").read_text())
@@ -161,12 +163,14 @@ def test_a_run_with_a_target(searched):
     assert compact(fitted.spec, fitted.params, masks)[0] == small.spec
 
 
+@pytest.mark.slow
 def test_the_report_of_a_search(searched):
     workdir, _ = searched
     page = Page((workdir / "report.html").read_text())
     assert page.faults == [] and "KL before training" in page.texts and "Search" in page.texts
 
 
+@pytest.mark.slow
 def test_a_target_out_of_reach(tmp_path, searched):
     """Refused before anything is trained, with what can be reached."""
     workdir, _ = searched

@@ -39,6 +39,7 @@ def test_greedy_tokens(seed):
     assert len({tuple(row) for row in alone.tolist()}) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family", [pytest.param(f, marks=[] if f in ("t5", "bart") else pytest.mark.full) for f in FAMILIES]
 )
