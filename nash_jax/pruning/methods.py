@@ -32,7 +32,7 @@ class Method:
       counts_layers: `config.shorten.decoder_layers` says how many decoder layers are wanted.
       gates: patterns of the axes and sub-layers that have gates; empty: no gates.
       trains_gates: gates are trained; otherwise they are closed at once, by importance.
-      searches: the stage `search` finds what stays.
+      searches: the stage `search` finds what stays, layers, heads and units.
     """
 
     shortens: bool
@@ -47,9 +47,7 @@ METHODS = {
     "nash_auto": Method(shortens=False, counts_layers=True, gates=(*ENCODER_GATES, _DECODER_SUBLAYERS)),
     "cofi": Method(shortens=False, counts_layers=False, gates=_EVERYTHING),
     "oneshot": Method(shortens=True, counts_layers=True, gates=ENCODER_GATES, trains_gates=False),
-    "auto": Method(
-        shortens=True, counts_layers=False, gates=(r".*\.heads", r".*\.units"), trains_gates=False, searches=True
-    ),
+    "auto": Method(shortens=True, counts_layers=False, searches=True),
     "drop": Method(shortens=True, counts_layers=True),
     "scratch": Method(shortens=True, counts_layers=True),
     "none": Method(shortens=False, counts_layers=False),

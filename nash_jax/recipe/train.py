@@ -56,8 +56,9 @@ def prune(context: RunContext, folder: Path) -> dict[str, Any]:
     """Trains model and gates together, or closes gates at once; saves the dense model and the final masks."""
     spec, params = context.model("shorten")
     config, method = context.config.prune, METHODS[context.config.method]
-    untouched = config.sparsity == 0 and not method.searches
-    if not method.gates or untouched or (method.trains_gates and config.epochs == 0):
+    if method.searches:
+        return prune_at_once(context, folder)
+    if not method.gates or config.sparsity == 0 or (method.trains_gates and config.epochs == 0):
         context.save(folder, spec, params)
         return {"steps": 0, "expected_encoder_sparsity": 0.0}
     if not method.trains_gates:
