@@ -369,19 +369,8 @@ class EncoderDecoder(nn.Module):
         Returns:
           Logits [B·K, V] float32, and the cache with this position added.
         """
-
-        def at_position(by_distance: jax.Array) -> jax.Array:  # [N, 2T-1] → [1, N, 1, T]
-            length = (by_distance.shape[1] + 1) // 2
-            row = jax.lax.dynamic_slice_in_dim(by_distance, length - 1 - position, length, axis=1)
-            return row[None, :, None, :]
-
-        step_bias = jax.tree.map(at_position, bias)
-        x = self.embed_token(token_ids, position)
-        updated = []
-        for layer, layer_cache, keys_values in zip(self.decoder.layers, cache, cross, strict=True):
-            x, new_cache = layer.step(x, layer_cache, position, step_bias, keys_values, cross_bias)
-            updated.append(new_cache)
-        return self._logits(self.decoder_output(x))[:, 0], updated
+        logits, updated = self.decode_block(token_ids[:, None], position, cache, bias, cross, cross_bias)
+        return logits[:, 0], updated
 
     def decode_block(
         self,
@@ -392,18 +381,18 @@ class EncoderDecoder(nn.Module):
         cross: list[KeysValues | None],
         cross_bias: jax.Array,
     ) -> tuple[jax.Array, list[KeysValues | None]]:
-        """Decodes several consecutive known tokens at once, with a cache.
+        """Decodes several consecutive known tokens of each row at once, with a cache; rows may be beams.
 
         Args:
-          token_ids: int [B, K].
+          token_ids: int [R, K]; without beams R = B, with beams K is 1.
           position: of the first, int32 scalar; K positions must be left in the cache.
           cache: as of `decode_step`.
           bias: as of `decode_step`.
-          cross: as of `decode_step`, without beams.
+          cross: as of `decode_step`.
           cross_bias: as of `decode_step`.
 
         Returns:
-          Logits [B, K, V] float32, and the cache with these positions added.
+          Logits [R, K, V] float32, and the cache with these positions added.
         """
         count = token_ids.shape[1]
 

@@ -64,7 +64,7 @@ def _solve(blocks: Mapping[str, list[Option]], budget: float) -> dict[str, int]:
     for options in blocks.values():
         tried = np.full((len(options), STEPS + 1), np.inf)
         for row, option in zip(tried, options, strict=True):
-            steps = math.ceil(option.cost / budget * STEPS - _ROUNDING) if budget > 0 else 0
+            steps = _steps(option, budget)
             if steps <= STEPS:
                 row[steps:] = harm[: STEPS + 1 - steps] + option.harm
         choices.append(tried.argmin(axis=0))
@@ -75,5 +75,10 @@ def _solve(blocks: Mapping[str, list[Option]], budget: float) -> dict[str, int]:
     for (name, options), choice in reversed(list(zip(blocks.items(), choices, strict=True))):
         option = options[choice[left]]
         sizes[name] = option.size
-        left -= math.ceil(option.cost / budget * STEPS - _ROUNDING) if budget > 0 else 0
+        left -= _steps(option, budget)
     return {name: sizes[name] for name in blocks}
+
+
+def _steps(option: Option, budget: float) -> int:
+    """What an option costs, in steps of the budget, rounded up."""
+    return math.ceil(option.cost / budget * STEPS - _ROUNDING) if budget > 0 else 0
