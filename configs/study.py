@@ -34,6 +34,7 @@ def get_config(variant="pronunciation"):
     makers = {
         "pronunciation": _pronunciation,
         "students": _students,
+        "targets": _targets,
         "local": _local,
         "flan-t5": _flan_t5,
         "latency": _latency,
@@ -128,6 +129,24 @@ def _students():
     }
     config.cells = {name: cell | {"seeds": tuple(range(57, 67))} for name, cell in cells.items()}
     config.contrasts = str(Path(__file__).with_name("contrasts") / "students.json")
+    return config
+
+
+def _targets():
+    """What the search finds has the batch size of its target alone; the training after it is as long as dropping has."""
+    config = _pronunciation()
+    config.task.max_eval_examples = 0
+    trained = {"retrain": {"epochs": config.prune.epochs + config.retrain.epochs}}
+    shapes = ((6, 3), (6, 2), (4, 3), (4, 2), (3, 2), (2, 2))
+    dropped = {f"drop-{e}-{d}": _drop(6, e, d) | trained for e, d in shapes}
+    found = {
+        f"auto-{target:g}-b{rows}".replace(".", "_"): {"target_speedup": target, "benchmark": {"batch_sizes": (rows,)}}
+        | trained
+        for rows in (16, 1)
+        for target in (2.0, 2.5, 3.0)
+    }
+    config.cells = {name: cell | {"seeds": (57,)} for name, cell in (found | dropped).items()}
+    config.contrasts = ""
     return config
 
 

@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
+from commands import on_devices
+
 # Read when jax is imported or starts its backend, so they must be in place before; commands that tests start inherit
-# them. Many tiny programs are compiled and run once: LLVM's optimisations cost more than they save.
-os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"]
-).strip()
+# them.
+os.environ |= on_devices(4)
 # What one process has compiled, no other compiles again. XLA_FLAGS and the devices are part of a program's key.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/d/compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -50,14 +50,6 @@ def pytest_collection_modifyitems(items):
 def clock(monkeypatch):
     """The clock of progress lines stands still: a slow machine has no more of them than a fast one."""
     monkeypatch.setattr("nash_jax.runtime.progress.time", SimpleNamespace(monotonic=lambda: 0.0))
-
-
-@pytest.fixture(scope="module")
-def quick_programs():
-    """Programs that compile faster and run slower."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,7 +1,7 @@
 """Runs the blocks of pages of the documentation, in order, in the current folder: `run_page.py PAGE …`.
 
 With --slow, blocks that are marked slow are run too; --first=COMMAND is run before all pages. A process of its own has
-one device, compiles without LLVM's optimisations, and reads config files as a user's process does. Commands are called
+one device, compiles quickly, and reads config files as a user's process does. Commands are called
 in it, not started: that saves seconds of imports each.
 """
 
@@ -13,7 +13,9 @@ import threading
 import time
 import urllib.request
 
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+from commands import on_devices
+
+os.environ |= on_devices(1)
 
 from doc_blocks import COMMANDS, ROOT, read_blocks, shell_commands
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from commands import on_devices
 
 import nash_jax
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
@@ -78,7 +79,6 @@ sys.exit(main())
 
 def start(command: list[str], workdir: Path, **environment: str) -> subprocess.Popen[str]:
     """Starts the command on one device, in a process group of its own."""
-    flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
     cache = {
         "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / "compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -87,7 +87,7 @@ def start(command: list[str], workdir: Path, **environment: str) -> subprocess.P
     return subprocess.Popen(
         [*command, f"--workdir={workdir}"],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        env=os.environ | cache | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | environment,
+        env=os.environ | cache | on_devices(1) | {"JAX_PLATFORMS": "cpu"} | environment,
     )  # fmt: skip
 
 

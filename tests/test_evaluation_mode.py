@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import LIMIT
+from commands import LIMIT, on_devices
 
 from nash_jax.benchmark import components
 from nash_jax.benchmark.components import component_contributions, component_times, keep_components, present_components
@@ -72,10 +72,7 @@ def make_config(place: Path, **settings: object):
 def run(place):
     """`run(*flags)` → what the real command printed, started in `place`."""
     flags = [f"--config.{name}={value}" for name, value in SETTINGS.items()]
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),  # this checkout, not one that is installed
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    }
+    environment = os.environ | on_devices(1) | {"PYTHONPATH": str(ROOT)}  # this checkout, not one that is installed
 
     def run(*more: str) -> str:
         done = subprocess.run(

@@ -30,7 +30,6 @@ SPEC = random_spec(  # two kinds of biases, norms after the sub-layers: what T5 
 PARAMS, BATCH = random_params(SPEC, 1, scale=0.3), random_batch(SPEC, 1, rows=ROWS)
 DEEP = dense_spec(vocab_size=30, d_model=16, d_ff=32, num_heads=4, encoder_layers=3, decoder_layers=4)
 seeds = st.integers(0, 2**32 - 1)
-pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
 @pytest.fixture(scope="module")

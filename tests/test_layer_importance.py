@@ -29,8 +29,6 @@ NUM_PAIRS, LENGTH = BATCH_SIZE + 5, 6
 ALL = [0, 1]
 SPEC, PARAMS = lively_model(3, len(ALL))
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
 
 def silenced(params, names):
     """Parameters of a model whose named layers add nothing to the residual stream."""

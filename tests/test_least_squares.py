@@ -16,7 +16,6 @@ from nash_jax.testing import random_batch, random_masks, random_params, random_s
 from nash_jax.tree import flatten
 
 seeds = st.integers(0, 2**32 - 1)
-pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
 def draw(seed, tokens=40, inputs=7, outputs=5):

@@ -64,10 +64,13 @@ def test_padding_within_a_row(family, masked, tmp_path):
 
 @pytest.mark.parametrize(("width", "pad_id"), [(1024, 1), (64, 0), (7, 5)])
 def test_position_table_of_nllb(width, pad_id):
-    """At the size of the public models; angles of a thousand radians are rounded to float32 in both."""
+    """At the size of the public models; angles of a thousand radians are rounded to float32 in both.
+
+    The last digit of PyTorch's frequencies depends on the processor, so an angle may be the next number.
+    """
     from transformers.models.m2m_100.modeling_m2m_100 import M2M100SinusoidalPositionalEmbedding
 
     theirs = M2M100SinusoidalPositionalEmbedding(1024, width, pad_id).weights.numpy()[pad_id + 1 :]
     found = token_sinusoids(len(theirs), width, pad_id + 1)
     assert found.dtype == np.float32
-    assert np.abs(found - theirs).max() <= 4e-5
+    assert np.abs(found - theirs).max() <= np.spacing(np.float32(len(theirs) + pad_id + 1))

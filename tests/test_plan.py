@@ -148,8 +148,8 @@ def test_mistakes(flags: list[str], message: str) -> None:
 )
 def test_a_slice_of_tpus() -> None:
     """The command, for four chips that are not here: what TPUs' compiler alone says is there."""
-    flags = [f"--config.model.{name}={size}" for name, size in SIZES.items()]
-    flags += ["--config=configs/local.py", "--config.task.train_file=rows.jsonl", "--config.shorten.decoder_layers=1"]
+    flags = ["--config=configs/local.py", *(f"--config.model.{name}={size}" for name, size in SIZES.items())]
+    flags += ["--config.task.train_file=rows.jsonl", "--config.shorten.decoder_layers=1"]
     flags += ["--config.stages=finetune", "--config.task.vocabulary_size=64", "--config.finetune.optimizer=adamw"]
     command = [sys.executable, "-m", "nash_jax.benchmark.plan", *flags, "--topology=v5e:2x2", "--mesh=fsdp:2,model:2"]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}

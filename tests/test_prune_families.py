@@ -26,7 +26,7 @@ STEPS = 100
 SIZES = {"vocab_size": 23, "d_model": 8, "d_ff": 12, "num_heads": 2, "encoder_layers": 2, "decoder_layers": 2}
 DISTILL = DistillConfig(task=0.0, logits=0.1, hidden=0.1)
 
-pytestmark = [*TORCH_WARNINGS, pytest.mark.usefixtures("quick_programs")]
+pytestmark = TORCH_WARNINGS
 
 
 def train(spec, params, teacher_spec, teacher, batch):
