@@ -133,10 +133,14 @@ def _students():
 
 
 def _targets():
-    """What the search finds has the batch size of its target alone; the training after it is as long as dropping has."""
+    """What the search finds is timed at its target's batch size alone, and trained as long as dropped layers are."""
     config = _pronunciation()
     config.task.max_eval_examples = 0
     trained = {"retrain": {"epochs": config.prune.epochs + config.retrain.epochs}}
+    paid = {  # gates that pay for time, and for parameters, which come to about this speed
+        "latency-2_5-b16": {"method": "latency", "target_speedup": 2.5, "benchmark": {"batch_sizes": (16,)}},
+        **{f"cofi-{percent}": {"method": "cofi", "prune": {"sparsity": percent / 100}} for percent in (60, 70)},
+    }
     shapes = ((6, 3), (6, 2), (4, 3), (4, 2), (3, 2), (2, 2))
     dropped = {f"drop-{e}-{d}": _drop(6, e, d) | trained for e, d in shapes}
     found = {
@@ -145,7 +149,7 @@ def _targets():
         for rows in (16, 1)
         for target in (2.0, 2.5, 3.0)
     }
-    config.cells = {name: cell | {"seeds": (57,)} for name, cell in (found | dropped).items()}
+    config.cells = {name: cell | {"seeds": (57,)} for name, cell in (found | paid | dropped).items()}
     config.contrasts = ""
     return config
 

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from families import TORCH_WARNINGS, random_pair
+from seeds import some
 from test_generate_cli import byte_tokenizer
 
 from nash_jax.errors import UserError
@@ -22,7 +23,7 @@ LABELS = {
 }
 
 
-@pytest.fixture(scope="module", params=["t5", "bart", "pegasus"])
+@pytest.fixture(scope="module", params=some(["t5", "bart", "pegasus"], few=2))
 def pair(request, torch, tmp_path_factory):
     """The same random model in PyTorch and here, and padded inputs."""
     return random_pair(request.param, tmp_path_factory.mktemp("model"))

@@ -13,7 +13,7 @@ from small_run import SETTINGS, make_flags
 import nash_jax
 from nash_jax.benchmark.latency_entries import FIXED, KINDS, Curve, curve_sizes
 from nash_jax.benchmark.latency_store import LatencyTable, cache_path, describe_machine, read_table, save_table
-from nash_jax.benchmark.latency_table import measure_table, predict
+from nash_jax.benchmark.latency_table import measure_table, predict, speedup
 from nash_jax.benchmark.latency_timing import Setup
 from nash_jax.main import main
 from nash_jax.pruning.compact import compact
@@ -22,7 +22,7 @@ from nash_jax.recipe.search import next_budget
 from nash_jax.recipe.search_harm import Harm, measure_harm, most_important, sizes_to_try
 from nash_jax.recipe.search_space import MOST_CANDIDATES, Space
 from nash_jax.spec import dense_spec
-from nash_jax.testing import random_params
+from nash_jax.testing import random_batch, random_params
 
 ROWS = {"train": 64, "validation": 8, "test": 4}
 QUICK = SETTINGS | {"finetune.epochs": 0.0, "retrain.epochs": 2.0, "prune.importance_rows": 16}
@@ -182,10 +182,32 @@ def test_a_target_out_of_reach(tmp_path, searched):
     assert done.returncode == 2 and "config.target_speedup is 500; expected no more than" in done.stderr
 
 
+@pytest.mark.slow
+def test_a_run_whose_gates_pay_for_time(tmp_path, searched, logits):
+    """On the same table; what the report says is predicted of the compact model, which is the masked one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(searched[0].parent / "cache"))
+        settings = {"target_speedup": 1.2, "method": "latency", "prune.epochs": 6.0, "prune.gate_learning_rate": 0.6}
+        flags = make_flags(tmp_path, ROWS, QUICK | settings)
+        done = call(main, *flags, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    dense, small = (nash_jax.load(tmp_path / "run" / stage / "model") for stage in ("prune", "compact"))
+    table = read_table(tmp_path / "run" / "prune" / "latency.json")
+    assert report["method"] == "latency" and report["target"]["asked"] == 1.2 and "search" not in report
+    assert report["target"]["predicted"] == pytest.approx(speedup(table, small.spec))
+    masks, batch = load_file(tmp_path / "run" / "prune" / "masks.safetensors"), random_batch(dense.spec)
+    masked = logits(dense.spec, dense.params, batch, masks)
+    assert np.abs(logits(small.spec, small.params, batch) - masked).max() <= 1e-5 * np.abs(masked).max()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert Page(page).faults == [] and "Speedup: 1.20 asked" in page
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "drop"}, "config.method is drop with target_speedup 2; expected auto"),
+        ({"method": "latency", "prune.epochs": 0}, "config.prune.epochs is 0 with latency"),
+        ({"method": "drop"}, "config.method is drop with target_speedup 2; expected latency or auto with a"),
         ({"target_speedup": 0.5}, "config.target_speedup is 0.5; expected a number above 1"),
         ({"target_speedup": 0, "method": "auto"}, "config.method is auto with target_speedup 0"),
         ({"shorten.vocabulary": True}, "config.shorten.vocabulary is set, with target_speedup; expected one of"),

@@ -22,6 +22,8 @@ SUBLAYERS = {  # kind → side, field of its layers
     "decoder cross-attention": ("decoder", "cross_heads"),
     "decoder FFN": ("decoder", "ffn"),
 }
+_KIND = {place: kind for kind, place in SUBLAYERS.items()}
+_FIELD = {"attention": "heads", "self_attention": "self_heads", "cross_attention": "cross_heads", "ffn": "ffn"}
 KINDS = (*SUBLAYERS, KEYS_VALUES, HEAD)
 SOURCE, LOOP = "call, source embeddings", "loop, target embeddings"
 LAYERS = {"encoder": "encoder layer without sub-layers", "decoder": "decoder layer without sub-layers"}
@@ -78,6 +80,19 @@ def counts_of(spec: ModelSpec) -> dict[str, int]:
 def has_encoder(spec: ModelSpec) -> bool:
     """Whether the outputs depend on the encoder: some layer has cross-attention."""
     return any(layer.cross_heads for layer in spec.decoder)
+
+
+def sublayer_ms(curves: Mapping[str, Curve], name: str, size: int) -> float:
+    """Returns the milliseconds of a sub-layer at a size; of cross-attention with its keys and values.
+
+    Args:
+      curves: kind → curve.
+      name: of the sub-layer, as in `decoder.3.ffn`.
+      size: heads or units.
+    """
+    side, _, kind = name.split(".")
+    ms = curves[_KIND[side, _FIELD[kind]]].at(size)
+    return ms + (curves[KEYS_VALUES].at(size) if kind == "cross_attention" else 0.0)
 
 
 def total_ms(curves: Mapping[str, Curve], fixed: Mapping[str, float], spec: ModelSpec) -> float:

@@ -204,9 +204,11 @@ def _check_students(config: Config) -> None:
 def _check_target(config: Config) -> None:
     """A target and the method that reaches it; what else would say how large the model is, is not set."""
     target = config.target_speedup
-    if bool(target) != METHODS[config.method].searches:
+    if bool(target) != METHODS[config.method].has_target:
+        named = " or ".join(name for name, method in METHODS.items() if method.has_target)
         raise UserError(
-            f"config.method is {config.method} with target_speedup {target:g}", "auto with a target_speedup above 1"
+            f"config.method is {config.method} with target_speedup {target:g}",
+            f"{named} with a target_speedup above 1, others with 0",
         )
     if not target:
         return
@@ -226,13 +228,13 @@ def _check_pruning(config: Config) -> None:
     own, method = config.prune, METHODS[config.method]
     if not method.gates or not method.trains_gates:
         return
-    for field in ("sparsity", "epochs"):
+    for field in ("epochs",) if method.prices_time else ("sparsity", "epochs"):
         if not method.shortens and getattr(own, field) == 0:
             raise UserError(
                 f"config.prune.{field} is 0 with {config.method}, which prunes by gates alone", "more than 0"
             )
     begun, warmup = own.prepruning_epochs, own.sparsity_warmup_epochs if own.init == "random" else 0.0
-    if own.sparsity and own.epochs and (begun + warmup > own.epochs or begun == own.epochs):
+    if (own.sparsity or config.target_speedup) and own.epochs and (begun + warmup > own.epochs or begun == own.epochs):
         raise UserError(
             f"config.prune.epochs is {own.epochs:g}, with prepruning_epochs {begun:g} and sparsity_warmup_epochs "
             f"{warmup:g}",

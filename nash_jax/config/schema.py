@@ -22,7 +22,7 @@ STAGES = (
     "export",
 )  # fmt: skip
 TEACHER_STAGES = ("data", "finetune")  # what all methods start from
-METHOD_NAMES = ("nash", "nash_auto", "cofi", "oneshot", "auto", "drop", "scratch", "none")
+METHOD_NAMES = ("nash", "nash_auto", "cofi", "latency", "oneshot", "auto", "drop", "scratch", "none")
 IMPORTANCE_NAMES = ("fisher", "taylor", "activation")
 METRIC_NAMES = (
     "rouge", "transcription", "exact_match", "translation", "chrf", "answers", "squad", "multirc", "record",
@@ -372,10 +372,10 @@ class Config:
     """A whole run.
 
     Attributes:
-      method: `nash`, `nash_auto`, `cofi`, `oneshot`, `auto`, `drop`, `scratch` or `none`: nash_jax/pruning/methods.py
-        says what each does.
+      method: `nash`, `nash_auto`, `cofi`, `latency`, `oneshot`, `auto`, `drop`, `scratch` or `none`:
+        nash_jax/pruning/methods.py says what each does.
       target_speedup: how many times as fast as the dense model the result is to be, at the benchmark's first batch size
-        and first length of outputs; the method is then `auto`. 0: no such target.
+        and first length of outputs; the method is then `auto`, or `latency` if it is named. 0: no such target.
       seed: root of all randomness.
       stages: the stages to run, by commas, as in `evaluate,benchmark`; `all`: every one.
       task: data and metric.
@@ -438,7 +438,7 @@ def all_stages(config: Config) -> tuple[str, ...]:
       config: of a run.
     """
     missing = {name for name in ("label", "halfway") if not getattr(config, name).is_on}
-    missing |= set() if config.target_speedup else {"search"}
+    missing |= set() if config.method == "auto" else {"search"}
     return tuple(name for name in STAGES if name not in missing)
 
 

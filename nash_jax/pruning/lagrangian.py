@@ -15,9 +15,12 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class SizeTerm:
-    """`coefficient · Π sizes of axes`: the parameters of one sub-layer that share the same axes."""
+    """`coefficient · Π sizes of axes`: the parameters of one sub-layer that share the same axes, or its milliseconds.
 
-    coefficient: int
+    Without axes: what the sub-layer costs because it is there.
+    """
+
+    coefficient: float
     axes: tuple[str, ...]
     sublayer: str
 
@@ -62,8 +65,8 @@ def expected_size(
     return total
 
 
-def prunable_size(terms: Sequence[SizeTerm], sizes: Mapping[str, int]) -> int:
-    """Number of prunable parameters, counted exactly."""
+def prunable_size(terms: Sequence[SizeTerm], sizes: Mapping[str, int]) -> float:
+    """Number of prunable parameters, counted exactly; or milliseconds."""
     return sum(t.coefficient * math.prod(sizes[a] for a in t.axes) for t in terms)
 
 
@@ -71,6 +74,8 @@ def gate_costs(terms: Sequence[SizeTerm], sizes: Mapping[str, int]) -> dict[str,
     """Prunable axis → parameters that one of its gates carries, everything else being open."""
     costs: dict[str, float] = {}
     for term in terms:
+        if not term.axes:
+            continue
         place = next(a for a in term.axes if "." in a)
         costs[place] = costs.get(place, 0) + term.coefficient * math.prod(sizes[a] for a in term.axes if a != place)
     return costs
@@ -87,6 +92,16 @@ class Constraint:
     def sparsity(self, probs: Mapping[str, jax.Array]) -> jax.Array:
         """ŝ = 1 - expected / prunable, float32 scalar."""
         return 1 - expected_size(self.terms, self.sizes, probs) / prunable_size(self.terms, self.sizes)
+
+    def counted(self, kept: Mapping[str, int]) -> float:
+        """1 - kept / prunable, when axes keep so many positions; those that are not named keep all of them.
+
+        A sub-layer of which nothing is kept is gone.
+        """
+        sizes = {**self.sizes, **kept}
+        gone = {term.sublayer for term in self.terms if not all(sizes[axis] for axis in term.axes)}
+        left = [term for term in self.terms if term.sublayer not in gone]
+        return 1 - prunable_size(left, sizes) / prunable_size(self.terms, self.sizes)
 
 
 def target_at(step: jax.Array | int, warmup_steps: int, target: float) -> jax.Array:

@@ -3,6 +3,7 @@
 nash       NASH: some decoder layers stay; gates over the encoder's heads and units reach a sparsity
 nash_auto  NASH-auto: gates over the decoder's sub-layers too, which leave the size of k layers
 cofi       CoFi: gates over heads, units, sub-layers and d_model of both sides reach one sparsity
+latency    gates over heads, units and sub-layers of both sides pay milliseconds, to reach `target_speedup`
 oneshot    as nash, but heads and units are closed at once, by importance, without training
 auto       what `target_speedup` asks: layers, heads and units of either side by a search over measured times
 drop       "To Asymmetry and Beyond": some layers of either side stay, and no gates
@@ -20,7 +21,7 @@ from nash_jax.pruning.lagrangian import Constraint, size_terms
 from nash_jax.spec import SIDES, ModelSpec
 
 _DECODER_SUBLAYERS = r"decoder\.\d+\.\w+"
-_EVERYTHING = (r".*\.heads", r".*\.units", r"\w+\.\d+\.\w+", "embed")
+_SIZES = (r".*\.heads", r".*\.units", r"\w+\.\d+\.\w+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Method:
       gates: patterns of the axes and sub-layers that have gates; empty: no gates.
       trains_gates: gates are trained; otherwise they are closed at once, by importance.
       searches: the stage `search` finds what stays, layers, heads and units.
+      prices_time: what gates pay for is milliseconds of a latency table instead of parameters.
     """
 
     shortens: bool
@@ -40,12 +42,19 @@ class Method:
     gates: tuple[str, ...] = ()
     trains_gates: bool = True
     searches: bool = False
+    prices_time: bool = False
+
+    @property
+    def has_target(self) -> bool:
+        """Whether `config.target_speedup` says how much is to go."""
+        return self.searches or self.prices_time
 
 
 METHODS = {
     "nash": Method(shortens=True, counts_layers=True, gates=ENCODER_GATES),
     "nash_auto": Method(shortens=False, counts_layers=True, gates=(*ENCODER_GATES, _DECODER_SUBLAYERS)),
-    "cofi": Method(shortens=False, counts_layers=False, gates=_EVERYTHING),
+    "cofi": Method(shortens=False, counts_layers=False, gates=(*_SIZES, "embed")),
+    "latency": Method(shortens=False, counts_layers=False, gates=_SIZES, prices_time=True),
     "oneshot": Method(shortens=True, counts_layers=True, gates=ENCODER_GATES, trains_gates=False),
     "auto": Method(shortens=True, counts_layers=False, searches=True),
     "drop": Method(shortens=True, counts_layers=True),
@@ -59,10 +68,10 @@ def target_sparsities(method: str, sparsity: float, decoder_share: float = 1.0) 
 
     Args:
       method: of `METHODS`, with gates.
-      sparsity: `config.prune.sparsity`.
+      sparsity: `config.prune.sparsity`; of `latency`, which has another target, what its gates would pay in parameters.
       decoder_share: k / L, decoder layers wanted of those there are; of `nash_auto` alone.
     """
-    if method == "cofi":
+    if method in ("cofi", "latency"):
         return {"": sparsity}
     return {"encoder": sparsity} | ({"decoder": 1 - decoder_share} if method == "nash_auto" else {})
 

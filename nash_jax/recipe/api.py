@@ -56,13 +56,13 @@ def prune(
       data: a task of the table ("samsum"), or records by split: {"train": […], "validation": […], "test": […]}, each
         {"source": text, "target": text or list of texts}. Of "train" alone, shares of the sources are held out.
       workdir: folder of the run.
-      method: `nash`, `nash_auto`, `cofi`, `oneshot`, `auto`, `drop`, `scratch` or `none`; when left out, the config's:
-        `nash`.
+      method: `nash`, `nash_auto`, `cofi`, `latency`, `oneshot`, `auto`, `drop`, `scratch` or `none`; when left out, the
+        config's: `nash`.
       sparsity: share of the attention and FFN parameters to remove, of the encoder (`nash`, `oneshot`) or of the
         whole model (`cofi`).
       decoder_layers: decoder layers to keep.
-      target_speedup: how many times as fast as the dense model the result is to be; instead of method, sparsity and
-        layers (docs/target_speedup.md).
+      target_speedup: how many times as fast as the dense model the result is to be, instead of sparsity and layers; the
+        method is then `auto`, or `latency` if it is named (docs/target_speedup.md).
       config: all other settings, a changed `nash_jax.default_config()`. When left out: the published settings, and the
         model is taken as fine-tuned already (`finetune.epochs = 0`).
 

@@ -135,7 +135,7 @@ def parse_arguments(text: str, choices: Mapping[str, Iterable[str]]) -> dict[str
     Raises:
       UserError: naming what there is.
     """
-    methods = [name for name, method in METHODS.items() if not method.searches]  # that one has target_speedup
+    methods = [name for name, method in METHODS.items() if not method.has_target]  # those have target_speedup
     allowed = {**choices, "method": methods, "layers": (), "sparsity": ()}
     found: dict[str, str] = {}
     for part in text.split(",") if text else ():

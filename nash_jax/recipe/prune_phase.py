@@ -1,6 +1,6 @@
 """The phase in which model and gates are trained together: what it adds to plain training."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -11,10 +11,10 @@ from nash_jax.axes import mask_sites, param_axes
 from nash_jax.config.schema import Config
 from nash_jax.evaluation.evaluator import Evaluator
 from nash_jax.generation.engine import Engine
-from nash_jax.pruning.compact import compact, fold, masked_fraction
+from nash_jax.pruning.compact import compact, fold, kept_positions
 from nash_jax.pruning.final_masks import gated_axes
 from nash_jax.pruning.lagrangian import Constraint, prunable_size
-from nash_jax.pruning.methods import make_constraints
+from nash_jax.pruning.methods import METHODS, make_constraints
 from nash_jax.pruning.objective import metric_name
 from nash_jax.runtime.multihost import broadcast_from_host0
 from nash_jax.runtime.sharding import to_host
@@ -37,15 +37,17 @@ class PrunePhase:
       validation: scores models.
       selection: the metric that the best checkpoint maximises.
       mesh: the devices that generate; None: the first.
+      constraints: part of the model → its constraint; None: on parameters, as the settings say.
     """
 
     def __init__(
         self, config: Config, spec: ModelSpec, params: Any, steps_per_epoch: int, validation: Evaluator,
-        selection: str, mesh: Mesh | None = None,
+        selection: str, mesh: Mesh | None = None, constraints: Mapping[str, Constraint] | None = None,
     ) -> None:  # fmt: skip
-        self.objective = make_objective(config, spec, steps_per_epoch)
+        self.objective = make_objective(config, spec, steps_per_epoch, constraints)
         self.num_steps = max(1, round(config.prune.epochs * steps_per_epoch))
         self._spec, self._validation, self._selection, self._dtype = spec, validation, selection, config.model.dtype
+        self._whole = "the sub-layers' milliseconds" if METHODS[config.method].prices_time else "the model"
         self._mesh, self._engine = mesh, Engine(spec, params, self._dtype, mesh=mesh)
 
     def evaluate(self, state: Any) -> Evaluation:
@@ -70,7 +72,7 @@ class PrunePhase:
             return ""
         gone = {part: found[metric_name("counted_sparsity", part)] for part in self.objective.constraints}
         asked = ", ".join(
-            f"{gone[part]:.1%} of {part or 'the model'} gone, {constraint.target:.1%} asked"
+            f"{gone[part]:.1%} of {part or self._whole} gone, {constraint.target:.1%} asked"
             for part, constraint in self.objective.constraints.items()
         )
         return f"{asked}: more prune.epochs, or a higher prune.gate_learning_rate (docs/pruning.md)"
@@ -89,10 +91,11 @@ class PrunePhase:
     def _sparsities(self, state: Any, masks: dict[str, np.ndarray]) -> tuple[dict[str, float], float]:
         """Expected and counted sparsity of the constrained parts, and the largest distance from a target."""
         expected = jax.device_get(self.objective.sparsities(to_host(state["params"]["gates"])))
+        kept = {axis: len(positions) for axis, positions in kept_positions(self._spec, masks).items()}
         found: dict[str, float] = {}
         gaps = []
         for part, constraint in self.objective.constraints.items():
-            counted = masked_fraction(self._spec, masks, part)
+            counted = constraint.counted(kept)
             found[metric_name("expected_sparsity", part)] = float(expected[part])
             found[metric_name("counted_sparsity", part)] = counted
             gaps.append(abs(float(expected[part]) - constraint.target) - rounding(constraint, masks))

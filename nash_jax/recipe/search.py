@@ -25,9 +25,6 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from nash_jax.benchmark.latency import generation_call, random_ids, time_interleaved
-from nash_jax.benchmark.latency_store import LatencyTable, read_table, save_table
-from nash_jax.benchmark.latency_table import get_table
-from nash_jax.benchmark.latency_timing import Setup
 from nash_jax.config.schema import Config
 from nash_jax.errors import UserError
 from nash_jax.generation.engine import Engine
@@ -39,6 +36,7 @@ from nash_jax.recipe.layer_importance import ForcedLoss, tokenize_first
 from nash_jax.recipe.prune_at_once import fit_outputs
 from nash_jax.recipe.search_harm import Harm, measure_harm
 from nash_jax.recipe.search_space import Candidate, Space
+from nash_jax.recipe.speed_target import dense_table, setup_of
 from nash_jax.recipe.train import train_briefly
 from nash_jax.runtime.files import read_json, write_text
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
@@ -66,7 +64,7 @@ def search(context: RunContext, folder: Path) -> dict[str, Any]:
       UserError: if no model of the space is as fast as asked.
     """
     spec, params = context.model("finetune")
-    target, table = context.config.target_speedup, _table(context, folder)
+    target, table = context.config.target_speedup, dense_table(context, folder)
     importance = _importance(context, folder, spec, params)
     space = Space(table, _harm(context, folder, spec, params, importance), context.config.shorten.selection)
     within_reach = space.dense_ms / space.fastest_ms()
@@ -97,16 +95,6 @@ def search(context: RunContext, folder: Path) -> dict[str, Any]:
     }
 
 
-def setup_of(config: Config) -> Setup:
-    """What the target is about: the benchmark's first batch size and first length of outputs.
-
-    Args:
-      config: of the run.
-    """
-    own = config.benchmark
-    return Setup("jax", config.model.dtype, own.batch_sizes[0], own.source_length, own.new_tokens[0])
-
-
 def _once(path: Path, make: Callable[[], Any]) -> Any:
     """JSON of a file, or what `make` returns, which is kept there; host 0's on every process."""
     if not broadcast_from_host0(path.exists()):
@@ -115,15 +103,6 @@ def _once(path: Path, make: Callable[[], Any]) -> Any:
             write_text(path, json.dumps(made))
         return broadcast_from_host0(made)
     return broadcast_from_host0(read_json(path) if is_host0() else None)
-
-
-def _table(context: RunContext, folder: Path) -> LatencyTable:
-    """The dense model's table, measured by host 0."""
-    path = folder / "latency.json"
-    if is_host0() and not path.exists():
-        save_table(get_table(context.model("finetune")[0], setup_of(context.config)), path)
-    barrier("latency table")
-    return read_table(path)
 
 
 def _importance(context: RunContext, folder: Path, spec: Any, params: Any) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.benchmark.latency_entries import KEYS_VALUES, SUBLAYERS
+from nash_jax.benchmark.latency_entries import sublayer_ms
 from nash_jax.benchmark.latency_store import LatencyTable
 from nash_jax.benchmark.latency_table import predict
 from nash_jax.pruning.knapsack import Option, choose_sizes
@@ -22,8 +22,6 @@ from nash_jax.spec import SIDES, ModelSpec
 MOST_CANDIDATES = 8
 MOST_PLAIN = 3  # of them, that only drop layers
 _ROUNDING = 1e-9
-_KIND = {(side, field): kind for kind, (side, field) in SUBLAYERS.items()}
-_FIELD = {"attention": "heads", "self_attention": "self_heads", "cross_attention": "cross_heads", "ffn": "ffn"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +139,9 @@ class Space:
             if int(index) in kept[side]:
                 own = self._harm.sublayers[name]
                 first = name == f"decoder.{kept['decoder'][0]}.cross_attention"  # some layer reads the encoder
-                blocks[name] = [Option(n, self._ms(name, n), kl) for n, kl in own.items() if n or not first]
+                blocks[name] = [
+                    Option(n, sublayer_ms(self._table.curves, name, n), kl) for n, kl in own.items() if n or not first
+                ]
         whole = predict(self._table, _shortened(self.dense, kept))
         fixed = whole - sum(max(options, key=lambda o: o.size).cost for options in blocks.values())
         return kept, blocks, fixed
@@ -149,13 +149,6 @@ class Space:
     def _least_ms(self, encoder: int, decoder: int) -> float:
         _, blocks, fixed = self._blocks(encoder, decoder)
         return fixed + sum(min(o.cost for o in options) for options in blocks.values())
-
-    def _ms(self, name: str, size: int) -> float:
-        """Milliseconds of a sub-layer at a size; of cross-attention with its keys and values."""
-        side, _, sublayer = name.split(".")
-        curves = self._table.curves
-        ms = curves[_KIND[side, _FIELD[sublayer]]].at(size)
-        return ms + (curves[KEYS_VALUES].at(size) if sublayer == "cross_attention" else 0.0)
 
 
 def _shortened(spec: ModelSpec, kept: Mapping[str, Sequence[int]]) -> ModelSpec:

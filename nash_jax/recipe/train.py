@@ -13,9 +13,13 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from nash_jax.axes import encoder_params
+from nash_jax.benchmark.latency_store import LatencyTable
+from nash_jax.benchmark.latency_table import predict, speedup
+from nash_jax.benchmark.time_terms import time_constraint
 from nash_jax.config.schema import TrainConfig
 from nash_jax.data.pipeline import Batches
 from nash_jax.generation.engine import Engine
+from nash_jax.pruning.compact import kept_positions
 from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.pruning.methods import METHODS
 from nash_jax.pruning.objective import PruningObjective
@@ -24,6 +28,7 @@ from nash_jax.recipe.layer_importance import ForcedLoss
 from nash_jax.recipe.prune_at_once import importance_start, prune_at_once
 from nash_jax.recipe.prune_phase import PrunePhase
 from nash_jax.recipe.shrink import choose_layers, kept_by_side
+from nash_jax.recipe.speed_target import dense_table
 from nash_jax.runtime.multihost import barrier, is_host0
 from nash_jax.runtime.sharding import describe_split, to_host
 from nash_jax.spec import ModelSpec
@@ -58,14 +63,19 @@ def prune(context: RunContext, folder: Path) -> dict[str, Any]:
     config, method = context.config.prune, METHODS[context.config.method]
     if method.searches:
         return prune_at_once(context, folder)
-    if not method.gates or config.sparsity == 0 or (method.trains_gates and config.epochs == 0):
+    target = context.config.target_speedup or config.sparsity
+    if not method.gates or target == 0 or (method.trains_gates and config.epochs == 0):
         context.save(folder, spec, params)
         return {"steps": 0, "expected_encoder_sparsity": 0.0}
     if not method.trains_gates:
         return prune_at_once(context, folder)
     batches = context.batches(config, "prune")
     validation, selection = context.validation("prune"), context.selection
-    phase = PrunePhase(context.config, spec, params, batches.steps_per_epoch, validation, selection, context.mesh)
+    table = dense_table(context, folder) if method.prices_time else None
+    constraints = {"": time_constraint(table, spec, context.config.target_speedup)} if table else None
+    phase = PrunePhase(
+        context.config, spec, params, batches.steps_per_epoch, validation, selection, context.mesh, constraints
+    )
     objective, start = phase.objective, None
     if config.init == "importance":
         start = importance_start(context, folder, spec, params, objective.gates, objective.constraints)
@@ -78,7 +88,15 @@ def prune(context: RunContext, folder: Path) -> dict[str, Any]:
     context.save(folder, spec, to_host(best["params"]["model"]))
     if is_host0():
         save_file(masks, folder / "masks.safetensors")
-    return result | expected
+    return result | expected | (_target(context, table, spec, masks) if table else {})
+
+
+def _target(context: RunContext, table: LatencyTable, spec: ModelSpec, masks: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The speedup that was asked, what the table says of the final masks, and its errors for other shapes."""
+    kept = {axis: positions.tolist() for axis, positions in kept_positions(spec, masks).items()}
+    predicted, errors = speedup(table, spec.pruned(kept)), table.check.errors(predict(table, table.dense))
+    asked = context.config.target_speedup
+    return {"target": {"asked": asked, "predicted": predicted, "table_errors": list(map(float, errors))}}
 
 
 def _fit(context: RunContext, name: str, folder: Path, spec: ModelSpec, params: Any) -> dict[str, Any]:

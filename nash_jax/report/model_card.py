@@ -35,6 +35,7 @@ METHODS = {  # what a card says of a run's method
     "nash": "NASH: decoder layers are dropped, and gates narrow the encoder's heads and FFN units",
     "nash_auto": "NASH-auto: gates narrow the encoder, and gates over the decoder's sub-layers shorten it",
     "cofi": "CoFi: gates over heads, FFN units, sub-layers and the width of encoder and decoder",
+    "latency": "gates over heads, FFN units and sub-layers of both sides, which pay the milliseconds they take",
     "oneshot": "decoder layers are dropped, and the encoder's least important heads and FFN units, without training",
     "auto": "layers, heads and FFN units of both sides that a search over measured times found",
     "drop": "layers of the encoder and the decoder are dropped",

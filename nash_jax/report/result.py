@@ -138,6 +138,7 @@ def _contents(result: RunResult, masks: Mapping[str, np.ndarray]) -> dict[str, A
         **_vocabulary(stages.get("shorten", {})),
         **_labels(stages.get("label", {})),
         **_cutting(stages.get("prune", {})),
+        **({"target": stages["prune"]["target"]} if "target" in stages.get("prune", {}) else {}),
         **({"search": _search(stages["search"])} if "search" in stages else {}),
     }
 

@@ -25,8 +25,8 @@ from nash_jax.study.records import Comparison, Group, MeanStd, layers_kept, scor
 
 MOST_LINES = 10
 _METHODS = {"nash": (PRUNED, "o"), "nash_auto": (BLUE, "s"), "cofi": (VIOLET, "^"), "drop": (ACCENT, "D")}
-_METHODS |= {"none": (MUTED, "P"), "dense": (DENSE, "*")}
-_OTHER = (ROSE, "v")
+_METHODS |= {"auto": (INK, "X"), "latency": (ROSE, "p"), "none": (MUTED, "P"), "dense": (DENSE, "*")}
+_OTHER = (MUTED, "v")
 _STACKS = {"encoder": (BLUE, "s"), "decoder": (ACCENT, "D"), "both": (PRUNED, "o")}
 _RAMP = (ACCENT, BLUE, PRUNED, VIOLET, ROSE, MUTED, INK)
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from nash_jax.axes import frozen_params, param_axes
 from nash_jax.config.schema import Config, PruneConfig, TrainConfig
 from nash_jax.models.initialize import param_shapes
+from nash_jax.pruning.lagrangian import Constraint
 from nash_jax.pruning.methods import make_constraints, make_gates, target_sparsities
 from nash_jax.pruning.objective import PruningObjective
 from nash_jax.runtime.sharding import param_shardings, place, place_params, state_shardings
@@ -31,21 +32,25 @@ def has_teacher(config: TrainConfig, name: str) -> bool:
     return name != "finetune" and config.distill.has_teacher
 
 
-def make_objective(config: Config, spec: ModelSpec, steps_per_epoch: int) -> PruningObjective:
+def make_objective(
+    config: Config, spec: ModelSpec, steps_per_epoch: int, constraints: Mapping[str, Constraint] | None = None
+) -> PruningObjective:
     """Gates of the method on a model, and the sparsities that they are to reach.
 
     Args:
       config: method and settings of the phase.
       spec: the model that is trained.
       steps_per_epoch: batches of an epoch.
+      constraints: part of the model → its constraint; None: on parameters, as the settings say.
     """
     own = config.prune
-    kept = config.shorten.decoder_layers or len(spec.decoder)
-    targets = target_sparsities(config.method, own.sparsity, kept / len(spec.decoder))
+    if constraints is None:
+        kept = config.shorten.decoder_layers or len(spec.decoder)
+        constraints = make_constraints(spec, target_sparsities(config.method, own.sparsity, kept / len(spec.decoder)))
     gates = make_gates(spec, config.method, own.units_droprate)
     warmup_epochs = own.sparsity_warmup_epochs if own.init == "random" else 0.0
     start, warmup = (round(epochs * steps_per_epoch) for epochs in (own.prepruning_epochs, warmup_epochs))
-    return PruningObjective(gates, make_constraints(spec, targets), start, warmup)
+    return PruningObjective(gates, constraints, start, warmup)
 
 
 class PhasePrograms:
