@@ -1,5 +1,6 @@
 """What a config's programs need on other devices: the very programs of a run, compiled from shapes."""
 
+import dataclasses
 import importlib.util
 import math
 import os
@@ -14,11 +15,17 @@ from commands import call
 from nash_jax.axes import leaf_shapes
 from nash_jax.benchmark import plan
 from nash_jax.benchmark.compiled import Costs, find_collectives
-from nash_jax.benchmark.plan_programs import fitting_meshes, phase_programs, planned_spec
+from nash_jax.benchmark.plan_programs import (
+    fitting_meshes,
+    generation_program,
+    phase_programs,
+    planned_spec,
+)
 from nash_jax.benchmark.topologies import Topology
 from nash_jax.config.schema import (
     Config,
     DistillConfig,
+    EvaluateConfig,
     ModelConfig,
     PruneConfig,
     ShortenConfig,
@@ -63,6 +70,15 @@ def test_the_programs_are_those_of_the_run() -> None:
     batch = place_batch(mesh, random_batch(spec, rows=8, source=16, target=8))
     assert planned["prune, distilled: gradients"]().as_text() == step.lower_gradients(state, teacher, batch).as_text()
     assert planned["prune, distilled: update"]().as_text() == step.lower_update(state).as_text()
+
+
+def test_beams_of_other_devices_are_not_exchanged() -> None:
+    """Each device selects and reorders the beams of its own rows; what all have in the end is the outputs."""
+    config = dataclasses.replace(CONFIG, evaluate=EvaluateConfig(batch_size=8, num_beams=4))
+    [lower] = generation_program(config, planned_spec(config), make_mesh("data:4")).values()
+    found = find_collectives(lower().compile().as_text())
+    assert set(found) == {"all-gather", "all-reduce"}
+    assert found["all-gather"] == (1, 8 * 9 * 4) and found["all-reduce"][1] <= 16  # int32 [8, 9]; when to end
 
 
 def test_a_mesh_is_chosen_and_every_program_compiled() -> None:

@@ -102,7 +102,7 @@ def beam_search(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) 
         finished = _finish(candidates, ended, state, traced)
         generated = state.length + 1 - traced.prompt_length
         still_open = state.open & _may_improve(running.scores, finished, generated, traced)
-        cache = decoder.reorder(cache, _rows(running.parents))
+        cache = decoder.reorder(cache, running.parents)
         beams = (running.tokens, running.scores, running.log_probs)
         return BeamState(state.length + 1, *beams, finished, still_open, cache)
 
@@ -146,7 +146,7 @@ def _candidates(
     scores = log_probs + state.scores[..., None]
     flat = scores.reshape(scores.shape[0], -1)  # [B, K·V]
     rank = sampling.add_gumbel_noise(flat, traced.key, traced.row_ids, state.length) if static.do_sample else flat
-    index = jax.lax.top_k(rank, max(2, 1 + static.num_eos) * static.num_beams)[1]  # [B, C]
+    index = sampling.top_k(rank, max(2, 1 + static.num_eos) * static.num_beams)[1]  # [B, C]
     parents, token = jnp.divmod(index, scores.shape[-1])
     tokens = set_column(_pick(state.tokens, parents), token, state.length)
     if state.log_probs is None:
@@ -164,7 +164,7 @@ def _ended(tokens: jax.Array, length: jax.Array, traced: TracedArgs) -> jax.Arra
 def _running(candidates: Beams, ended: jax.Array, num_beams: int) -> Beams:
     """Returns the K best candidates that have not ended."""
     scores = candidates.scores + ended * REJECTED
-    best = jax.lax.top_k(scores, num_beams)[1]
+    best = sampling.top_k(scores, num_beams)[1]
     return _pick(candidates._replace(scores=scores), best)
 
 
@@ -178,7 +178,7 @@ def _finish(candidates: Beams, ended: jax.Array, state: BeamState, traced: Trace
     scores = scores + full * REJECTED + ~state.open[:, None] * REJECTED + ~ended * REJECTED
     new = Finished(candidates.tokens, scores, jnp.full_like(candidates.parents, generated), ended, candidates.log_probs)
     merged = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), old, new)
-    return _pick(merged, jax.lax.top_k(merged.scores, num_beams)[1])
+    return _pick(merged, sampling.top_k(merged.scores, num_beams)[1])
 
 
 def _may_improve(scores: jax.Array, finished: Finished, generated: jax.Array, traced: TracedArgs) -> jax.Array:
@@ -187,12 +187,6 @@ def _may_improve(scores: jax.Array, finished: Finished, generated: jax.Array, tr
     reachable = scores[:, :1] / traced.beams.norms[jnp.where(traced.beams.score_at_max_length, longest, generated)]
     worst = jnp.where(finished.ended, jnp.min(finished.scores, axis=1, keepdims=True), REJECTED)
     return jnp.any(reachable > worst, axis=1)
-
-
-def _rows(parents: jax.Array) -> jax.Array:
-    """Rows of the cache [B·K] that the parents [B, K] of the beams have."""
-    first = jnp.arange(parents.shape[0])[:, None] * parents.shape[1]
-    return (first + parents).reshape(-1)
 
 
 def _pick(tree: Any, index: jax.Array) -> Any:

@@ -88,9 +88,18 @@ class CachedDecoder:
         """Returns the token of each row with the highest of scores [R, V], int32 [R]."""
         return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
-    def reorder(self, cache: Any, rows: jax.Array) -> Any:
-        """Returns the cache of beams that continue those of the given rows, int32 [R]."""
-        return jax.tree.map(lambda x: jnp.take(x, rows, axis=0), cache)
+    def reorder(self, cache: Any, parents: jax.Array) -> Any:
+        """Returns the cache of beams that continue those of the given numbers, int32 [B, K], of the same input.
+
+        Indices of each input by itself, so that a mesh which splits the inputs exchanges nothing.
+        """
+
+        def pick(x: jax.Array) -> jax.Array:
+            beams = x.reshape(*parents.shape, *x.shape[1:])
+            index = parents.reshape(*parents.shape, *[1] * (x.ndim - 1))
+            return jnp.take_along_axis(beams, index, axis=1).reshape(x.shape)
+
+        return jax.tree.map(pick, cache)
 
 
 def encode(model: Any, params: Any, input_ids: jax.Array, attention_mask: jax.Array, max_length: int) -> Encoded:

@@ -80,9 +80,9 @@ class KernelDecoder(CachedDecoder, KernelLayers):
         layers, (rows, length) = super().repeat(cache.layers, times), cache.ancestors.shape
         return RowCache(layers, _own_rows(rows * times, length))
 
-    def reorder(self, cache: RowCache, rows: jax.Array) -> RowCache:
+    def reorder(self, cache: RowCache, parents: jax.Array) -> RowCache:
         """As `CachedDecoder.reorder`; keys and values stay where they are."""
-        return RowCache(cache.layers, jnp.take(cache.ancestors, rows, axis=0))
+        return RowCache(cache.layers, super().reorder(cache.ancestors, parents))
 
     def best_tokens(self, scores: jax.Array) -> jax.Array:
         """As `CachedDecoder.best_tokens`."""

@@ -5,7 +5,7 @@ keeps: parameters are gathered where they are used. `model` splits the model's h
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -160,6 +160,21 @@ def split_heads(x: jax.Array) -> jax.Array:
         return x
     heads = "model" if x.shape[2] % mesh.shape["model"] == 0 else None
     return jax.lax.with_sharding_constraint(x, PartitionSpec(row_axes(mesh, x.shape[0]), None, heads, None))
+
+
+def map_rows(function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
+    """Applies a function of rows to the rows of each device by themselves, where the compiler would gather them first.
+
+    Args:
+      function: arrays [B, ...] → arrays [B, ...], each row from that row alone.
+      x: the rows.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = row_axes(mesh, x.shape[0]) if _is_ours(mesh) else ()
+    if not axes:
+        return function(x)
+    rows = PartitionSpec(axes)
+    return jax.shard_map(function, in_specs=rows, out_specs=rows, axis_names=set(axes))(x)
 
 
 def gather_table(table: jax.Array) -> jax.Array:
