@@ -36,7 +36,7 @@ ALLOWED = {  # each room of the package → the rooms that it may import, beside
     "engines": (*SCIENCE, "export"),
     "seq2seq": (*SCIENCE, "convert", "data", "engines", "export"),
     "training": (*SCIENCE, "config", "data"),
-    "benchmark": (*RESULTS, "convert", "export", "report", "seq2seq", "testing", "training"),
+    "benchmark": (*RESULTS, "convert", "engines", "export", "report", "seq2seq", "testing", "training"),
     "batch_generate": (*SCIENCE, "data", "seq2seq"),
     "vocabulary": (*SCIENCE, "batch_generate", "data", "seq2seq"),
     "report": (*SCIENCE, "config", "data", "evaluation", "training"),

@@ -13,8 +13,9 @@ from commands import LIMIT, on_devices
 
 from nash_jax.benchmark import components
 from nash_jax.benchmark.components import component_contributions, component_times, keep_components, present_components
+from nash_jax.config.derived import all_stages, chosen_stages
 from nash_jax.config.parsing import parse_config
-from nash_jax.config.schema import Config, all_stages, chosen_stages, default_config
+from nash_jax.config.schema import Config, default_config
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.sizes import component_sizes, sparsities

@@ -14,8 +14,9 @@ from test_vocabulary import words_tokenizer
 import nash_jax
 from nash_jax import Seq2Seq, UserError
 from nash_jax.axes import encoder_params
+from nash_jax.config.derived import all_settings, teacher_settings
 from nash_jax.config.parsing import parse_config
-from nash_jax.config.schema import Config, HalfwayConfig, LabelConfig, all_settings, teacher_settings
+from nash_jax.config.schema import Config, HalfwayConfig, LabelConfig
 from nash_jax.data.pipeline import Batches
 from nash_jax.evaluation.evaluator import Output
 from nash_jax.evaluation.metrics import METRICS

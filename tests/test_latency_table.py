@@ -300,6 +300,17 @@ def test_a_table_is_measured_once_and_again_if_it_is_damaged(cache, tmp_path, ca
     assert read_table(kept) == again != table
 
 
+def test_a_table_of_another_engine(cache, capsys):
+    """CTranslate2, in its own int8; a table of ours is another one, and a type that it does not have is refused."""
+    pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed: pip install 'nash_jax[ctranslate2]'")
+    table = get_table(TINY, SHORT._replace(engine="ctranslate2", dtype="int8"), 3, 1, 1)
+    assert "ctranslate2" in table.machine["versions"] and "jax" not in table.machine["versions"]
+    assert predict(table, TINY) > 0 and table.check.measured_ms[0] > 0
+    assert len(list((cache / "nash_jax" / "latency").iterdir())) == 1
+    command = ["latency_table", "--preset=t5-small", "--engine=ctranslate2", "--dtype=float64"]
+    assert main(command) == 2 and "dtype is 'float64'" in capsys.readouterr().err
+
+
 def test_a_table_of_another_machine_is_not_taken(cache, capsys):
     path = cache_path(TINY, SHORT, describe_machine("jax"), (1, 0, 1))
     save_table(dataclasses.replace(make_table(dense=TINY), setup=SHORT), path)
@@ -315,7 +326,10 @@ def test_a_table_of_another_machine_is_not_taken(cache, capsys):
         (["--preset=t5-base", "--model=x"], "command line: no model, or two"),
         (["--preset=t5-bas"], "unknown preset 't5-bas'"),
         (["--preset=t5-base", "--batch_sizes=0"], "--batch_sizes is 0; expected whole numbers of 1 or more"),
-        (["--preset=t5-base", "--engine=jx"], "--engine is 'jx' (did you mean 'jax'?); expected one of jax"),
+        (
+            ["--preset=t5-base", "--engine=jx"],
+            "--engine is 'jx' (did you mean 'jax'?); expected one of jax, ctranslate2",
+        ),
         (["--preset=t5-base", "--picture=x.pdf"], "--picture is 'x.pdf'; expected a name that ends in .png or .svg"),
         (["--preset=t5-base", "--dtype=int9"], "dtype is 'int9' (did you mean 'int8'?); expected one of float32, "),
         (["--preset=t5-base", "--shapes=0"], "command line: "),

@@ -1,5 +1,6 @@
 """The launch files: they parse, name what exists, and start the command they should (with stand-ins)."""
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,8 @@ import jax
 import pytest
 import yaml
 
+from nash_jax.config import command_line
+from nash_jax.config.parsing import parse_config
 from nash_jax.config.schema import default_config
 from nash_jax.runtime import compilation, multihost, peers, sharding
 
@@ -18,7 +21,16 @@ ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 SKYPILOT = sorted(LAUNCH.glob("skypilot/*.yaml"))
-TEXTS = [*SCRIPTS, *SKYPILOT, LAUNCH / "README.md", ROOT / "docs" / "launch.md", ROOT / "CONTRIBUTING.md"]
+JOBSET, DOCKERFILE = LAUNCH / "jobset.yaml", LAUNCH / "Dockerfile"
+TEXTS = [
+    *SCRIPTS,
+    *SKYPILOT,
+    JOBSET,
+    DOCKERFILE,
+    LAUNCH / "README.md",
+    ROOT / "docs" / "launch.md",
+    ROOT / "CONTRIBUTING.md",
+]
 
 
 def name_of(path: Path) -> str:
@@ -58,7 +70,7 @@ def test_all_launchers_are_here_and_in_the_readme():
     ]
     assert [p.name for p in SKYPILOT] == ["gpu.yaml", "study.yaml", "tpu.yaml"]
     readme = (LAUNCH / "README.md").read_text()
-    for path in (*SCRIPTS, *SKYPILOT):
+    for path in (*SCRIPTS, *SKYPILOT, JOBSET, DOCKERFILE):
         assert f"({path.relative_to(LAUNCH)})" in readme
 
 
@@ -240,6 +252,52 @@ def test_skypilot_tpu_lets_jax_find_the_slice_and_fits_the_batches(tmp_path):
     given = dict(re.findall(r"--config\.(\w+)\.batch_size=(\d+)", found))
     for phase in ("finetune", "prune", "retrain"):
         assert int(given.get(phase, default_config()[phase].batch_size)) % chips == 0
+
+
+# -- Kubernetes -----------------------------------------------------------------------------------------------
+
+
+def test_jobset_starts_one_process_on_each_host_of_its_slice():
+    """The fields are those of JobSet v1alpha2 and of Kubernetes' Job; its command is one that the program takes."""
+    jobset = yaml.safe_load(JOBSET.read_text())
+    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert jobset["spec"].keys() == {"failurePolicy", "replicatedJobs"}
+    [job] = jobset["spec"]["replicatedJobs"]
+    spec, pod = job["template"]["spec"], job["template"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    rows, columns = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
+    chips = container["resources"]["limits"]["google.com/tpu"]
+    assert spec["parallelism"] == spec["completions"] == rows * columns / chips and job["replicas"] == 1
+    assert spec["completionMode"] == "Indexed" and (spec["backoffLimit"], pod["restartPolicy"]) == (0, "Never")
+    assert container["env"] == [{"name": "NASH_JAX_DISTRIBUTED", "value": "1"}]
+    [mount], [volume] = container["volumeMounts"], pod["volumes"]
+    assert mount["name"] == volume["name"] and volume["csi"]["driver"] == "gcsfuse.csi.storage.gke.io"
+    given = command_line.parse(["nash_jax.main", *container["args"]])
+    assert given.workdir.startswith(mount["mountPath"])
+    config = parse_config(given.config)
+    assert all(getattr(config, phase).batch_size % (rows * columns) == 0 for phase in ("finetune", "prune", "retrain"))
+
+
+def test_jobset_starts_again_after_all_but_a_mistake():
+    policy = yaml.safe_load(JOBSET.read_text())["spec"]
+    [rule], [job] = policy["failurePolicy"]["rules"], policy["replicatedJobs"]
+    assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
+    [own] = job["template"]["spec"]["podFailurePolicy"]["rules"]
+    assert own == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}}
+    assert policy["failurePolicy"]["maxRestarts"] > 10
+
+
+def test_the_container_has_what_it_copies_and_installs():
+    lines = DOCKERFILE.read_text().splitlines()
+    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    assert copied and all((ROOT / name).exists() for name in copied)
+    [extras] = re.findall(r"ARG EXTRAS=([\w,]+)", DOCKERFILE.read_text())
+    for extra in extras.split(","):
+        assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+    [entry] = re.findall(r"ENTRYPOINT (\[.*\])", DOCKERFILE.read_text())
+    assert json.loads(entry) == ["python", "-m", "nash_jax.main"]
+    [python] = re.findall(r"FROM python:3\.(\d+)-slim", DOCKERFILE.read_text())
+    assert 11 <= int(python) <= 14
 
 
 # -- TPU slice with gcloud ------------------------------------------------------------------------------------

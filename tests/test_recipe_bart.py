@@ -9,8 +9,9 @@ from commands import call
 from families import TORCH_WARNINGS, torch_logits
 
 import nash_jax
+from nash_jax.config.derived import all_stages
 from nash_jax.config.parsing import parse_config
-from nash_jax.config.schema import Config, TaskConfig, all_stages, default_config
+from nash_jax.config.schema import Config, TaskConfig, default_config
 from nash_jax.convert.hf import load_hf
 from nash_jax.data.sources import SPLITS, load_rows
 from nash_jax.data.tokenizers import load_tokenizer

@@ -2,7 +2,8 @@
 
 import pytest
 
-from nash_jax.config.schema import STAGES, Config, HalfwayConfig, all_stages
+from nash_jax.config.derived import all_stages
+from nash_jax.config.schema import STAGES, Config, HalfwayConfig
 from nash_jax.errors import UserError
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.stages import STAGE_TABLE, check_needs, run_stages

@@ -17,7 +17,8 @@ import pytest
 from commands import LIMIT, finish, kill_when, on_devices
 
 from nash_jax.config.command_line import cell_commands
-from nash_jax.config.schema import Config, default_config, teacher_settings
+from nash_jax.config.derived import teacher_settings
+from nash_jax.config.schema import Config, default_config
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.row_statistics import load_statistics

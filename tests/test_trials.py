@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from nash_jax.config.schema import chosen_stages, default_config, lasting_settings
+from nash_jax.config.derived import chosen_stages, lasting_settings
+from nash_jax.config.schema import default_config
 from nash_jax.errors import UserError
 from nash_jax.recipe.workdir import Workdir
 from nash_jax.runtime.files import write_text

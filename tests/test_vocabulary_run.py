@@ -10,7 +10,8 @@ from test_vocabulary import words_tokenizer
 
 import nash_jax
 from nash_jax import Seq2Seq
-from nash_jax.config.schema import Config, ShortenConfig, all_settings, lasting_settings, teacher_settings
+from nash_jax.config.derived import all_settings, lasting_settings, teacher_settings
+from nash_jax.config.schema import Config, ShortenConfig
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.workdir import Workdir

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nash_jax.config.schema import BenchmarkConfig
-from nash_jax.generation.engine import Engine
+from nash_jax.generation.engine import BatchGenerator, Engine
 from nash_jax.generation.options import GenerationOptions
 
 Name = TypeVar("Name", bound=Hashable)
@@ -84,7 +84,7 @@ def random_ids(vocab_size: int, batch_size: int, source_length: int, seed: int =
     return rng.integers(3, vocab_size, (batch_size, source_length)).astype(np.int32)
 
 
-def generation_call(engine: Engine, ids: np.ndarray, new_tokens: int) -> Call:
+def generation_call(engine: BatchGenerator, ids: np.ndarray, new_tokens: int) -> Call:
     """Returns a call that generates exactly `new_tokens` tokens for ids [B, S] and blocks until they are ready."""
     mask, options = np.ones_like(ids), GenerationOptions(max_new_tokens=new_tokens)
     return lambda: engine.generate(ids, mask, options, stop_at_eos=False)

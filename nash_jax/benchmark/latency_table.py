@@ -6,7 +6,7 @@ python -m nash_jax.benchmark.latency_table --preset=t5-base      that shape
   --batch_sizes    such as 1,8; a table for each (1)
   --source_length, --new_tokens   tokens of every input and every output (256, 64)
   --dtype          float32 (default), bfloat16, float16 or int8
-  --engine         jax (default)
+  --engine         jax (default) or ctranslate2, in float32 or int8
   --shapes         models of random shapes that the table is made from (40)
   --held_out       others that it is checked on (20)
   --visits         how often each model is loaded and timed, in turn (4)
@@ -42,9 +42,9 @@ from nash_jax.benchmark.latency_store import (
     save_table,
 )
 from nash_jax.benchmark.latency_timing import ENGINES, Setup, TimedModel, compile_models, time_models
-from nash_jax.errors import UserError, did_you_mean
+from nash_jax.errors import UserError, did_you_mean, require_packages
 from nash_jax.generation.arguments import read_dtype
-from nash_jax.runtime.command import parse_flags, print_result, run_command
+from nash_jax.runtime.command import parse_flags, print_result, read_batch_sizes, run_command
 from nash_jax.runtime.compilation import enable_cache
 from nash_jax.seq2seq import load
 from nash_jax.spec import ModelSpec, preset
@@ -209,14 +209,14 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
     """The flags with values that can be used; before anything is measured."""
     if bool(given["model"]) == bool(given["preset"]):
         raise UserError("command line: no model, or two", "either --model=FOLDER or --preset=NAME")
-    if not all(size.isdecimal() and int(size) > 0 for size in given["batch_sizes"]):
-        raise UserError(f"--batch_sizes is {','.join(given['batch_sizes'])}", "whole numbers of 1 or more")
+    sizes = read_batch_sizes(given["batch_sizes"])
     if given["engine"] not in ENGINES:
         hint = did_you_mean(given["engine"], ENGINES)
         raise UserError(f"--engine is {given['engine']!r}{hint}", f"one of {', '.join(ENGINES)}")
+    if given["engine"] == "ctranslate2":
+        require_packages("ctranslate2")
     if given["picture"] and Path(given["picture"]).suffix not in (".png", ".svg"):
         raise UserError(f"--picture is {given['picture']!r}", "a name that ends in .png or .svg")
-    sizes = [int(size) for size in given["batch_sizes"]]
     return given | {"batch_sizes": sizes, "dtype": read_dtype(given["dtype"])}
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from nash_jax.axes import leaf_shapes
 from nash_jax.benchmark.latency import Call, encoding_call, generation_call, random_ids
 from nash_jax.benchmark.latency_entries import ENCODING, GENERATION
+from nash_jax.engines.ct2 import CTranslate2Engine
 from nash_jax.generation.engine import Engine
 from nash_jax.runtime.progress import Progress
 from nash_jax.spec import ModelSpec
@@ -76,6 +77,26 @@ class JaxModel:
         self._engine.weights.clear()
 
 
+class CTranslate2Model:
+    """A model in CTranslate2, written and loaded anew each time: it has its weights in memory, or none.
+
+    Args:
+      spec: its shape.
+      setup: what is timed.
+    """
+
+    def __init__(self, spec: ModelSpec, setup: Setup) -> None:
+        self._spec, self._setup = dataclasses.replace(spec, tied=False), setup
+
+    @contextlib.contextmanager
+    def loaded(self) -> Iterator[dict[str, Call]]:
+        """As `TimedModel.loaded`."""
+        setup = self._setup
+        engine = CTranslate2Engine(self._spec, _weights(self._spec), setup.dtype)
+        ids = random_ids(self._spec.source_vocab_size, setup.batch_size, setup.source_length)
+        yield {GENERATION: generation_call(engine, ids, setup.new_tokens)}
+
+
 def _weights(spec: ModelSpec) -> Any:
     """Parameters, float32, that are quickly made."""
     return unflatten({path: np.resize(_POOL, shape) for path, shape in leaf_shapes(spec).items()})
@@ -83,6 +104,7 @@ def _weights(spec: ModelSpec) -> Any:
 
 ENGINES: dict[str, tuple[tuple[str, ...], Callable[[ModelSpec, Setup], TimedModel]]] = {
     "jax": (("jax", "jaxlib", "flax"), JaxModel),  # packages whose versions count, and what makes a model
+    "ctranslate2": (("ctranslate2",), CTranslate2Model),
 }
 
 

@@ -32,7 +32,7 @@ from nash_jax.benchmark.padding_cost import prune_model
 from nash_jax.benchmark.peer_process import BANDWIDTH, PeerProcess
 from nash_jax.benchmark.peer_systems import BYTES_PER_WEIGHT, GREEDY_ONLY, SYSTEMS
 from nash_jax.errors import UserError, did_you_mean, is_installed
-from nash_jax.runtime.command import parse_flags, print_result, run_command
+from nash_jax.runtime.command import parse_flags, print_result, read_batch_sizes, run_command
 from nash_jax.runtime.files import write_text
 from nash_jax.runtime.progress import Progress
 from nash_jax.seq2seq import Seq2Seq, load
@@ -199,10 +199,9 @@ def _parse(argv: Sequence[str]) -> dict[str, Any]:
     given = own.flag_values_dict()
     if bool(given["model"]) == bool(given["preset"]):
         raise UserError("command line: no model, or two", "either --model=FOLDER or --preset=NAME")
-    if not all(size.isdecimal() and int(size) > 0 for size in given["batch_sizes"]):
-        raise UserError(f"--batch_sizes is {','.join(given['batch_sizes'])}", "whole numbers of 1 or more")
+    sizes = read_batch_sizes(given["batch_sizes"])
     systems = [name for name in find_systems(given["systems"]) if given["num_beams"] == 1 or name not in GREEDY_ONLY]
-    return given | {"batch_sizes": [int(size) for size in given["batch_sizes"]], "systems": systems}
+    return given | {"batch_sizes": sizes, "systems": systems}
 
 
 def find_systems(named: str, setting: str = "--systems") -> list[str]:

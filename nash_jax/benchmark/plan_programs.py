@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from nash_jax.config.schema import PHASES, Config, TrainConfig, chosen_stages
+from nash_jax.config.derived import chosen_stages
+from nash_jax.config.schema import PHASES, Config, TrainConfig
 from nash_jax.convert.hf import spec_from_config
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import evaluation_options

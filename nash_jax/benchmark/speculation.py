@@ -24,7 +24,7 @@ from nash_jax.benchmark.latency import time_interleaved
 from nash_jax.benchmark.texts import read_lines, share_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.generation.speculative import BLOCK
-from nash_jax.runtime.command import parse_flags, print_result, run_command
+from nash_jax.runtime.command import parse_flags, print_result, read_batch_sizes, run_command
 from nash_jax.runtime.compilation import enable_cache
 from nash_jax.seq2seq import Seq2Seq, load
 
@@ -72,9 +72,7 @@ def _parse(argv: Sequence[str]) -> dict[str, Any]:
     for name in ("model", "draft", "input"):
         if not given[name]:
             raise UserError(f"command line: no --{name}", "--model=FOLDER --draft=FOLDER --input=FILE")
-    if not all(size.isdecimal() and int(size) > 0 for size in given["batch_sizes"]):
-        raise UserError(f"--batch_sizes is {','.join(given['batch_sizes'])}", "whole numbers of 1 or more")
-    return given
+    return given | {"batch_sizes": read_batch_sizes(given["batch_sizes"])}
 
 
 def run(argv: Sequence[str]) -> None:
@@ -85,7 +83,7 @@ def run(argv: Sequence[str]) -> None:
     model, draft = load(given["model"]), load(given["draft"])
     share_tokenizer([model, draft])
     print_result("| batch | texts | differing | tokens a pass | speedup |", "|---|---|---|---|---|")
-    for size in map(int, given["batch_sizes"]):
+    for size in given["batch_sizes"]:
         found = measure(model, draft, texts, size, given["max_new_tokens"], given["runs"])
         middle, least, most = found["speedup"]
         cells = [size, found["rows"], found["differing"], f"{found['tokens_of_pass']:.2f} of {BLOCK}"]

@@ -9,17 +9,9 @@ from typing import Any
 
 import ml_collections
 
+from nash_jax.config.derived import all_stages, chosen_stages, export_formats
 from nash_jax.config.fields import check_of
-from nash_jax.config.schema import (
-    EXPORT_FORMATS,
-    PHASES,
-    STAGES,
-    Config,
-    DistillConfig,
-    all_stages,
-    chosen_stages,
-    export_formats,
-)
+from nash_jax.config.schema import EXPORT_FORMATS, PHASES, STAGES, Config, DistillConfig
 from nash_jax.errors import UserError, did_you_mean, require_packages
 from nash_jax.pruning.methods import METHODS
 from nash_jax.runtime.mesh import parse_mesh

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nash_jax.config.schema import Config, TaskConfig, chosen_stages
+from nash_jax.config.derived import chosen_stages
+from nash_jax.config.schema import Config, TaskConfig
 from nash_jax.data.decoding import decode_outputs, space_tokens, split_names, written_forms
 from nash_jax.data.pipeline import tokenize_sources
 from nash_jax.data.postprocess import postprocess_output

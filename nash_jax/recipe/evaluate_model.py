@@ -11,7 +11,8 @@ from typing import Any
 
 from nash_jax.benchmark.components import component_times
 from nash_jax.benchmark.latency import measure_latency
-from nash_jax.config.schema import Config, chosen_stages, lasting_settings
+from nash_jax.config.derived import chosen_stages, lasting_settings
+from nash_jax.config.schema import Config
 from nash_jax.data.checks import DataIssues
 from nash_jax.data.languages import has_languages, target_options
 from nash_jax.data.sources import load_rows

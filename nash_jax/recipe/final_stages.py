@@ -8,7 +8,7 @@ from typing import Any
 
 from nash_jax.benchmark.latency import measure_latency, speedups
 from nash_jax.benchmark.peers import find_systems, time_models
-from nash_jax.config.schema import export_formats
+from nash_jax.config.derived import export_formats
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions, score_models
 from nash_jax.evaluation.row_statistics import FILE, save_statistics

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from nash_jax.config.schema import STAGES, Config, chosen_stages
+from nash_jax.config.derived import chosen_stages
+from nash_jax.config.schema import STAGES, Config
 from nash_jax.recipe.evaluate_model import EVALUATION_STAGES, EvaluationRun
 from nash_jax.recipe.run import PruningRun
 from nash_jax.recipe.time_shape import TimingRun

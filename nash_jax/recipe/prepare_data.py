@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.benchmark.peers import find_systems
-from nash_jax.config.schema import PHASES, chosen_stages
+from nash_jax.config.derived import chosen_stages
+from nash_jax.config.schema import PHASES
 from nash_jax.data.decoding import keep_ids, split_names
 from nash_jax.data.pipeline import tokenize_sources
 from nash_jax.data.special_tokens import check_token_ids

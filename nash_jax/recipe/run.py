@@ -6,15 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nash_jax.config.schema import (
-    TEACHER_STAGES,
-    Config,
-    TrainConfig,
-    all_stages,
-    chosen_stages,
-    export_formats,
-    lasting_settings,
-)
+from nash_jax.config.derived import all_stages, chosen_stages, export_formats, lasting_settings
+from nash_jax.config.schema import TEACHER_STAGES, Config, TrainConfig
 from nash_jax.data.sources import Records
 from nash_jax.evaluation.sizes import component_sizes
 from nash_jax.recipe.context import RunContext

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.benchmark.latency import measure_latency, speedups
-from nash_jax.config.schema import Config, lasting_settings
+from nash_jax.config.derived import lasting_settings
+from nash_jax.config.schema import Config
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import check_positions
 from nash_jax.evaluation.sizes import component_sizes

@@ -66,6 +66,20 @@ def _read(own: flags.FlagValues, argv: Sequence[str], mistake: Callable[[flags.E
         raise mistake(error) from error
 
 
+def read_batch_sizes(values: Sequence[str]) -> list[int]:
+    """The numbers of a flag `--batch_sizes`.
+
+    Args:
+      values: the texts between its commas.
+
+    Raises:
+      UserError: if one is not a whole number of 1 or more.
+    """
+    if not all(value.isdecimal() and int(value) > 0 for value in values):
+        raise UserError(f"--batch_sizes is {','.join(values)}", "whole numbers of 1 or more")
+    return [int(value) for value in values]
+
+
 def print_result(*lines: str) -> None:
     """Prints what a command has done, until the reader stops: `| head` does before the end."""
     try:

@@ -17,7 +17,7 @@ from typing import Any
 
 import ml_collections
 
-from nash_jax.config.schema import teacher_settings
+from nash_jax.config.derived import teacher_settings
 from nash_jax.errors import UserError, did_you_mean
 from nash_jax.evaluation.metrics import METRICS
 from nash_jax.runtime.files import read_small

@@ -16,8 +16,9 @@ from typing import Any
 
 import ml_collections
 
+from nash_jax.config.derived import teacher_settings
 from nash_jax.config.parsing import parse_config
-from nash_jax.config.schema import Config, teacher_settings
+from nash_jax.config.schema import Config
 from nash_jax.errors import UserError
 from nash_jax.recipe.modes import times_shape
 

@@ -26,14 +26,8 @@ from typing import Any
 
 import jax
 
-from nash_jax.config.schema import (
-    TEACHER_STAGES,
-    Config,
-    all_settings,
-    chosen_stages,
-    lasting_settings,
-    teacher_settings,
-)
+from nash_jax.config.derived import all_settings, chosen_stages, lasting_settings, teacher_settings
+from nash_jax.config.schema import TEACHER_STAGES, Config
 from nash_jax.errors import UserError, did_you_mean
 from nash_jax.evaluation.row_statistics import FILE, RowStatistics, load_statistics
 from nash_jax.recipe.modes import times_shape

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nash_jax.config.schema import Config, all_settings, chosen_stages
+from nash_jax.config.derived import all_settings, chosen_stages
+from nash_jax.config.schema import Config
 from nash_jax.errors import UserError
 from nash_jax.evaluation.metrics import METRICS
 from nash_jax.recipe.workdir import read_done
