@@ -28,10 +28,9 @@ inline int64_t RoundUp(int64_t count, int64_t unit) { return (count + unit - 1) 
 // form for each set of instructions; Input is what a value of a row is stored as, Weight what a weight is.
 #if defined(__AVX512VNNI__)
 
-using Input = uint8_t;  // value + 128, as the instruction wants it; Correct() subtracts what that adds
+using Input = uint8_t;  // value + 128, as the instruction wants it; OffsetSums() says what that adds
 using Weight = int8_t;
 constexpr int kTileRows = 12, kOffset = 128;
-typedef Ints Sums;
 
 inline const Weight* Prepare(const int8_t* weights, int64_t, Weight*) { return weights; }
 
@@ -39,6 +38,21 @@ inline Ints AddProducts(Ints sums, const Input* x, Ints weights) {
   int32_t four;
   std::memcpy(&four, x, sizeof four);
   return (Ints)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(four), (__m512i)weights);
+}
+
+// Sums of a row of offsets: kOffset times the weights of each of 16 outputs.
+inline Ints OffsetSums(const int8_t* panel, int64_t depth) {
+  const int32_t offsets = kOffset * 0x01010101u;
+  const Input* row = reinterpret_cast<const Input*>(&offsets);
+  Ints found[4] = {};  // apart from each other, for an instruction does not wait for the last
+  for (int64_t group = 0; group < depth / kGroup; group += 4)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      Ints own = {};
+      if (group + i < depth / kGroup) std::memcpy(&own, panel + (group + i) * kGroup * kLanes, sizeof own);
+      found[i] = AddProducts(found[i], row, own);
+    }
+  return found[0] + found[1] + found[2] + found[3];
 }
 
 inline void Tile(const Input* x, int64_t stride, const Weight* weights, int64_t depth, int32_t* sums) {
@@ -64,6 +78,8 @@ inline void Tile(const Input* x, int64_t stride, const Weight* weights, int64_t 
 using Input = int16_t;
 using Weight = int16_t;  // [K / 2, 16, 2]: the instruction adds the products of two neighbours
 constexpr int kTileRows = 6, kOffset = 0;
+
+inline Ints OffsetSums(const int8_t*, int64_t) { return {}; }
 
 inline const Weight* Prepare(const int8_t* weights, int64_t depth, Weight* prepared) {
   for (int64_t from = 0; from < depth * kLanes; from += sizeof(__m256i)) {  // 8 outputs of a group
@@ -110,6 +126,8 @@ using Input = int16_t;
 using Weight = int16_t;  // [K, 16]
 constexpr int kTileRows = 4, kOffset = 0;
 
+inline Ints OffsetSums(const int8_t*, int64_t) { return {}; }
+
 inline const Weight* Prepare(const int8_t* weights, int64_t depth, Weight* prepared) {
   for (int64_t k = 0; k < depth; ++k)
     for (int lane = 0; lane < kLanes; ++lane)
@@ -142,23 +160,19 @@ void RoundRows(const float* x, int64_t rows, int64_t inputs, int64_t stride, Inp
 struct Memory {
   std::vector<Input> inputs;
   std::vector<Weight> weights = std::vector<Weight>(kDepth * kLanes);
-  std::vector<int32_t> sums = std::vector<int32_t>(kBlockRows * kLanes), ones;
+  std::vector<int32_t> sums = std::vector<int32_t>(kBlockRows * kLanes);
   std::vector<float> factors = std::vector<float>(kBlockRows);
 };
 
-// sums [rows, 16] = inputs · panel [K / 4, 16, 4]
+// sums [rows, 16] = inputs · panel [K / 4, 16, 4], and OffsetSums()
 void SumPanel(Memory& memory, const int8_t* panel, int64_t rows, int64_t stride) {
   std::fill(memory.sums.begin(), memory.sums.end(), 0);
-  int32_t offsets[kLanes] = {};
   for (int64_t k = 0; k < stride; k += kDepth) {
     const int64_t depth = std::min(kDepth, stride - k);
     const Weight* weights = Prepare(panel + k * kLanes, depth, memory.weights.data());
     for (int64_t r = 0; r < rows; r += kTileRows)
       Tile(memory.inputs.data() + r * stride + k, stride, weights, depth, memory.sums.data() + r * kLanes);
   }
-  if (kOffset == 0) return;
-  for (int64_t i = 0; i < stride * kLanes; ++i) offsets[i / kGroup % kLanes] += kOffset * panel[i];
-  for (int64_t i = 0; i < rows * kLanes; ++i) memory.sums[i] -= offsets[i % kLanes];
 }
 
 // y [R, M] = x [R, K] · W, whose panels are int8 [M / 16, K / 4, 16, 4]; a row of x is rounded to 8 bits too.
@@ -177,11 +191,12 @@ ffi::Error QuantizedProduct(ffi::ThreadPool pool, FloatsIn x, IntsIn panels, Flo
       RoundRows(x.typed_data() + row * inputs, some, inputs, stride, memory.inputs.data(), memory.factors.data());
       for (int64_t p = unit % parts * part; p < std::min(num_panels, (unit % parts + 1) * part); ++p) {
         SumPanel(memory, panels.typed_data() + p * stride * kLanes, some, stride);
+        const Ints added = OffsetSums(panels.typed_data() + p * stride * kLanes, stride);
         const Floats scale = Load(scales.typed_data() + p * kLanes) * static_cast<float>(kWeightUnit);
         for (int64_t r = 0; r < some; ++r) {
           Ints sums;
           std::memcpy(&sums, memory.sums.data() + r * kLanes, sizeof sums);
-          const Floats found = __builtin_convertvector(sums, Floats) * scale * memory.factors[r];
+          const Floats found = __builtin_convertvector(sums - added, Floats) * scale * memory.factors[r];
           Store(found, y->typed_data() + (row + r) * outputs + p * kLanes, outputs - p * kLanes);
         }
       }
