@@ -181,7 +181,7 @@ def test_any_text_is_read_or_refused_with_what_there_is():
     rng, tasks = random.Random(57), ["a", "b"]
     names = ["model", "task", "layers", "sparsity", "method", "layer", ""]
     values = ["t5-base", "a", "3", "0", "0.5", "nash", "1e-3", "é", "", "=", ","]
-    methods = {name for name in METHODS if not METHODS[name].searches}
+    methods = {name for name in METHODS if not METHODS[name].has_target}
     good = {"model": set(MODELS), "task": set(tasks), "method": methods, "layers": {"3"}}
     good["sparsity"] = {"0", "0.5", "1e-3"}
     outcomes = []
