@@ -56,6 +56,6 @@ def time_constraint(table: LatencyTable, spec: ModelSpec, speedup: float) -> Con
     if left <= 0:
         raise UserError(
             f"config.target_speedup is {speedup:g}",
-            f"less than {whole / max(whole - prunable, 1e-9):.2f}, the speedup of this model without any sub-layers",
+            f"less than {whole / (whole - prunable):.2f}, the speedup of this model without any sub-layers",
         )
     return Constraint(terms, sizes, 1 - left / prunable)

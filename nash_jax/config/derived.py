@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from nash_jax.config.schema import STAGES, TEACHER_STAGES, BenchmarkConfig, Config, PruneConfig, TrainConfig
+from nash_jax.pruning.methods import METHODS
 
 _LATER_IN_PHASES = ("average_decay", "average_last", "freeze_encoder")
 _LATER = (  # runs of an earlier version lack these
@@ -32,7 +33,7 @@ def all_stages(config: Config) -> tuple[str, ...]:
       config: of a run.
     """
     missing = {name for name in ("label", "halfway") if not getattr(config, name).is_on}
-    missing |= set() if config.method == "auto" else {"search"}
+    missing |= set() if METHODS[config.method].searches else {"search"}
     return tuple(name for name in STAGES if name not in missing)
 
 

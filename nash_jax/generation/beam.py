@@ -7,13 +7,13 @@ The result for an input does not depend on the other inputs: a finished input do
 Source of the algorithm: `GenerationMixin._beam_search` of transformers 5.23.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nash_jax.generation import sampling
-from nash_jax.generation.cache import Cache, CachedDecoder, get_column, set_column
+from nash_jax.generation.cache import Cache, CachedDecoder, get_column, pick_beams, set_column
 from nash_jax.generation.outputs import Decoded
 from nash_jax.generation.processors import apply_processors
 from nash_jax.generation.program_args import StaticArgs, TracedArgs
@@ -148,11 +148,13 @@ def _candidates(
     rank = sampling.add_gumbel_noise(flat, traced.key, traced.row_ids, state.length) if static.do_sample else flat
     index = sampling.top_k(rank, max(2, 1 + static.num_eos) * static.num_beams)[1]  # [B, C]
     parents, token = jnp.divmod(index, scores.shape[-1])
-    tokens = set_column(_pick(state.tokens, parents), token, state.length)
+    tokens = set_column(pick_beams(state.tokens, parents), token, state.length)
     if state.log_probs is None:
-        return Beams(tokens, _pick(flat, index), parents, None)
-    chosen = _pick(own.reshape(flat.shape), index)
-    return Beams(tokens, _pick(flat, index), parents, set_column(_pick(state.log_probs, parents), chosen, state.length))
+        return Beams(tokens, pick_beams(flat, index), parents, None)
+    chosen = pick_beams(own.reshape(flat.shape), index)
+    return Beams(
+        tokens, pick_beams(flat, index), parents, set_column(pick_beams(state.log_probs, parents), chosen, state.length)
+    )
 
 
 def _ended(tokens: jax.Array, length: jax.Array, traced: TracedArgs) -> jax.Array:
@@ -165,7 +167,7 @@ def _running(candidates: Beams, ended: jax.Array, num_beams: int) -> Beams:
     """Returns the K best candidates that have not ended."""
     scores = candidates.scores + ended * REJECTED
     best = sampling.top_k(scores, num_beams)[1]
-    return _pick(candidates._replace(scores=scores), best)
+    return pick_beams(candidates._replace(scores=scores), best)
 
 
 def _finish(candidates: Beams, ended: jax.Array, state: BeamState, traced: TracedArgs) -> Finished:
@@ -178,7 +180,7 @@ def _finish(candidates: Beams, ended: jax.Array, state: BeamState, traced: Trace
     scores = scores + full * REJECTED + ~state.open[:, None] * REJECTED + ~ended * REJECTED
     new = Finished(candidates.tokens, scores, jnp.full_like(candidates.parents, generated), ended, candidates.log_probs)
     merged = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), old, new)
-    return _pick(merged, sampling.top_k(merged.scores, num_beams)[1])
+    return pick_beams(merged, sampling.top_k(merged.scores, num_beams)[1])
 
 
 def _may_improve(scores: jax.Array, finished: Finished, generated: jax.Array, traced: TracedArgs) -> jax.Array:
@@ -187,10 +189,3 @@ def _may_improve(scores: jax.Array, finished: Finished, generated: jax.Array, tr
     reachable = scores[:, :1] / traced.beams.norms[jnp.where(traced.beams.score_at_max_length, longest, generated)]
     worst = jnp.where(finished.ended, jnp.min(finished.scores, axis=1, keepdims=True), REJECTED)
     return jnp.any(reachable > worst, axis=1)
-
-
-def _pick(tree: Any, index: jax.Array) -> Any:
-    """Selects entries [B, K] along the second axis of arrays [B, M, …]."""
-    return jax.tree.map(
-        lambda x: jnp.take_along_axis(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1), tree
-    )

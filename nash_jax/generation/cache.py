@@ -93,13 +93,15 @@ class CachedDecoder:
 
         Indices of each input by itself, so that a mesh which splits the inputs exchanges nothing.
         """
+        by_input = jax.tree.map(lambda x: x.reshape(*parents.shape, *x.shape[1:]), cache)
+        return jax.tree.map(lambda x, own: own.reshape(x.shape), cache, pick_beams(by_input, parents))
 
-        def pick(x: jax.Array) -> jax.Array:
-            beams = x.reshape(*parents.shape, *x.shape[1:])
-            index = parents.reshape(*parents.shape, *[1] * (x.ndim - 1))
-            return jnp.take_along_axis(beams, index, axis=1).reshape(x.shape)
 
-        return jax.tree.map(pick, cache)
+def pick_beams(tree: Any, index: jax.Array) -> Any:
+    """Returns the entries [B, K] along the second axis of arrays [B, M, ...]."""
+    return jax.tree.map(
+        lambda x: jnp.take_along_axis(x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1), tree
+    )
 
 
 def encode(model: Any, params: Any, input_ids: jax.Array, attention_mask: jax.Array, max_length: int) -> Encoded:
