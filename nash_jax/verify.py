@@ -42,7 +42,7 @@ def _verify_model(folder: Path) -> None:
     """As `verify_save`; also settings in text, which may be edited, must be there and be JSON."""
     from nash_jax.runtime.output_folder import verify_save
 
-    for name in verify_save(folder):
+    for name in verify_save(folder, every_hash=True):
         read_json(folder / name)
         print_result(f"edited   {folder / name} since it was saved, which is allowed")
 

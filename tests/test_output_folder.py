@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import xxhash
 from commands import LIMIT
 
 import nash_jax
@@ -55,7 +56,8 @@ def test_files_of_others_stay(save, tmp_path):
     )
     for name, entry in read_manifest(tmp_path).items():
         written = (tmp_path / name).read_bytes()
-        assert entry == {"size": len(written), "sha256": hashlib.sha256(written).hexdigest()}
+        hashes = {"sha256": hashlib.sha256(written).hexdigest(), "xxh3_128": xxhash.xxh3_128_hexdigest(written)}
+        assert entry == {"size": len(written)} | hashes
 
 
 def test_an_earlier_save_is_replaced(tmp_path):

@@ -24,6 +24,7 @@ from nash_jax.report.result import read_report
 from nash_jax.runtime.checksums import json_checksum
 from nash_jax.runtime.command import storage_problem
 from nash_jax.runtime.files import read_json, write_text
+from nash_jax.runtime.output_folder import MANIFEST
 from nash_jax.spec import ModelSpec, dense_spec
 from nash_jax.testing import random_params
 from nash_jax.training.checkpoint import Checkpointer
@@ -84,6 +85,23 @@ def test_a_file_is_gone_or_the_manifest_is_damaged(saved, tmp_path):
         nash_jax.load(tmp_path / "hf")
     (tmp_path / "hf" / "nash_jax.json").unlink()  # as another program writes such folders
     assert nash_jax.load(tmp_path / "hf").spec == SPEC
+
+
+@pytest.mark.parametrize("below", ["", "hf"])
+def test_both_hashes(saved, below, tmp_path, capsys):
+    """`load` compares XXH3, and SHA-256 where a manifest of version 1 has no other; `verify` compares both."""
+    folder = shutil.copytree(saved / below, tmp_path / "copy", ignore=shutil.ignore_patterns("hf"))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    name = max(manifest["files"], key=lambda name: manifest["files"][name]["size"])
+    manifest["files"][name]["sha256"] = "0" * 64
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"checksum": json_checksum(manifest["files"])}))
+    nash_jax.load(folder)
+    assert verify.main(["verify", str(folder)]) == 2 and name in capsys.readouterr().out
+    for entry in manifest["files"].values():
+        del entry["xxh3_128"]
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"manifest_version": 1}))
+    with pytest.raises(UserError, match=f"{name} was changed since it was saved"):
+        nash_jax.load(folder)
 
 
 def test_verifying_can_be_left_out(saved, tmp_path):

@@ -1,6 +1,6 @@
 """Folders that a save fills: all of its files or none, and nothing that someone else put there is changed.
 
-FOLDER/nash_jax.json   the manifest: the files that were saved there, with sizes and SHA-256; written last
+FOLDER/nash_jax.json   the manifest: the files that were saved there, with sizes and hashes; written last
 FOLDER/.nash_jax/      exists while a save runs: its lock, and the new files in `new`, renamed to `commit` when complete
 
 A process that is killed before the rename leaves the folder as it was; after it, the next reader or writer of the
@@ -8,6 +8,7 @@ folder completes the save.
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -21,13 +22,21 @@ from typing import Any
 from filelock import FileLock
 
 from nash_jax.errors import UserError
-from nash_jax.runtime.checksums import changed_file, checksum, checksums, list_files, parse_checksums, resized_file
+from nash_jax.runtime.checksums import (
+    changed_file,
+    checksums,
+    is_same,
+    json_checksum,
+    list_files,
+    parse_checksums,
+    resized_file,
+)
 from nash_jax.runtime.files import read_json, writing
 from nash_jax.runtime.locks import LockedError, acquire, make_lock
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 
 MANIFEST = "nash_jax.json"
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2  # 1 had neither XXH3 nor a checksum of its own
 _STAGING = ".nash_jax"
 _EDITABLE = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 _SAVE_AGAIN = f"copy the folder anew; if another program saved there since, delete {MANIFEST}"
@@ -121,11 +130,12 @@ def complete_save(folder: Path) -> None:
             _end(folder, lock)
 
 
-def verify_save(folder: Path) -> list[str]:
+def verify_save(folder: Path, *, every_hash: bool = False) -> list[str]:
     """Compares the files of a folder with what was saved there; does nothing without a manifest.
 
     Args:
       folder: a folder that `fill_folder` filled.
+      every_hash: compare SHA-256 too, not XXH3 alone.
 
     Returns:
       Files of settings in text, which a user may have edited, that are not as they were saved.
@@ -133,12 +143,12 @@ def verify_save(folder: Path) -> list[str]:
     Raises:
       UserError: naming another file that was changed or is missing, or a manifest that cannot be read.
     """
-    with verifying(folder) as edited:
+    with verifying(folder, every_hash=every_hash) as edited:
         return edited()
 
 
 @contextlib.contextmanager
-def verifying(folder: Path) -> Iterator[Callable[[], list[str]]]:
+def verifying(folder: Path, *, every_hash: bool = False) -> Iterator[Callable[[], list[str]]]:
     """Compares as `verify_save`: sizes and small files at once, large ones in a thread while the block reads them.
 
     Yields:
@@ -163,10 +173,11 @@ def verifying(folder: Path) -> Iterator[Callable[[], list[str]]]:
         return [name for name in saved if name not in fixed and changed_file(folder, {name: saved[name]})]
 
     large = {name: entry for name, entry in fixed.items() if entry["size"] > _LARGE}
+    changed = functools.partial(changed_file, every_hash=every_hash)
     compare(resized_file, fixed)
-    compare(changed_file, {name: entry for name, entry in fixed.items() if name not in large})
+    compare(changed, {name: entry for name, entry in fixed.items() if name not in large})
     with ThreadPoolExecutor(1) as pool:
-        compared = pool.submit(compare, changed_file, large)
+        compared = pool.submit(compare, changed, large)
         try:
             yield edited
         finally:
@@ -174,16 +185,17 @@ def verifying(folder: Path) -> Iterator[Callable[[], list[str]]]:
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Returns the files that a save wrote to a folder: relative path → {"size": bytes, "sha256": hexadecimal}.
+    """Returns the files that a save wrote to a folder: relative path → its checksum.
 
     Empty without a manifest, and for a file of this name that is not one.
     """
     try:
         found = read_json(folder / MANIFEST)
-        files = parse_checksums(found["files"])
+        files, version = parse_checksums(found["files"]), found["manifest_version"]
+        whole = version == 1 or (version == MANIFEST_VERSION and found["checksum"] == json_checksum(found["files"]))
     except (UserError, ValueError, KeyError):
         return {}
-    return files if found.get("manifest_version") == MANIFEST_VERSION else {}
+    return files if whole else {}
 
 
 def _begin(target: Path, new: Path) -> FileLock:
@@ -216,13 +228,14 @@ def _foreign_files(target: Path, new: Path) -> list[str]:
 
 def _is_saved(target: Path, name: str, saved: Mapping[str, Any]) -> bool:
     """Whether a file is still the one of an earlier save: another program may have written a newer one."""
-    return name in saved and (target / name).is_file() and checksum(target / name) == saved[name]
+    return name in saved and (target / name).is_file() and is_same(target / name, saved[name])
 
 
 def write_manifest(new: Path) -> None:
     """Writes the manifest of all files that are in a folder."""
     files, version = checksums(new), metadata.version("nash_jax")
-    content = {"manifest_version": MANIFEST_VERSION, "written_by": f"nash_jax {version}", "files": files}
+    content = {"manifest_version": MANIFEST_VERSION, "written_by": f"nash_jax {version}"}
+    content |= {"checksum": json_checksum(files), "files": files}
     (new / MANIFEST).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
