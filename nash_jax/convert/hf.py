@@ -132,10 +132,11 @@ def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) ->
     sizes, axes = spec.axis_sizes(), param_axes(spec)
     flat = {}
     for path, parts in names.items():
+        weights = [state.pop(name) for name in parts]  # taken out: the whole model is never held twice
         try:
-            flat[path] = _from_hf(path, [state[n] for n in parts], tuple(sizes[a] for a in axes[path]))
+            flat[path] = _from_hf(path, weights, tuple(sizes[a] for a in axes[path]))
         except ValueError as error:
-            shapes = " ".join(f"{n} has shape {state[n].shape}," for n in parts)
+            shapes = " ".join(f"{name} has shape {leaf.shape}," for name, leaf in zip(parts, weights, strict=True))
             raise UserError(f"{source}: {shapes} which does not fit config.json") from error
     params = unflatten(flat)
     check_params(spec, params, source)

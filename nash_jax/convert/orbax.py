@@ -3,7 +3,7 @@
 import math
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,18 @@ import numpy as np
 
 from nash_jax.errors import UserError
 from nash_jax.runtime.quiet import import_orbax
-from nash_jax.tree import check_shapes
+from nash_jax.tree import check_shapes, flatten, unflatten
 
 
 def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
     """Writes one tree of arrays to a new folder, atomically. All processes of a run must call it."""
     ocp = import_orbax()
-    ocp.save(os.path.abspath(folder), jax.tree.map(np.asarray, tree))
+    saving = ocp.options.ArrayOptions.Saving(use_compression=False)  # trained weights hardly shrink, and load slower
+    with ocp.Context(
+        array_options=ocp.options.ArrayOptions(saving=saving),
+        memory_options=ocp.options.MemoryOptions(deepcopy_host_arrays=False),  # nothing changes them meanwhile
+    ):
+        ocp.save(os.path.abspath(folder), jax.tree.map(np.asarray, tree))
 
 
 def load_tree(folder: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]] | None = None) -> Any:
@@ -43,13 +48,34 @@ def load_tree(folder: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ..
         if shapes is not None:
             check_shapes(metadata, shapes, str(path.parent))
         _check_claims(path, jax.tree.leaves(metadata))
-        abstract = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), metadata)
-        return ocp.load(os.path.abspath(path), abstract)
+        found = dict[str, Any]()
+        with ocp.Context(
+            pytree_options=ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
+        ):
+            for part in _parts(flatten(metadata)):
+                found |= flatten(ocp.load(os.path.abspath(path), unflatten(part)))
+        return unflatten(found)
     except UserError:
         raise
     except Exception as error:  # the library raises many types for files that it did not write
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"the checkpoint at {path} cannot be read: {reason}") from error
+
+
+_READ_AT_ONCE = 1 << 27  # bytes of arrays: Orbax reads all of a call at once, and holds each twice meanwhile
+
+
+def _parts(leaves: Mapping[str, Any]) -> Iterator[dict[str, np.ndarray]]:
+    """Path → array to fill, in parts of `_READ_AT_ONCE` bytes or of one larger array."""
+    part, size = dict[str, np.ndarray](), 0
+    for path, leaf in leaves.items():
+        part[path] = np.empty(leaf.shape, leaf.dtype)  # memory that is not written yet takes none
+        size += part[path].nbytes
+        if size >= _READ_AT_ONCE:
+            yield part
+            part, size = {}, 0
+    if part:
+        yield part
 
 
 _SMALL, _DENSEST = 256 << 20, 200  # bytes; how much a compressed byte may hold: of trained weights about 1.1

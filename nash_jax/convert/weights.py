@@ -173,7 +173,7 @@ def _float32(file: Path, name: str, tensor: np.ndarray) -> np.ndarray:
         return tensor
     if tensor.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
         raise _quantized(file, f"{name} is {tensor.dtype}")
-    return tensor.astype(np.float32)
+    return tensor.astype(np.float32, copy=False)
 
 
 def _torch_file(file: Path) -> Tensors:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import xxhash
 
 Checksum = dict[str, Any]  # {"size": bytes, "sha256": hexadecimal, "xxh3_128": the same; older files lack it}
-_HASHES = {"sha256": hashlib.sha256, "xxh3_128": xxhash.xxh3_128}
+_HASHES: dict[str, Callable[[], Any]] = {"sha256": hashlib.sha256, "xxh3_128": xxhash.xxh3_128}
 
 
 def list_files(folder: Path) -> list[str]:

@@ -1,7 +1,10 @@
-"""Freed memory is kept for the next step."""
+"""Memory of this process: what it holds, and that freed memory is kept for the next step."""
 
 import ctypes
 import sys
+from pathlib import Path
+
+from nash_jax.errors import UserError
 
 # of glibc's mallopt(3)
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
@@ -25,3 +28,16 @@ def keep_freed_memory() -> bool:
         return False
     options = {_MMAP_THRESHOLD: 32 * _MIB, _TRIM_THRESHOLD: 1024 * _MIB, _TOP_PAD: 64 * _MIB}
     return all(mallopt(option, value) == 1 for option, value in options.items())
+
+
+def anonymous_memory() -> int:
+    """Bytes that this process holds in memory, without pages of files that are mapped.
+
+    Raises:
+      UserError: on another system than Linux, which alone tells it.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
+    except (OSError, StopIteration) as error:
+        raise UserError("the memory of a process is not known here", "Linux") from error

@@ -1,0 +1,138 @@
+"""Time and memory of loading: `load` with its comparing of hashes and without, in turn; then of compaction.
+
+python -m nash_jax.benchmark.loading_cost [--preset=t5-base] [--runs=7]
+
+Uses random weights. The files are in the page cache, so that reading them costs the least and comparing the most.
+Memory is the most that a process of its own holds meanwhile, beyond what it held before, divided by the bytes of the
+parameters. Pages of mapped files are not counted: the system takes them back when it needs them.
+"""
+
+import contextlib
+import multiprocessing
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from nash_jax.benchmark.padding_cost import prune_model
+from nash_jax.runtime.command import parse_flags, print_result, run_command
+from nash_jax.runtime.memory import anonymous_memory, keep_freed_memory
+from nash_jax.seq2seq import Seq2Seq, load
+from nash_jax.spec import preset
+from nash_jax.testing import random_params
+from nash_jax.tree import flatten
+
+_SPARSITY = 0.3  # of the encoder, in the compaction
+_INTERVAL = 0.002  # s between two looks at the memory
+
+
+def seconds_of(call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds that a call takes, and those of all its threads on processors."""
+    begun, used = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - begun, time.process_time() - used
+
+
+def time_loading(folder: Path, runs: int) -> dict[bool, list[tuple[float, float]]]:
+    """Seconds of `load` by whether it compares hashes, [runs, 2], in turn after one that is not counted."""
+    load(folder)
+    taken: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    for run in range(2 * runs):
+        verify = run % 4 in (1, 2)  # first as often as second
+        taken[verify].append(seconds_of(lambda verify=verify: load(folder, verify=verify)))  # type: ignore[misc]
+    return taken
+
+
+def describe_times(taken: dict[bool, list[tuple[float, float]]]) -> str:
+    """Medians of both, and the median of the ratios of pairs with their range."""
+    told = list[str]()
+    for name, (plain, compared) in zip(
+        ("", " of processor time"), zip(*(np.array(taken[kind]).T for kind in (False, True)), strict=True), strict=True
+    ):
+        ratios = compared / plain
+        told.append(
+            f"{np.median(plain):.2f} s{name} without comparing, {np.median(compared):.2f} s with it, "
+            f"ratio {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f} in {len(ratios)} pairs)"
+        )
+    return "; ".join(told)
+
+
+@contextlib.contextmanager
+def watched_memory() -> Iterator[list[int]]:
+    """Watches this process while the block runs.
+
+    Yields:
+      A list that the end of the block fills with one number: the greatest memory beyond that at its begin, bytes.
+    """
+    begun, ended, found = anonymous_memory(), threading.Event(), list[int]()
+    highest = begun
+
+    def watch() -> None:
+        nonlocal highest
+        while not ended.wait(_INTERVAL):
+            highest = max(highest, anonymous_memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        watcher.join()
+        found.append(max(highest, anonymous_memory()) - begun)
+
+
+def peak_memory(folder: Path) -> tuple[float, float]:
+    """Peak memory of `load`, and of `load` and compaction, in units of the parameters' bytes.
+
+    The first is that of a second `load`, so that packages and the file formats' caches do not count.
+    """
+    load(folder)
+    with watched_memory() as of_load:
+        model = load(folder)
+    size = sum(leaf.nbytes for leaf in flatten(model.params).values())
+    with watched_memory() as of_compaction:
+        prune_model(model.spec, model.params, _SPARSITY, max(len(model.spec.decoder) // 4, 1))
+    return of_load[0] / size, 1 + of_compaction[0] / size
+
+
+def run(argv: Sequence[str]) -> None:
+    """Saves a model, loads it again and again, and prints seconds, their ratio, and memory."""
+    own = flags.FlagValues()
+    flags.DEFINE_string("preset", "t5-base", "", flag_values=own)
+    flags.DEFINE_integer("runs", 7, "", lower_bound=2, flag_values=own)
+    parse_flags(own, argv, "--preset=NAME, --runs=TIMES")
+    given = own.flag_values_dict()
+    spec = preset(given["preset"])
+    with tempfile.TemporaryDirectory() as place:
+        model = Seq2Seq(spec, random_params(spec))
+        for name, save in (("export", model.save), ("hf", model.save_hf)):
+            save(Path(place) / name)
+        del model, save
+        for name in ("export", "hf"):
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                loaded, compacted = process.submit(peak_memory, Path(place) / name).result()
+            print_result(
+                f"{given['preset']}, {name}: memory {loaded:.2f} times the parameters' to load, {compacted:.2f} times "
+                f"with a compaction to {_SPARSITY:.0%} less encoder and a quarter of the decoder"
+            )
+        keep_freed_memory()
+        for name in ("export", "hf"):
+            print_result(
+                f"{given['preset']}, {name}: {describe_times(time_loading(Path(place) / name, given['runs']))}"
+            )
+
+
+def main(argv: Sequence[str] = sys.argv) -> int:
+    """Exit status: see `run_command`."""
+    return run_command(run, argv, __doc__, "choose a smaller preset")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
