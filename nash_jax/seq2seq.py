@@ -19,7 +19,7 @@ from nash_jax.data.hub import fetch_model
 from nash_jax.data.languages import Languages, generation_languages, restored_languages
 from nash_jax.data.special_tokens import fill_special_tokens
 from nash_jax.data.tokenizers import HUB_FILES, has_tokenizer, load_tokenizer, save_tokenizer
-from nash_jax.engines.ct2 import CTranslate2Engine
+from nash_jax.engines import OTHER_ENGINES
 from nash_jax.errors import UserError, require_packages
 from nash_jax.export.ct2 import check_quantization, write_ctranslate2
 from nash_jax.generation.arguments import (
@@ -357,8 +357,9 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool =
       dtype: compute dtype of generation and logits; or "int8", on CPUs: float32 with the decoder's matrices and the LM
         head rounded to 8 bits, which is faster.
       verify: compare the files of a folder that nash_jax saved with the checksums in its manifest.
-      engine: what generates: "jax", or "ctranslate2", which is often faster on CPUs and takes further dtypes
-        (`nash_jax.engines.ct2.DTYPES`, such as "int8"); logits are always jax's, in float32 then.
+      engine: what generates: "jax"; or on CPUs "ctranslate2" or "onnxruntime" (greedy search alone), each with dtypes
+        of its own (`nash_jax.engines.ct2.DTYPES`, `nash_jax.engines.ort.DTYPES`). Logits are always jax's, in float32
+        then.
 
     Raises:
       UserError: if there is no such model or engine, it is not supported, or a file was changed since it was saved.
@@ -370,8 +371,8 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool =
     folder = find_folder(name) or fetch_model(name, HUB_FILES)
     complete_save(folder)
     model = _load_verified(folder, own) if verify else _load_folder(folder, own)
-    if engine == "ctranslate2":
-        model._generator = CTranslate2Engine(model.spec, model.params, dtype)
+    if engine in OTHER_ENGINES:
+        model._generator = OTHER_ENGINES[engine](model.spec, model.params, dtype)
     return model
 
 

@@ -47,6 +47,8 @@ def their_log_probs(folder, sources, targets):
 def test_log_probabilities_are_ours(case, tmp_path):
     family, seed = case
     spec = random_spec(seed, family=family, ragged=bool(seed % 2))
+    if spec.positions == "sinusoidal_tokens":  # where padding has no position, and so cannot be the start token
+        spec = dataclasses.replace(spec, decoder_start_id=spec.eos_id)
     model, rng = Seq2Seq(spec, random_params(spec, seed)), np.random.default_rng(seed)
     sources = rng.integers(3, spec.source_vocab_size, (2, 11))
     targets = rng.integers(3, spec.vocab_size, (2, 9))

@@ -99,14 +99,14 @@ def report(place, printed) -> dict:
     return json.loads((place / "runs" / "local-evaluate" / "report.json").read_text())
 
 
-@pytest.mark.parametrize("engine", ["ctranslate2", "ctranslate2_int8", "jax_int8"])
+@pytest.mark.parametrize("engine", ["ctranslate2", "ctranslate2_int8", "jax_int8", "onnxruntime"])
 def test_another_engine_is_scored_beside_ours(place, tmp_path, engine):
     config = make_config(place, **{"model.init": "ragged", "stages": "evaluate", "evaluate.engine": engine})
     report = EvaluationRun(config, tmp_path / engine).run()
     metrics, paired = report["metrics"], report["paired"]["exact_match"]
     assert set(metrics) == {"jax", "model", "baselines"}
     assert paired["difference"] == metrics["model"]["exact_match"] - metrics["jax"]["exact_match"]
-    if engine == "ctranslate2":
+    if engine in ("ctranslate2", "onnxruntime"):
         assert metrics["model"] == metrics["jax"]  # the same outputs
     low, high = paired["difference_low"], paired["difference_high"]
     assert f"({low:+.2f} to {high:+.2f}) against jax" in summary(report)

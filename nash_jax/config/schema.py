@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 EXPORT_FORMATS = {  # what the stage `export` can write beside the export → the extra that it needs
     "hf": "", "ct2": "ctranslate2", "ct2_int8": "ctranslate2", "onnx": "onnx", "onnx_int8": "onnx", "stablehlo": "",
 }  # fmt: skip
-EVALUATION_ENGINES = ("jax", "jax_int8", "ctranslate2", "ctranslate2_int8")
+EVALUATION_ENGINES = ("jax", "jax_int8", "ctranslate2", "ctranslate2_int8", "onnxruntime", "onnxruntime_int8")
 STAGES = (
     "data", "finetune", "label", "halfway", "search", "shorten", "prune", "compact", "retrain", "evaluate", "benchmark",
     "export",
@@ -329,8 +329,8 @@ class EvaluateConfig:
       batch_size: rows generated together.
       reference: the dense form of the one model that is evaluated (folder or hub name), against which its
         sparsity is counted; empty: not known.
-      engine: what generates for the one model that is evaluated: `jax`, `jax_int8`, `ctranslate2` or
-        `ctranslate2_int8`; with the latter three its scores are also compared with those of `jax`.
+      engine: what generates for the one model that is evaluated: `jax`, `ctranslate2` or `onnxruntime`, or one of them
+        with `_int8`; with all but `jax` its scores are also compared with those of `jax`.
       num_beams: beams of the outputs that are scored on the test rows, and by default of the exported model.
         Validation during training is greedy.
       length_penalty: power of the length that beams' scores are divided by.

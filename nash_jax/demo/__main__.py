@@ -2,7 +2,7 @@
 
   --dense, --pruned   folders of models, or hub names; one without tokenizer, as finetune/model of a run, takes
                       that of the other
-  --engine            jax (default) or ctranslate2, for both
+  --engine            jax (default), ctranslate2 or onnxruntime, for both
   --dtype             float32 (default), bfloat16, or int8 on CPUs; with --engine=ctranslate2 also int16, float16
   --prefix            goes before every text, such as --prefix="summarize: "
   --max_new_tokens    generated tokens at most; left out: the models' own limit

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from nash_jax.engines.lengths import length_limits
 from nash_jax.errors import UserError
 from nash_jax.export.ct2 import write_ctranslate2
 from nash_jax.export.vocabulary import token_names
 from nash_jax.generation.arguments import preview
 from nash_jax.generation.engine import BatchGenerator, OnToken, check_stream
 from nash_jax.generation.inputs import PaddedInputs, check_ids
-from nash_jax.generation.options import DEFAULT_NEW_TOKENS, GenerationOptions
+from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.outputs import ScoredIds
 from nash_jax.spec import ModelSpec
 
@@ -142,7 +143,7 @@ class CTranslate2Engine(BatchGenerator):
 
     def _arguments(self, options: GenerationOptions, prefix: int, stop_at_eos: bool) -> dict[str, Any]:
         """Returns the arguments of `translate_batch` for these options."""
-        longest, least = _limits(options, prefix)
+        longest, least = length_limits(options, prefix)
         forbidden = [[number] for number in options.suppress_tokens] + [list(ids) for ids in options.bad_words_ids]
         found = {
             "beam_size": options.num_beams, "num_hypotheses": options.num_return_sequences,
@@ -168,16 +169,6 @@ class CTranslate2Engine(BatchGenerator):
         for i, row in enumerate(rows):
             found[i, : len(row)] = row
         return found
-
-
-def _limits(options: GenerationOptions, prefix: int) -> tuple[int, int]:
-    """Returns the largest and the smallest number of tokens after the start token, `prefix` of them from a prompt."""
-    new = DEFAULT_NEW_TOKENS if options.max_new_tokens is None else options.max_new_tokens
-    by_length = options.max_new_tokens is None and options.max_length is not None
-    longest = options.max_length - 1 if by_length and options.max_length else prefix + new
-    if options.min_new_tokens is not None:
-        return longest, prefix + options.min_new_tokens
-    return longest, max(options.min_length - 1, 0)
 
 
 def _load(folder: str, dtype: str) -> Any:

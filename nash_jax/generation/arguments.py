@@ -11,7 +11,7 @@ from nash_jax.generation.options import GenerationOptions
 from nash_jax.spec import ModelSpec
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
-ENGINES = ("jax", "ctranslate2")  # what generates
+ENGINES = ("jax", "ctranslate2", "onnxruntime")  # what generates
 _INT_LIMIT = 2**31
 
 

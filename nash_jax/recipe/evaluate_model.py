@@ -19,7 +19,7 @@ from nash_jax.data.sources import load_rows
 from nash_jax.data.special_tokens import check_token_ids
 from nash_jax.data.summary import format_summary, summarize_data
 from nash_jax.data.tokenizers import choose_tokenizer
-from nash_jax.engines.ct2 import CTranslate2Engine
+from nash_jax.engines import OTHER_ENGINES
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, check_positions, evaluation_options, score_models
 from nash_jax.evaluation.row_subsets import check_subsets
@@ -86,7 +86,7 @@ class EvaluationRun:
         name, _, dtype = self.config.evaluate.engine.partition("_")
         if name == "jax" and not dtype:
             return {"model": self._split_engine}
-        other = Engine if name == "jax" else CTranslate2Engine
+        other = {"jax": Engine, **OTHER_ENGINES}[name]
         return {"jax": self._split_engine, "model": other(self.given.spec, self.given.params, dtype or "float32")}
 
 
