@@ -8,7 +8,7 @@
   --truncate    cuts texts that are longer than the positions of the model, instead of refusing them
   --source_lang and --target_lang  languages of the texts and of the outputs, for mBART, NLLB and M2M100
   --batch_size  texts generated together (16)
-  --engine      jax (default) or ctranslate2, where it is installed: often faster on CPUs
+  --engine      jax (default) or ctranslate2, where it is installed
   --dtype       float32 (default), bfloat16, or int8 on CPUs; with --engine=ctranslate2 also int16, float16
   --labels      a list in JSON: each output is one of these texts, such as --labels='["yes","no"]'
   --return_scores  writes log-probabilities too, in the column "output_scores" of .jsonl

@@ -5,10 +5,13 @@ import json
 import os
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 from commands import LIMIT
 
+from nash_jax.benchmark import latency
+from nash_jax.config.schema import BenchmarkConfig
 from nash_jax.generation import batching
 from nash_jax.runtime.files import write_text
 from nash_jax.runtime.progress import ENOUGH, FIRST_BATCH, Progress
@@ -232,3 +235,14 @@ def test_generation_says_so_unless_it_is_to_say_nothing(monkeypatch, capsys, sho
         time.sleep(0.2)
     bar.close()
     assert (f"generating: {FIRST_BATCH}" in capsys.readouterr().err) == expected
+
+
+def test_a_long_benchmark_says_what_it_does(monkeypatch, capsys):
+    monkeypatch.setattr("nash_jax.runtime.progress._EVERY", 0.01)
+    for name in ("encoding_call", "generation_call"):
+        monkeypatch.setattr(latency, name, lambda *_: lambda: time.sleep(0.2))
+    engines = {"dense": SimpleNamespace(spec=SimpleNamespace(source_vocab_size=9))}
+    config = BenchmarkConfig(batch_sizes=(2,), source_length=4, new_tokens=(3,), runs=1)
+    assert [row["batch_size"] for row in latency.measure_latency(engines, config)] == [2]
+    said = capsys.readouterr().err
+    assert "benchmark: compiling, 0 s so far" in said and "benchmark: timing " in said

@@ -110,7 +110,7 @@ def check_folder(folder: Path) -> None:
     """Raises FileNotFoundError, which says what to do, for what `save_onnx` did not write."""
     if not graph_files(folder, "encoder_model"):
         found = "a folder without onnx/encoder_model*.onnx" if folder.is_dir() else "not a folder"
-        do = f'nash_jax.load("EXPORT").save_onnx("{folder.name}") writes one'
+        do = 'nash_jax.load("EXPORT").save_onnx("FOLDER") writes one'
         raise FileNotFoundError(f"{folder} is {found}; expected a folder of save_onnx; {do}")
 
 

@@ -66,7 +66,7 @@ def find_programs(folder: Path) -> Path:
     """
     if not (folder / "stablehlo" / "programs.json").exists():
         found = "a folder without stablehlo/programs.json" if folder.is_dir() else "not a folder"
-        do = f'nash_jax.load("EXPORT").save_stablehlo("{folder.name}") writes one'
+        do = 'nash_jax.load("EXPORT").save_stablehlo("FOLDER") writes one'
         raise FileNotFoundError(f"{folder} is {found}; expected a folder of save_stablehlo; {do}")
     return folder / "stablehlo"
 
