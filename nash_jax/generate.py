@@ -21,6 +21,7 @@ Stopped and started again, the same command continues where it stopped.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -148,7 +149,10 @@ def run(argv: Sequence[str]) -> None:
         if len(output):
             _tell(f"{job.output}: {len(output):,} rows were there; going on with the others")
         bar = Progress("generating", scan.num_rows, len(output), unit="row")
-        for batch in generator.results(file.rows(scan), output):
+        results_left = generator.results(file.rows(scan), output)
+        with bar.first_batch():
+            first = list(itertools.islice(results_left, 1))
+        for batch in itertools.chain(first, results_left):
             output.add(batch)
             bar.update(len(output))
         bar.close()

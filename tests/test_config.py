@@ -339,3 +339,14 @@ def test_choices_on_fields_are_the_tables():
         owner = getattr(Config(), group) if group else Config()
         (field,) = [field for field in dataclasses.fields(owner) if field.name == name]
         assert check_of(field).choices == tuple(names), place
+
+
+def test_an_unknown_form_of_export_is_found_before_a_package_is_missed(monkeypatch):
+    monkeypatch.setattr("nash_jax.errors.is_installed", lambda package: False)
+    config = default_config()
+    config.export = "onnx,tflite"
+    with pytest.raises(UserError, match=r"config\.export names 'tflite'; expected some of hf,ct2,ct2_int8,onnx,"):
+        parse_config(config)
+    config.export = "onnx"
+    with pytest.raises(UserError, match=r"not installed: onnx, onnxruntime; .*pip install 'nash_jax\[onnx\]'"):
+        parse_config(config)

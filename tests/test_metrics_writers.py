@@ -4,11 +4,17 @@ import io
 import json
 import os
 import socket
+import time
+from types import SimpleNamespace
 
 import pytest
+from commands import LIMIT
 
+from nash_jax.benchmark import latency
+from nash_jax.config.schema import BenchmarkConfig
+from nash_jax.generation import batching
 from nash_jax.runtime.files import write_text
-from nash_jax.runtime.progress import ENOUGH, Progress
+from nash_jax.runtime.progress import ENOUGH, FIRST_BATCH, Progress
 from nash_jax.training.writers import JsonlWriter, optional_writers, read_rows
 
 
@@ -199,3 +205,44 @@ def test_nothing_left_to_do():
     stream = io.StringIO()
     Progress("prune", 8, 8, stream).close()
     assert stream.getvalue() == ""
+
+
+def test_a_first_batch_that_compiles_for_long_says_so(monkeypatch):
+    monkeypatch.setattr("nash_jax.runtime.progress._EVERY", 0.01)
+    for stream in (io.StringIO(), Terminal()):
+        progress = Progress("prune", 8, 0, stream)
+        deadline = time.monotonic() + LIMIT
+        with progress.first_batch():
+            while "so far" not in stream.getvalue() and time.monotonic() < deadline:
+                time.sleep(0.01)
+        progress.close()
+        assert "prune: " in stream.getvalue()
+        assert f"{FIRST_BATCH}, 0 s so far" in stream.getvalue()
+
+
+def test_a_quick_first_batch_says_nothing():
+    stream = io.StringIO()
+    with Progress("prune", 8, 0, stream).first_batch():
+        pass
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(("shown", "expected"), [(None, True), (True, True), (False, False)])
+def test_generation_says_so_unless_it_is_to_say_nothing(monkeypatch, capsys, shown, expected):
+    monkeypatch.setattr("nash_jax.runtime.progress._EVERY", 0.01)
+    bar = batching._DelayedProgress(8, shown)
+    with bar.first_batch():
+        time.sleep(0.2)
+    bar.close()
+    assert (f"generating: {FIRST_BATCH}" in capsys.readouterr().err) == expected
+
+
+def test_a_long_benchmark_says_what_it_does(monkeypatch, capsys):
+    monkeypatch.setattr("nash_jax.runtime.progress._EVERY", 0.01)
+    for name in ("encoding_call", "generation_call"):
+        monkeypatch.setattr(latency, name, lambda *_: lambda: time.sleep(0.2))
+    engines = {"dense": SimpleNamespace(spec=SimpleNamespace(source_vocab_size=9))}
+    config = BenchmarkConfig(batch_sizes=(2,), source_length=4, new_tokens=(3,), runs=1)
+    assert [row["batch_size"] for row in latency.measure_latency(engines, config)] == [2]
+    said = capsys.readouterr().err
+    assert "benchmark: compiling, 0 s so far" in said and "benchmark: timing " in said

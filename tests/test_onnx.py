@@ -247,6 +247,24 @@ def test_the_command_of_the_loop_prints_our_texts(t5):
     assert without_jax(folder, *TEXTS) == texts and len(set(texts)) > 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["{}/empty", "a text"],
+            "empty is a folder without onnx/encoder_model*.onnx; expected a folder of save_onnx",
+        ),
+        (["{}/none", "a text"], "none is not a folder; expected a folder of save_onnx; nash_jax.load"),
+        (["{}/empty"], 'expected a folder of save_onnx and texts: run.py FOLDER "a text"'),
+    ],
+)
+def test_the_loop_says_what_is_wrong_on_one_line(arguments, message, tmp_path):
+    (tmp_path / "empty").mkdir()
+    command = [sys.executable, str(ROOT / "nash_jax/export/onnx/run.py"), *(a.format(tmp_path) for a in arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
 @pytest.fixture(scope="module")
 def node_modules():
     """The folder with transformers.js: that of NASH_JAX_NODE_MODULES, or node_modules of the checkout."""
@@ -259,6 +277,23 @@ def node_modules():
             " node_modules in NASH_JAX_NODE_MODULES"
         )
     return place
+
+
+def test_the_script_for_node_says_what_is_wrong_on_one_line(node_modules, tmp_path):
+    script = str(ROOT / "docs/examples/onnx/generate.mjs")
+    (tmp_path / "model" / "onnx").mkdir(parents=True)
+    (tmp_path / "model" / "onnx" / "encoder_model_quantized.onnx").touch()
+    for arguments, place, message in (
+        ([tmp_path], node_modules, "has no onnx/encoder_model*.onnx; expected a folder of save_onnx"),
+        ([], node_modules, "no folder; expected one of save_onnx"),
+        ([tmp_path / "model", "fp32"], node_modules, "has no graphs of fp32; expected q8"),
+        ([tmp_path / "model"], tmp_path, "has no @huggingface/transformers; npm install it here"),
+    ):
+        done = subprocess.run(
+            ["node", script, *map(str, arguments)], capture_output=True, text=True, timeout=LIMIT, check=False,
+            env=os.environ | {"NODE_MODULES": str(place)}, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 
 def in_node(node_modules, folder, rows, dtype="fp32"):

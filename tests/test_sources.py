@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from nash_jax.config.schema import TaskConfig
-from nash_jax.data.files import FILE_KINDS
+from nash_jax.data.files import FILE_KINDS, find_files, near_path
 from nash_jax.data.sources import SPLITS, load_rows
 from nash_jax.errors import UserError
 
@@ -328,3 +328,15 @@ def test_the_split_does_not_depend_on_limits_or_prefix(pronunciations):
     for split in SPLITS:
         few = pronunciations[split][: 50 if split == "train" else 20]
         assert rows[split] == [{**row, "source": f"say: {row['source']}"} for row in few]
+
+
+def test_a_misspelt_file_or_model_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.jsonl").touch()
+    (tmp_path / "my-t5").mkdir()
+    with pytest.raises(
+        UserError, match=r"no file trian\.jsonl \(did you mean 'train\.jsonl'\?\); expected an existing"
+    ):
+        find_files("trian.jsonl", "config.task.train_file")
+    assert near_path(Path("my-t55")) == " (did you mean 'my-t5'?)"
+    assert near_path(Path("google/flan-t5-small")) == near_path(Path("unlike")) == ""

@@ -105,6 +105,24 @@ runpy.run_path({str(ROOT / "nash_jax/export/stablehlo/run.py")!r}, run_name="__m
     assert count_same(model.generate_ids(*inputs)[:1], found, model.spec.pad_id) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["{}", "4"],
+            "is a folder without stablehlo/programs.json; expected a folder of save_stablehlo; nash_jax.load",
+        ),
+        (["{}/none", "4"], "none is not a folder; expected a folder of save_stablehlo; "),
+        (["{}", "a text"], "expected a folder of save_stablehlo and the token ids of one input"),
+        ([], "expected a folder of save_stablehlo and the token ids of one input"),
+    ],
+)
+def test_the_command_says_what_is_wrong_on_one_line(arguments, message, tmp_path):
+    command = [sys.executable, str(ROOT / "nash_jax/export/stablehlo/run.py"), *(a.format(tmp_path) for a in arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
 def test_mistakes(tmp_path):
     model = Seq2Seq(*check_model("t5", "shortened"))
     with pytest.raises(UserError, match=r"num_beams=2 in a StableHLO program; expected greedy search"):

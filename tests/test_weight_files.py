@@ -276,3 +276,23 @@ def test_float16_that_overflowed_in_pytorch(torch, tmp_path):
         with pytest.raises(UserError, match=r"encoder.layers.0.fc1.weight holds 1 values that are inf or NaN"):
             nash_jax.load(tmp_path)
         (tmp_path / "model.safetensors").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "engine", "method"),
+    [
+        ("model.bin", "CTranslate2", "save_ct2"),
+        ("onnx/encoder_model.onnx", "ONNX Runtime", "save_onnx"),
+        ("onnx/encoder_model_quantized.onnx", "ONNX Runtime", "save_onnx"),
+        ("stablehlo/programs.json", "jax alone", "save_stablehlo"),
+    ],
+)
+def test_a_folder_for_another_engine_is_named(tmp_path, file, engine, method):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    for name in (file, "config.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(
+        UserError, match="which nash_jax does not read; expected an export, or a folder in the"
+    ) as error:
+        nash_jax.load(tmp_path)
+    assert f"is a folder for {engine} ({file})" in str(error.value) and method in str(error.value)

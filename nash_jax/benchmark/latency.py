@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import numpy as np
 from nash_jax.config.schema import BenchmarkConfig
 from nash_jax.generation.engine import BatchGenerator, Engine
 from nash_jax.generation.options import GenerationOptions
+from nash_jax.runtime.progress import say_while
 
 Name = TypeVar("Name", bound=Hashable)
 Call = Callable[[], Any]
@@ -44,12 +46,22 @@ def measure_latency(engines: Mapping[str, Engine], config: BenchmarkConfig, seed
         for size in config.batch_sizes
         for tokens in config.new_tokens
     }
-    compile_all([call for calls in (*encode.values(), *whole.values()) for call in calls.values()])
-    encode_ms = {size: time_interleaved(calls, config.runs) for size, calls in encode.items()}
-    rows = []
-    for (size, tokens), calls in whole.items():
-        for name, ms in time_interleaved(calls, config.runs).items():
-            rows.append(_row(name, size, tokens, config, ms, float(np.median(encode_ms[size][name]))))
+    rows: list[dict[str, Any]] = []
+    encode_ms: dict[int, dict[str, np.ndarray]] = {}
+    doing = "compiling"
+
+    def say(seconds: float) -> None:
+        print(f"benchmark: {doing}, {seconds:.0f} s so far", file=sys.stderr, flush=True)
+
+    with say_while(say):
+        compile_all([call for calls in (*encode.values(), *whole.values()) for call in calls.values()])
+        for size, calls in encode.items():
+            doing = f"timing encoders, batch {size}"
+            encode_ms[size] = time_interleaved(calls, config.runs)
+        for (size, tokens), calls in whole.items():
+            doing = f"timing batch {size}, {tokens} new tokens"
+            for name, ms in time_interleaved(calls, config.runs).items():
+                rows.append(_row(name, size, tokens, config, ms, float(np.median(encode_ms[size][name]))))
     return rows
 
 

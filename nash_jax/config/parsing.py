@@ -135,10 +135,12 @@ def _check_together(config: Config) -> None:
     parse_mesh(config.mesh)
     _check_named(config)
     chosen = chosen_stages(config)
-    for name in export_formats(config) if "export" in chosen else ():
+    formats = export_formats(config) if "export" in chosen else ()
+    for name in formats:
         if name not in EXPORT_FORMATS:
             near = did_you_mean(name, EXPORT_FORMATS)
             raise UserError(f"config.export names {name!r}{near}", f"some of {','.join(EXPORT_FORMATS)}")
+    for name in formats:
         if EXPORT_FORMATS[name]:
             require_packages(EXPORT_FORMATS[name])  # now, not after hours of training
     for name in ("encoder_layers", "decoder_layers") if "shorten" in chosen else ():

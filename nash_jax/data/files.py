@@ -3,7 +3,7 @@
 import glob
 from pathlib import Path
 
-from nash_jax.errors import UserError
+from nash_jax.errors import UserError, did_you_mean
 from nash_jax.runtime.files import check_not_pointer
 
 FILE_KINDS = ".jsonl, .json, .csv, .tsv, .parquet or .arrow, also with .gz, or a folder of datasets.save_to_disk"
@@ -50,11 +50,20 @@ def _matches(name: str, setting: str, output: Path | None) -> list[Path]:
     files = [match for match in matches if _is_data(match) and not (output and _is_beside(match, output))]
     if not files:
         folder = path if path.is_dir() else next((match for match in matches if match.is_dir()), None)
-        what, do = f"no file {name}", ""
+        what, do = f"no file {name}{near_path(path)}", ""
         if folder:
             what, do = f"{folder} is a folder, which datasets.save_to_disk did not write", f"name its files: {folder}/*"
         raise UserError(f"{setting}: {what}".removeprefix(": "), "an existing file", do)
     return files
+
+
+def near_path(path: Path) -> str:
+    """Returns ` (did you mean 'x'?)` with the most similar name that is in the path's folder, or an empty string."""
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return ""
+    return did_you_mean(path.name, names, cutoff=0.8)
 
 
 def _is_beside(path: Path, output: Path) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nash_jax.data.files import near_path
 from nash_jax.data.tasks import Task
 from nash_jax.errors import UserError
 
@@ -28,8 +29,12 @@ def fetch_repository(name: str, patterns: Sequence[str], what: str) -> Path:
     Raises:
       UserError: if the hub does not answer or does not have the repository, and the cache does not have it either.
     """
+    near = near_path(Path(name))
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"{what}: no folder {name!r}", "a folder, or a name on the hub such as google/flan-t5-small")
+        raise UserError(
+            f"{what}: no folder {name!r}{near}",
+            "a folder, or a name on the hub such as google/flan-t5-small",
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import HFValidationError
@@ -38,7 +43,7 @@ def fetch_repository(name: str, patterns: Sequence[str], what: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (OSError, HFValidationError) as error:  # all other errors of the hub client are OSErrors
         raise UserError(
-            f"{what} {name!r} is not a folder, and could not be downloaded from the hub: {first_line(error)}",
+            f"{what} {name!r}{near} is not a folder, and could not be downloaded from the hub: {first_line(error)}",
             f"an answer of the hub, or the {what} in the cache {HF_HUB_CACHE}",
             OFFLINE_ADVICE,
         ) from error

@@ -3,6 +3,7 @@
 Letters: B inputs, S source length, n outputs for each input, L output length in tokens.
 """
 
+import contextlib
 import math
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from nash_jax.generation.inputs import PaddedInputs, batch_bucket, check_ids, ch
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.outputs import ScoredIds
 from nash_jax.ragged import Ragged
-from nash_jax.runtime.progress import Progress
+from nash_jax.runtime.progress import Progress, say_while
 
 Item = TypeVar("Item")
 
@@ -94,8 +95,10 @@ def _batches(
     count, bar, compiled = 0, _DelayedProgress(sum(map(len, batches)), progress), set[int]()
     for numbers in batches:
         inputs = _pad(data, numbers, batch_rows, engine.spec.pad_id, first_row)
-        yield numbers, inputs
-        count, width = count + len(numbers), inputs.input_ids.shape[1]
+        width = inputs.input_ids.shape[1]
+        with contextlib.nullcontext() if width in compiled else bar.first_batch():
+            yield numbers, inputs
+        count += len(numbers)
         bar.update(count, width in compiled)
         compiled.add(width)
     bar.close()
@@ -106,9 +109,19 @@ class _DelayedProgress:
 
     def __init__(self, total: int, shown: bool | None) -> None:
         self._total, self._bar = total, Progress("generating", total, 0, unit="input") if shown else None
-        self._due = time.monotonic() + (PROGRESS_DELAY_S if shown is None else math.inf)
+        self._due, self._count = time.monotonic() + (PROGRESS_DELAY_S if shown is None else math.inf), 0
+
+    def first_batch(self) -> contextlib.AbstractContextManager[None]:
+        """As of `Progress`, while the caller generates; nothing where nothing is to be shown."""
+        return say_while(self._say_first_batch) if self._due < math.inf or self._bar else contextlib.nullcontext()
+
+    def _say_first_batch(self, seconds: float) -> None:
+        if self._bar is None:
+            self._bar = Progress("generating", self._total, self._count, unit="input")
+        self._bar.say_first_batch(seconds)
 
     def update(self, count: int, typical: bool) -> None:
+        self._count = count
         if self._bar is None and time.monotonic() > self._due and count < self._total:
             self._bar = Progress("generating", self._total, count, unit="input")
         elif self._bar is not None:

@@ -1,13 +1,16 @@
 """Progress of a long stage."""
 
+import contextlib
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 ENOUGH = 5  # updates, at least, before a remaining time is shown
+FIRST_BATCH = "the first batch of a new length takes longer"  # where jax runs it: it compiles
 _EVERY = 10.0  # seconds between plain lines
 
 
@@ -60,9 +63,41 @@ class Progress:
         left = "" if seconds is None else f"{seconds:.0f} s left"
         return ", ".join(part for part in (left, describe()) if part)
 
+    def first_batch(self) -> contextlib.AbstractContextManager[None]:
+        """Around a batch of a new length, which may compile for minutes: says so after 10 seconds, then more rarely."""
+        return say_while(self.say_first_batch)
+
+    def say_first_batch(self, seconds: float) -> None:
+        """A batch of a new length takes so many seconds by now."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"{FIRST_BATCH}, {seconds:.0f} s so far")
+        else:
+            print(f"{self.phase}: {FIRST_BATCH}, {seconds:.0f} s so far", file=self.stream, flush=True)
+            self._said = self._clock()
+
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+@contextlib.contextmanager
+def say_while(say: Callable[[float], None]) -> Iterator[None]:
+    """Calls `say` with the seconds so far, after 10, 30, 70, 150 … seconds, until the block ends."""
+    ended, begun = threading.Event(), time.monotonic()
+
+    def speak() -> None:
+        wait = _EVERY
+        while not ended.wait(wait):
+            say(time.monotonic() - begun)
+            wait *= 2
+
+    thread = threading.Thread(target=speak, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class _Pace:

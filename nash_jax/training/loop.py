@@ -90,7 +90,8 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
         while step < phase.num_steps:
             batch = place_batch(mesh, next(batches))
             ran: set[Any] = {tuple(rows.shape for rows in batch.values())}
-            state, metrics = phase.step(state, phase.teacher_params, batch)
+            with contextlib.nullcontext() if ran <= compiled else progress.first_batch():
+                state, metrics = phase.step(state, phase.teacher_params, batch)
             step += 1
             window.add(metrics)
             values, rank = dict[str, float](), None

@@ -4,17 +4,34 @@
 //                                                with "max_new_tokens" if the folder's settings should not count
 // prints one JSON object a line: {"ids": […], "text": …}
 //
-// npm install @huggingface/transformers          NODE_MODULES: the folder it is in, if not beside this file
+// Without fp32 or q8 it takes the graphs that are there, float32 before int8.
+// npm install @huggingface/transformers          NODE_MODULES: its folder, if not node_modules of the current folder
+import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import readline from 'node:readline';
 import { pathToFileURL } from 'node:url';
 
-const place = path.resolve(process.env.NODE_MODULES ?? 'node_modules');
-const entry = createRequire(path.join(place, 'any.js')).resolve('@huggingface/transformers');
-const { env, AutoModelForSeq2SeqLM, AutoTokenizer, Tensor } = await import(pathToFileURL(entry));
+function fail(message) {
+    console.error(`error: ${message}`);
+    process.exit(2);
+}
 
-const [folder, dtype = 'fp32'] = process.argv.slice(2);
+const place = path.resolve(process.env.NODE_MODULES ?? 'node_modules');
+if (!fs.existsSync(path.join(place, '@huggingface', 'transformers')))
+    fail(`${place} has no @huggingface/transformers; npm install it here, or name its folder in NODE_MODULES`);
+const entry = createRequire(path.join(place, 'any.js')).resolve('@huggingface/transformers');
+
+const [folder, asked] = process.argv.slice(2);
+if (!folder) fail('no folder; expected one of save_onnx: node generate.mjs FOLDER [fp32|q8] < ROWS');
+const endings = { fp32: '', q8: '_quantized' };
+const isThere = (dtype) => fs.existsSync(path.join(folder, 'onnx', `encoder_model${endings[dtype]}.onnx`));
+const there = Object.keys(endings).filter(isThere);
+if (there.length === 0) fail(`${folder} has no onnx/encoder_model*.onnx; expected a folder of save_onnx`);
+const dtype = asked ?? there[0];
+if (!there.includes(dtype)) fail(`${folder} has no graphs of ${dtype}; expected ${there.join(' or ')}`);
+
+const { env, AutoModelForSeq2SeqLM, AutoTokenizer, Tensor } = await import(pathToFileURL(entry));
 env.allowRemoteModels = false;
 env.localModelPath = path.dirname(path.resolve(folder));
 const name = path.basename(path.resolve(folder));

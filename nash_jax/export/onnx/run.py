@@ -25,8 +25,13 @@ class OnnxModel:
     """
 
     def __init__(self, folder: str | Path, threads: int = 0) -> None:
-        """Loads the graphs; `threads` 0: as many as there are cores."""
+        """Loads the graphs; `threads` 0: as many as there are cores.
+
+        Raises:
+          FileNotFoundError: for a folder without graphs.
+        """
         self.folder = Path(folder)
+        check_folder(self.folder)
         self.config: dict[str, Any] = {}
         for name in ("config.json", "generation_config.json"):
             self.config |= json.loads((self.folder / name).read_text(encoding="utf-8"))
@@ -34,11 +39,11 @@ class OnnxModel:
         self._outputs = [output.name for output in self.decoder.get_outputs()]
 
     def _load(self, name: str, threads: int) -> onnxruntime.InferenceSession:
-        files = [self.folder / "onnx" / f"{name}{ending}.onnx" for ending in ("", "_quantized")]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        file = next(file for file in files if file.exists())
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            str(graph_files(self.folder, name)[0]), options, providers=["CPUExecutionProvider"]
+        )
 
     def encode(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         """Ids and mask [B, S] → the encoder's output [B, S, D]."""
@@ -95,11 +100,31 @@ class OnnxModel:
         return tokens
 
 
+def graph_files(folder: Path, name: str) -> list[Path]:
+    """The graphs of this name that there are, float32 before int8."""
+    files = [folder / "onnx" / f"{name}{ending}.onnx" for ending in ("", "_quantized")]
+    return [file for file in files if file.exists()]
+
+
+def check_folder(folder: Path) -> None:
+    """Raises FileNotFoundError, which says what to do, for what `save_onnx` did not write."""
+    if not graph_files(folder, "encoder_model"):
+        found = "a folder without onnx/encoder_model*.onnx" if folder.is_dir() else "not a folder"
+        do = 'nash_jax.load("EXPORT").save_onnx("FOLDER") writes one'
+        raise FileNotFoundError(f"{folder} is {found}; expected a folder of save_onnx; {do}")
+
+
 def main() -> None:
     """Prints the output of each text."""
     from tokenizers import Tokenizer
 
+    if len(sys.argv) < 3:
+        sys.exit('expected a folder of save_onnx and texts: run.py FOLDER "a text" …')
     folder, *texts = sys.argv[1:]
+    try:
+        check_folder(Path(folder))
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")
     model, tokenizer = OnnxModel(folder), Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     for text in texts:
         ids = np.array([tokenizer.encode(text).ids])

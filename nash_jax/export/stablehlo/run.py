@@ -24,7 +24,7 @@ class StableHloModel:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        place = Path(folder) / "stablehlo"
+        place = find_programs(Path(folder))
         self.facts: dict[str, Any] = json.loads((place / "programs.json").read_text(encoding="utf-8"))
         self.weights = jax.device_put(load_file(place / "weights.safetensors"))
         self._programs = {
@@ -58,9 +58,28 @@ class StableHloModel:
         return np.asarray(self._programs[name](self.weights, *arrays))
 
 
+def find_programs(folder: Path) -> Path:
+    """The programs in a folder.
+
+    Raises:
+      FileNotFoundError: for a folder that `save_stablehlo` did not write; it says what to do.
+    """
+    if not (folder / "stablehlo" / "programs.json").exists():
+        found = "a folder without stablehlo/programs.json" if folder.is_dir() else "not a folder"
+        do = 'nash_jax.load("EXPORT").save_stablehlo("FOLDER") writes one'
+        raise FileNotFoundError(f"{folder} is {found}; expected a folder of save_stablehlo; {do}")
+    return folder / "stablehlo"
+
+
 def main() -> None:
     """Prints the ids generated for one input."""
-    folder, *ids = sys.argv[1:]
+    folder, *ids = sys.argv[1:] or [""]
+    if not ids or not all(token.isdecimal() for token in ids):
+        sys.exit("expected a folder of save_stablehlo and the token ids of one input: run.py FOLDER 4 5 6 1")
+    try:
+        find_programs(Path(folder))
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")
     given = np.array([[int(token) for token in ids]])
     print(*StableHloModel(folder).greedy(given, np.ones_like(given))[0])
 
