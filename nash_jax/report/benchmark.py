@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nash_jax.report.numbers import is_number, ratio, section
+from nash_jax.report.numbers import NBSP, is_number, ratio, section
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -35,6 +35,11 @@ def setup_label(setup: Setup, among: Sequence[Setup]) -> str:
     if len({other.num_beams for other in among}) > 1:
         parts.append(f"{setup.num_beams} beam{'s' if setup.num_beams != 1 else ''}")
     return ", ".join(parts)
+
+
+def time_title(setup: Setup, among: Sequence[Setup]) -> str:
+    """The title of a column of times."""
+    return f"ms, {setup_label(setup, among)}".replace("batch ", f"batch{NBSP}").replace(" beam", f"{NBSP}beam")
 
 
 def find_row(rows: Rows, model: str, setup: Setup) -> Mapping[str, Any]:

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from PIL import Image
 
+from nash_jax.report.rendering import render_template
 from nash_jax.spec import SIDES
 
 Masks = Mapping[str, Any]  # axis name → mask values, a sequence or [size]
-_REMOVED, _SOFT, _FULL = (np.asarray(to_rgb(color)) for color in ("#e9edf1", "#a7d8d1", "#0f766e"))
+_SHADES = LinearSegmentedColormap.from_list("masks", ["#a7d8d1", "#0f766e"], N=1024).with_extremes(bad="#e9edf1")
 _ORDER = ("attention", "self_attention", "cross_attention", "ffn")
 
 
@@ -46,14 +47,22 @@ def structure_figure(masks: Masks) -> str:
     Returns:
       An `<svg>` element, "" where there is nothing to show.
     """
-    from nash_jax.report.page import render_template
-
     sides = [_side(side, layers) for side in SIDES if (layers := _layers(masks, side))]
     width = Part("", "", np.asarray(masks["embed"], float)) if "embed" in masks else None
     said = [f"{side['title']}: kept {side['totals']}{side['spoken']}" for side in sides]
     said += [f"d_model: kept {width.kept:,} of {len(width.values):,} dimensions"] if width else []
-    label = f"What survived. {'; '.join(said)}"
-    return Markup(render_template("structure.svg.j2", sides=sides, d_model=width, label=label)) if said else ""
+    if not said:
+        return ""
+    return Markup(
+        render_template(
+            "structure.svg.j2",
+            sides=sides,
+            d_model=width,
+            label=f"What survived. {'; '.join(said)}",
+            color_of=lambda value: to_hex(_SHADES(float(value))),
+            strip_image=strip_image,
+        )
+    )
 
 
 def _layers(masks: Masks, side: str) -> Layers:
@@ -95,20 +104,12 @@ def _totals(layers: Layers, alive: Sequence[int]) -> str:
 
 def shade(values: np.ndarray) -> np.ndarray:
     """Colour of each mask value: grey where removed, light to dark teal from barely open to one; [n] → [n, 3]."""
-    weight = np.clip(values, 0.0, 1.0)[:, None]
-    return np.where(values[:, None] > 0, _SOFT + (_FULL - _SOFT) * weight, _REMOVED)
-
-
-def shade_one(value: float) -> str:
-    """Colour of one mask value, for SVG."""
-    return to_hex(shade(np.asarray([value]))[0])
+    return _SHADES(np.ma.masked_less_equal(values, 0))[:, :3]
 
 
 def strip_image(values: np.ndarray) -> str:
     """Colours of mask values as a PNG in a data URL: thousands of rectangles a layer would make the page megabytes."""
-    out = io.BytesIO()
-    enough = shade(values).repeat(-(-1536 // len(values)), axis=0)  # twice the pixels of a screen
-    bins = np.array_split(255 * enough, 1536)  # neighbours that are too thin to be seen become their mean colour
-    pixels = np.asarray([[own.mean(axis=0) for own in bins]]).round().astype(np.uint8)
-    Image.fromarray(pixels).save(out, "PNG")
+    pixels = (255 * shade(values)).round().astype(np.uint8)
+    out = io.BytesIO()  # twice the pixels of a screen; neighbours that are too thin to be seen become their mean colour
+    Image.fromarray(pixels[None]).resize((1536, 1), Image.Resampling.BOX).save(out, "PNG")
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"

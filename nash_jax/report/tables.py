@@ -1,7 +1,4 @@
-"""The tables of a run's report as data frames: their columns are titles, their cells values, `Cell` or `Bar`.
-
-`frame.attrs["label"]` is what a screen reader calls the table.
-"""
+"""The tables of a run's report as data frames: their columns are titles, their cells values, `Cell` or `Bar`."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,14 +7,28 @@ from typing import Any
 import pandas as pd
 
 from nash_jax.data.checks import ISSUE_KINDS
-from nash_jax.report import numbers
-from nash_jax.report.benchmark import Setup, setup_label, setups
-from nash_jax.report.numbers import direction, format_ms, format_percent, format_seconds, is_number, ratio, section
-from nash_jax.report.quality import MODELS, Report, metric_names
+from nash_jax.report.benchmark import Setup, setups, time_title
+from nash_jax.report.numbers import (
+    format_ms,
+    format_percent,
+    format_seconds,
+    format_speedup,
+    format_spread,
+    is_number,
+    ratio,
+    section,
+)
+from nash_jax.report.quality import Report
 from nash_jax.spec import SIDES
 
-NBSP = "\N{NO-BREAK SPACE}"
-ARROWS = {1: f"{NBSP}↑", -1: f"{NBSP}↓", 0: ""}
+Row = dict[str, Any]  # title → cell
+_VOCABULARY = {
+    "tokens": "tokens",
+    "model_bytes": "bytes of the model",
+    "token_bytes": "bytes that a generated token reads",
+    "head_bytes": "of these, LM head",
+}
+_CUTTING = {"before": "before cutting", "cut": "cut", "fitted": "outputs fitted to what is left"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,83 +47,85 @@ class Bar:
     share: float
 
 
-def make_frame(label: str, rows: Sequence[Sequence[Any]], titles: Sequence[str]) -> pd.DataFrame:
-    """A table of any values, which stay as they are; without rows it is empty."""
-    frame = pd.DataFrame(list(rows), columns=pd.Index(titles, dtype=object), dtype=object)
-    frame.attrs["label"] = label
+def make_frame(label: str, rows: Iterable[Sequence[Any] | Row], titles: Sequence[str] | None = None) -> pd.DataFrame:
+    """A table of any values, which stay as they are; without rows it is empty.
+
+    Args:
+      label: what a screen reader calls it, kept in `attrs`; with `numeric`, which columns align right: those that hold
+        nothing but numbers, cells, and gaps.
+      rows: sequences of cells, or dicts from titles to cells; what a dict lacks is None among numbers, else empty.
+      titles: of sequences.
+    """
+    frame = pd.DataFrame(list(rows), columns=titles, dtype=object)
+    if titles is None:
+        frame = frame.apply(lambda cells: cells.where(cells.notna(), None if _numeric(cells.dropna()) else ""))
+    columns = (cells[cells != ""] for _, cells in frame.items())
+    frame.attrs = {"label": label, "numeric": [bool(len(cells)) and _numeric(cells) for cells in columns]}
     return frame
 
 
-def numeric_columns(frame: pd.DataFrame) -> list[bool]:
-    """Which columns hold nothing but numbers, cells, and gaps, so that they align right."""
-    columns = ([cell for cell in frame.iloc[:, place] if cell != ""] for place in range(frame.shape[1]))
-    kinds = int | float | Cell | None
-    return [bool(cells) and all(isinstance(cell, kinds) for cell in cells) for cells in columns]
+def _numeric(cells: Iterable[Any]) -> bool:
+    return all(isinstance(cell, int | float | Cell | None) for cell in cells)
 
 
-def columns(entries: Iterable[Any]) -> list[str]:
-    """The keys of all dicts together, in the order of their first sight."""
-    return list(dict.fromkeys(key for entry in entries if isinstance(entry, Mapping) for key in entry))
+def make_tables(report: Report) -> dict[str, pd.DataFrame]:
+    """The tables of a report by their names in its template; those of which it holds nothing are empty."""
+    target, vocabulary = section(report, "search").get("target", 0), section(report, "vocabulary")
+    return {
+        "benchmark": make_frame("All benchmark measurements", map(_titled, report.get("benchmark") or [])),
+        "peers": make_frame("Both models in other engines", map(_peer, report.get("peers") or [])),
+        "components": make_frame("Time of each component", _components(report)),
+        "stages": _stages(report),
+        "data": make_frame("Data by split", _splits(section(report, "data", "summary"))),
+        "findings": make_frame(
+            "What was found in the data", map(_finding, section(report, "data").get("findings") or [])
+        ),
+        "vocabulary": make_frame("Vocabulary before and after", _vocabulary(vocabulary)),
+        "coverage": make_frame("Texts under the trimmed vocabulary", _splits(section(vocabulary, "coverage"))),
+        "labels": make_frame(
+            "Targets that the dense model wrote", [_titled(own) for own in [section(report, "labels")] if own]
+        ),
+        "cutting": make_frame("Validation loss of cutting", _cutting(section(report, "cutting", "losses"))),
+        "search": make_frame(
+            f"Candidates for {target:g} times the speed",
+            map(_candidate, section(report, "search").get("candidates") or []),
+        ),
+    }
 
 
-def metric_title(name: str) -> str:
-    """The title of a column of scores, with an arrow to the better end."""
-    return name.replace("_", " ") + ARROWS[direction(name)]
+def _titled(row: Mapping[str, Any]) -> Row:
+    """A row as the report has it."""
+    times = {key: Cell(format_ms(value)) for key, value in row.items() if key.endswith("_ms") and is_number(value)}
+    return {key.replace("_ms", ", ms").replace("_", " "): value for key, value in {**row, **times}.items()}
 
 
-def models(report: Report) -> dict[str, Mapping[str, Any]]:
-    """Model name → its metrics: dense and pruned, or one model, then the baselines and peers; empty without data."""
-    metrics, baselines = section(report, "metrics"), section(report, "metrics", "baselines")
-    timed = [str(row.get("model")) for row in report.get("benchmark") or []]
-    known = {*metrics, *section(report, "params"), *timed}
-    found = {name: section(metrics, name) for name in MODELS if name in known}
-    found |= {str(name): section(baselines, name) for name in (*baselines, *timed) if name not in found}
-    return found if metric_names(report) or timed or section(report, "params") else {}
+def _splits(found: Mapping[str, Any]) -> list[Row]:
+    return [{"split": split} | _titled(own) for split, own in found.items() if own]
 
 
-def time_title(setup: Setup, among: Sequence[Setup]) -> str:
-    """The title of a column of times."""
-    return f"ms, {setup_label(setup, among)}".replace("batch ", f"batch{NBSP}").replace(" beam", f"{NBSP}beam")
+def _peer(row: Mapping[str, Any]) -> Row:
+    """A model in an engine: a generation, a token, and the ratio to the dense model in our own, with its interval."""
+    factor, low, high = row["speedup"].get("dense nash_jax") or (None, None, None)
+    return {
+        "batch": row["batch_size"],
+        "model": row["model"],
+        "engine": row["system"],
+        "ms": row["median_ms"],
+        "ms a token": row["token_ms"],
+        "speedup over dense here": factor and Cell(format_speedup(factor), f"{low:.2f} to {high:.2f}"),
+        "same outputs as here": Cell(format_percent(row["same_outputs"])),
+    }
 
 
-def benchmark_table(report: Report) -> pd.DataFrame:
-    """Every benchmark row with every number measured."""
-    rows = report.get("benchmark") or []
-    names = columns(rows)
-    body = [[_benchmark_cell(name, row.get(name)) for name in names] for row in rows]
-    titles = [name.replace("_ms", ", ms").replace("_", " ") for name in names]
-    return make_frame("All benchmark measurements", body, titles)
-
-
-def _benchmark_cell(name: str, value: Any) -> Any:
-    return Cell(format_ms(value)) if name.endswith("_ms") and is_number(value) else value
-
-
-def peers_table(report: Report) -> pd.DataFrame:
-    """Both models in each engine: a generation, a token, and the ratio to the dense model in our own."""
-    rows = report.get("peers") or []
-    body = [
-        [row["batch_size"], row["model"], row["system"], row["median_ms"], row["token_ms"],
-         _ratio_cell(row["speedup"].get("dense nash_jax")), Cell(format_percent(row["same_outputs"]))]
-        for row in rows
-    ]  # fmt: skip
-    titles = ["batch", "model", "engine", "ms", "ms a token", "speedup over dense here", "same outputs as here"]
-    return make_frame("Both models in other engines", body, titles)
-
-
-def _ratio_cell(ratio: Sequence[float] | None) -> Cell | None:
-    """A ratio with its interval."""
-    return None if ratio is None else Cell(f"{ratio[0]:.2f}×", f"{ratio[1]:.2f} to {ratio[2]:.2f}")
-
-
-def components_table(report: Report) -> pd.DataFrame:
+def _components(report: Report) -> Iterable[Row]:
     """Time of each component in a generation: a row each, a column for each setup."""
-    rows = section(report, "components").get("times") or []
-    found = setups(rows)
-    cells = {(str(row.get("component")), Setup.of(row)): _component_cell(row) for row in rows}
-    names = dict.fromkeys(name for name, _ in cells)
-    body = [[name, *(cells.get((name, setup)) for setup in found)] for name in names]
-    return make_frame("Time of each component", body, ["component", *(time_title(setup, found) for setup in found)])
+    times = section(report, "components").get("times") or []
+    rows: dict[str, Row] = {}
+    for time in times:
+        name = str(time.get("component"))
+        title = time_title(Setup.of(time), setups(times))
+        rows.setdefault(name, {"component": name})[title] = _component_cell(time)
+    return rows.values()
 
 
 def _component_cell(row: Mapping[str, Any]) -> Cell | None:
@@ -120,116 +133,63 @@ def _component_cell(row: Mapping[str, Any]) -> Cell | None:
         return None
     note, token = format_percent(row.get("share")), row.get("per_token_ms")
     note += f" · {format_ms(token)} ms a token" if is_number(token) else ""
-    return Cell(numbers.format_spread(row["median_ms"], row.get("std_ms")), note)
+    return Cell(format_spread(row["median_ms"], row.get("std_ms")), note)
 
 
-def stages_table(report: Report) -> pd.DataFrame:
+def _stages(report: Report) -> pd.DataFrame:
     """Time of each stage with its share of the whole, and whatever else the stage recorded."""
     stages = {name: section(report, "stages", name) for name in section(report, "stages")}
-    others = [name for name in columns(stages.values()) if name not in ("seconds", "steps")]
     total = sum(stage["seconds"] for stage in stages.values() if is_number(stage.get("seconds")))
-    rows: list[list[Any]] = []
+    rows = []
     for name, stage in stages.items():
         seconds, steps = stage.get("seconds"), stage.get("steps")
-        row = [name, Cell(format_seconds(seconds)), Bar(ratio(seconds, total) or 0.0), steps, ratio(seconds, steps)]
-        rows.append(row + [stage.get(other) for other in others])
-    rows += [["all", Cell(format_seconds(total)), "", "", ""] + [""] * len(others)] * bool(rows)
-    titles = ["stage", "time", "share", "steps", "s a step", *(name.replace("_", " ") for name in others)]
-    return make_frame("Time of each stage", rows, titles)
+        row = {"stage": name, "time": Cell(format_seconds(seconds)), "share": Bar(ratio(seconds, total) or 0.0)}
+        row |= {"steps": steps, "s a step": ratio(seconds, steps)}
+        rows.append(row | _titled({key: value for key, value in stage.items() if key not in ("seconds", "steps")}))
+    frame = make_frame(
+        "Time of each stage", [*rows, {"stage": "all", "time": Cell(format_seconds(total))}] if rows else []
+    )
+    frame.iloc[-1:, 2:] = ""
+    return frame
 
 
-def data_table(report: Report) -> pd.DataFrame:
-    """One row a split, one column a number."""
-    summary = section(report, "data", "summary")
-    names = columns(summary.values())
-    gaps = {n: None if any(is_number(section(summary, s).get(n)) for s in summary) else "" for n in names}
-    rows = [[s, *(section(summary, s).get(n, gaps[n]) for n in names)] for s in summary if names]
-    return make_frame("Data by split", rows, ["split", *(n.replace("_", " ") for n in names)])
+def _finding(row: Mapping[str, Any]) -> Row:
+    """An oddity of the rows, with what was done about it."""
+    kind = ISSUE_KINDS[row["kind"]]
+    said = {"split": f"{row.get('task') or ''} {row['split']}".strip(), "what": kind.meaning, "why so": kind.why}
+    return said | {"rows": row["rows"], "rows were": row["rule"], "first": row["first"]}
 
 
-def findings_table(report: Report) -> pd.DataFrame:
-    """RowIssue and oddities of the rows, with what was done about them."""
-    found = section(report, "data").get("findings") or []
-    rows = [
-        [f"{r.get('task') or ''} {r['split']}".strip(), ISSUE_KINDS[r["kind"]].meaning, ISSUE_KINDS[r["kind"]].why]
-        + [r[key] for key in ("rows", "rule", "first")]
-        for r in found
-    ]
-    titles = ["split", "what", "why so", "rows", "rows were", "first"]
-    return make_frame("What was found in the data", rows, titles)
-
-
-def vocabulary_table(report: Report) -> pd.DataFrame:
+def _vocabulary(sizes: Mapping[str, Any]) -> list[Row]:
     """Size of the vocabulary and what it costs, before and after it was trimmed."""
-    sizes = [section(report, "vocabulary", name) for name in ("before", "after")]
-    rows = [
-        [title, *(own[name] for own in sizes)]
-        for name, title in (("tokens", "tokens"), ("model_bytes", "bytes of the model"),
-                            ("token_bytes", "bytes that a generated token reads"),
-                            ("head_bytes", "of these, LM head"))
-        if all(sizes)
-    ]  # fmt: skip
-    return make_frame("Vocabulary before and after", rows, ["float32", "before", "after"])
+    whole = "before" in sizes and "after" in sizes
+    return [
+        {"float32": title, "before": sizes["before"][name], "after": sizes["after"][name]}
+        for name, title in _VOCABULARY.items()
+        if whole
+    ]
 
 
-def coverage_table(report: Report) -> pd.DataFrame:
-    """How the texts of each split are written with the tokens that are left."""
-    splits = section(report, "vocabulary", "coverage")
-    names = columns(splits.values())
-    rows = [[split, *(section(splits, split)[name] for name in names)] for split in splits]
-    return make_frame("Texts under the trimmed vocabulary", rows, ["split", *(n.replace("_", " ") for n in names)])
-
-
-def labels_table(report: Report) -> pd.DataFrame:
-    """How many outputs of the dense model students learnt, and why others were left out."""
-    found = section(report, "labels")
-    return make_frame(
-        "Targets that the dense model wrote", [list(found.values())] if found else [],
-        [name.replace("_", " ") for name in found],
-    )  # fmt: skip
-
-
-def cutting_table(report: Report) -> pd.DataFrame:
+def _cutting(losses: Mapping[str, float]) -> list[Row]:
     """The validation loss before and after gates were closed without training."""
-    losses = section(report, "cutting", "losses")
-    rows = [
-        [title, losses[name], ratio(losses[name], losses["before"])]
-        for name, title in (("before", "before cutting"), ("cut", "cut"), ("fitted", "outputs fitted to what is left"))
+    return [
+        {"model": title, "loss a token": losses[name], "× before": ratio(losses[name], losses["before"])}
+        for name, title in _CUTTING.items()
         if losses
     ]
-    return make_frame("Validation loss of cutting", rows, ["model", "loss a token", "× before"])
 
 
-def search_table(report: Report) -> pd.DataFrame:
-    """The candidates of a search, the best first."""
-    found = section(report, "search")
-    rows = [_search_row(row) for row in found.get("candidates", [])]
-    titles = [
-        "model", "encoder layers", "decoder layers", "predicted", "measured", "KL before training", "validation loss"
-    ]  # fmt: skip
-    return make_frame(f"Candidates for {found.get('target', 0):g} times the speed", rows, titles)
-
-
-def _search_row(row: Mapping[str, Any]) -> list[Any]:
-    layers = (
-        f"{' '.join(map(str, row[f'{side}_layers']))}, {format_percent(row[f'{side}_share'])} of each" for side in SIDES
-    )
-    measured = Cell(f"{row['measured']:.2f}×", f"tries: {len(row['tries'])}")
-    losses = ", ".join(f"{loss:.4f}" for loss in row["losses"])
-    name = f"{row['name']}{' (chosen)' if row['chosen'] else ''}"
-    return [name, *layers, Cell(f"{row['predicted']:.2f}×"), measured, row["harm"], losses]
-
-
-TABLES = {
-    "benchmark": benchmark_table,
-    "peers": peers_table,
-    "components": components_table,
-    "stages": stages_table,
-    "data": data_table,
-    "findings": findings_table,
-    "vocabulary": vocabulary_table,
-    "coverage": coverage_table,
-    "labels": labels_table,
-    "cutting": cutting_table,
-    "search": search_table,
-}
+def _candidate(row: Mapping[str, Any]) -> Row:
+    """A candidate of a search for a target speed."""
+    layers = {
+        f"{side} layers": f"{' '.join(map(str, row[f'{side}_layers']))}, {format_percent(row[f'{side}_share'])} of each"
+        for side in SIDES
+    }
+    return {
+        "model": f"{row['name']}{' (chosen)' if row['chosen'] else ''}",
+        **layers,
+        "predicted": Cell(format_speedup(row["predicted"])),
+        "measured": Cell(format_speedup(row["measured"]), f"tries: {len(row['tries'])}"),
+        "KL before training": row["harm"],
+        "validation loss": ", ".join(f"{loss:.4f}" for loss in row["losses"]),
+    }
