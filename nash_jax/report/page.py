@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nash_jax.data.checks import ISSUE_KINDS
 from nash_jax.report import figures
 from nash_jax.report.benchmark import Rows
 from nash_jax.report.numbers import section
 from nash_jax.report.quality import MODELS, Report, main_metric
 from nash_jax.report.rendering import render_template
 from nash_jax.report.structure_figure import Masks, structure_figure
-from nash_jax.report.tables import make_tables
+from nash_jax.report.tables import Bar, Cell, make_frame
 from nash_jax.report.visible import visible_in
 
 Example = Mapping[str, Any]
@@ -51,7 +52,10 @@ def render(
         report=report,
         metric=metric,
         figures=drawn,
-        tables=make_tables(report),
+        make_frame=make_frame,
+        Cell=Cell,
+        Bar=Bar,
+        ISSUE_KINDS=ISSUE_KINDS,
         examples=[_shown(example, answering) for example in examples],
         answering=answering,
         config=json.dumps(config, indent=2, default=str, ensure_ascii=False) if config else "",
