@@ -1,6 +1,5 @@
 """What a run found, as plain text for the terminal, a log or a pipe."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,17 +16,15 @@ def align(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
       rows: of texts, all of one length.
       left: the columns that align left; the others align right.
     """
-    table = rich.table.Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for place in range(len(rows[0]) if rows else 0):
+    table = rich.table.Table.grid(padding=(0, 2, 0, 0))
+    for place in range(max(map(len, rows), default=0)):
         table.add_column(justify="left" if place in left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    out = io.StringIO()
-    console = rich.console.Console(
-        file=out, width=10_000, color_system=None, markup=False, emoji=False, highlight=False
-    )
-    console.print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    console = rich.console.Console(width=10_000, color_system=None, markup=False, emoji=False, highlight=False)
+    with console.capture() as shown:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in shown.get().splitlines())
 
 
 def summary(report: Report) -> str:

@@ -40,13 +40,10 @@ def models(report: Report) -> dict[str, Mapping[str, Any]]:
     return found if metric_names(report) or timed or section(report, "params") else {}
 
 
-def quality_kept(report: Report) -> float | None:
-    """pruned / dense of the main metric; None where either is missing or dense is not positive."""
-    return _kept(report, main_metric(report) or "")
-
-
-def _kept(report: Report, metric: str) -> float | None:
-    return ratio(*(section(report, "metrics", model).get(metric) for model in ("pruned", "dense")))
+def quality_kept(report: Report, metric: str | None = None) -> float | None:
+    """pruned / dense of a metric, the main one by default; None where either is missing or dense is not positive."""
+    name = metric or main_metric(report)
+    return ratio(*(section(report, "metrics", model).get(name or "") for model in ("pruned", "dense")))
 
 
 def kept_interval(report: Report, metric: str) -> str:
@@ -58,7 +55,7 @@ def kept_interval(report: Report, metric: str) -> str:
 def format_kept(report: Report, metric: str) -> str:
     """pruned / dense of a metric, with its interval where there is one: "95.0 % (93.1 to 97.0)"."""
     interval = kept_interval(report, metric)
-    return format_percent(_kept(report, metric)) + (f" ({interval})" if interval else "")
+    return format_percent(quality_kept(report, metric)) + (f" ({interval})" if interval else "")
 
 
 def lone_sublayers(params: Mapping[str, Any], side: str) -> list[str]:

@@ -49,20 +49,10 @@ def structure_figure(masks: Masks) -> str:
     """
     sides = [_side(side, layers) for side in SIDES if (layers := _layers(masks, side))]
     width = Part("", "", np.asarray(masks["embed"], float)) if "embed" in masks else None
-    said = [f"{side['title']}: kept {side['totals']}{side['spoken']}" for side in sides]
-    said += [f"d_model: kept {width.kept:,} of {len(width.values):,} dimensions"] if width else []
-    if not said:
+    if not sides and width is None:
         return ""
-    return Markup(
-        render_template(
-            "structure.svg.j2",
-            sides=sides,
-            d_model=width,
-            label=f"What survived. {'; '.join(said)}",
-            color_of=lambda value: to_hex(_SHADES(float(value))),
-            strip_image=strip_image,
-        )
-    )
+    drawing = {"color_of": lambda value: to_hex(_SHADES(float(value))), "strip_image": strip_image}
+    return Markup(render_template("structure.svg.j2", sides=sides, d_model=width, **drawing))
 
 
 def _layers(masks: Masks, side: str) -> Layers:
@@ -77,29 +67,19 @@ def _layers(masks: Masks, side: str) -> Layers:
 
 def _side(side: str, layers: Layers) -> dict[str, Any]:
     """What the template draws of a side: `boxed` where each layer is untouched or gone."""
-    alive = [layer for layer, parts in layers.items() if any(part.kept for part in parts)]
-    boxed = all(np.all(part.values == 1) for layer in alive for part in layers[layer])
-    heads = [[len(part.values) for part in parts if part.axis == "heads"] for parts in layers.values()]
+    parts = [part for own in layers.values() for part in own if len(part.values)]
+    alive = [layer for layer, own in layers.items() if any(part.kept for part in own)]
+    heads = [[len(part.values) for part in own if part.axis == "heads"] for own in layers.values()]
+    axes = {axis: [part for part in parts if part.axis == axis] for axis in ("heads", "units")}
     return {
         "title": side.capitalize(),
         "layers": layers,
         "alive": alive,
-        "boxed": boxed,
+        "boxed": all(np.all(part.values == 1) for layer in alive for part in layers[layer]),
         "widths": [max(column) for column in zip(*heads, strict=False)],  # heads of the widest layer
-        "totals": f"{len(alive)} of the dense model's {len(layers)} layers" if boxed else _totals(layers, alive),
-        "spoken": "" if len(alive) == len(layers) else f", layers left: {', '.join(map(str, alive)) or 'none'}",
+        "sublayers": (sum(part.kept > 0 for part in parts), len(parts)),
+        "totals": {axis: (sum(p.kept for p in own), sum(len(p.values) for p in own)) for axis, own in axes.items()},
     }
-
-
-def _totals(layers: Layers, alive: Sequence[int]) -> str:
-    """Layers and sub-layers where any are gone, heads and units always."""
-    parts = [part for parts in layers.values() for part in parts if len(part.values)]
-    counts = {"layers": (len(alive), len(layers)), "sub-layers": (sum(p.kept > 0 for p in parts), len(parts))}
-    counts = {name: (kept, size) for name, (kept, size) in counts.items() if kept < size}
-    for axis in ("heads", "units"):
-        own = [part for part in parts if part.axis == axis]
-        counts[axis] = (sum(part.kept for part in own), sum(len(part.values) for part in own))
-    return ", ".join(f"{kept:,} of {size:,} {name}" for name, (kept, size) in counts.items())
 
 
 def shade(values: np.ndarray) -> np.ndarray:
