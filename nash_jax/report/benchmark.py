@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nash_jax.report.numbers import is_number, ratio, section
+from nash_jax.report.numbers import NBSP, is_number, ratio, section
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -37,23 +37,29 @@ def setup_label(setup: Setup, among: Sequence[Setup]) -> str:
     return ", ".join(parts)
 
 
+def time_title(setup: Setup, among: Sequence[Setup]) -> str:
+    """The title of a column of times."""
+    return f"ms, {setup_label(setup, among)}".replace("batch ", f"batch{NBSP}").replace(" beam", f"{NBSP}beam")
+
+
 def find_row(rows: Rows, model: str, setup: Setup) -> Mapping[str, Any]:
     """The row of a model in a setup; empty where it was not measured."""
     return next((row for row in rows if row.get("model") == model and Setup.of(row) == setup), {})
 
 
-def setup_speedup(report: Mapping[str, Any], setup: Setup) -> float | None:
-    """Speedup of the pruned model in a setup.
+def setup_speedup(report: Mapping[str, Any], setup: Setup, model: str = "pruned") -> float | None:
+    """Speedup of a model over the dense one in a setup; None of dense itself, and where either was not measured.
 
-    The report's own number is taken where the batch size names one setup only, so that the page and `report.json`
-    agree on the way of averaging.
+    Of the pruned model the report's own number is taken where the batch size names one setup only, so that the page
+    and `report.json` agree on the way of averaging.
     """
     rows = report.get("benchmark") or []
     alone = sum(other.batch_size == setup.batch_size for other in setups(rows)) == 1
     reported = section(report, "speedup").get(str(setup.batch_size))
-    if alone and is_number(reported):
+    if model == "pruned" and alone and is_number(reported):
         return float(reported)
-    return ratio(find_row(rows, "dense", setup).get("mean_ms"), find_row(rows, "pruned", setup).get("mean_ms"))
+    dense, own = (find_row(rows, name, setup).get("mean_ms") for name in ("dense", model))
+    return None if model == "dense" else ratio(dense, own)
 
 
 def speedups(report: Mapping[str, Any]) -> dict[str, float]:

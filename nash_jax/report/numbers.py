@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-DASH, MINUS = "–", "−"
+DASH, MINUS, NBSP = "–", "−", "\N{NO-BREAK SPACE}"
 
 
 def section(report: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
@@ -34,17 +34,21 @@ def direction(metric: str) -> int:
     return -1 if any(word in metric for word in ("error", "loss", "invalid")) else 1
 
 
+def _fixed(value: float, places: int) -> str:
+    return f"{value:,.{places}f}".replace("-", MINUS)
+
+
+def _places(value: float, *limits: float) -> int:
+    """Decimals of a number: one for each limit that it is below."""
+    return sum(abs(value) < limit for limit in limits)
+
+
 def format_value(value: Any, like: Any = None) -> str:
     """Any value as text: integers with thousands separators, floats with the decimals that suit `like` (or value)."""
     if not is_number(value):
         return DASH if value is None else str(value)
-    places = 0 if isinstance(value, int) else _decimals(like if is_number(like) else value)
-    return f"{value:,.{places}f}".replace("-", MINUS)
-
-
-def _decimals(value: float) -> int:
-    size = abs(value)
-    return next((places for limit, places in ((1000, 0), (100, 1), (10, 2), (0.1, 3)) if size >= limit), 4)
+    suited = like if is_number(like) else value
+    return _fixed(value, 0 if isinstance(value, int) else _places(suited, 1000, 100, 10, 0.1))
 
 
 def format_percent(fraction: Any, *, signed: bool = False) -> str:
@@ -64,19 +68,15 @@ def format_count(count: Any) -> str:
 
 def format_ms(value: Any) -> str:
     """Milliseconds with three significant digits, without the unit."""
-    return f"{value:,.{_ms_decimals(value)}f}".replace("-", MINUS) if is_number(value) else DASH
-
-
-def _ms_decimals(value: float) -> int:
-    return 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return _fixed(value, _places(value, 100, 10)) if is_number(value) else DASH
 
 
 def format_spread(mean: float, std: Any) -> str:
     """Mean ± standard deviation in milliseconds, with the decimals that the deviation gives meaning to."""
     if not is_number(std):
         return format_ms(mean)
-    places = max(_ms_decimals(mean), _ms_decimals(50 * std))
-    return f"{mean:,.{places}f} ± {std:,.{places}f}".replace("-", MINUS)
+    places = max(_places(mean, 100, 10), _places(std, 2, 0.2))
+    return f"{_fixed(mean, places)} ± {_fixed(std, places)}"
 
 
 def format_seconds(seconds: Any) -> str:
@@ -86,10 +86,10 @@ def format_seconds(seconds: Any) -> str:
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     if round(seconds) < 3600:
-        return f"{round(seconds) // 60} min {round(seconds) % 60} s"
-    return f"{round(seconds / 60) // 60} h {round(seconds / 60) % 60} min"
+        return "{} min {} s".format(*divmod(round(seconds), 60))
+    return "{} h {} min".format(*divmod(round(seconds / 60), 60))
 
 
-def format_speedup(factor: float) -> str:
+def format_speedup(factor: Any) -> str:
     """A speedup: 2.87×."""
-    return f"{factor:.2f}×"
+    return f"{factor:.2f}×" if is_number(factor) else DASH

@@ -115,6 +115,7 @@ def _contents(result: RunResult, masks: Mapping[str, np.ndarray]) -> dict[str, A
     """What report.json holds; `masks` are those of the dense model."""
     config, stages = result.config, result.stages
     evaluated, timed = stages.get("evaluate", {}), stages.get("benchmark", {})
+    data = _taken(stages["data"], "summary", "findings") if result.kind == "run" else evaluated.get("data")
     components = {"times": timed.get("components", [])} if result.kind == "evaluation" else {}
     return {
         "task": config.task.name,
@@ -123,23 +124,38 @@ def _contents(result: RunResult, masks: Mapping[str, np.ndarray]) -> dict[str, A
         "device": timed.get("device") or device_name(),  # where it was timed: the page may be written elsewhere
         "dtype": config.model.dtype,
         "versions": _versions(),
-        **{part: evaluated.get(part, {}) for part in ("metrics", "intervals", "paired")},
-        "tokenizers": evaluated.get("tokenizers", {}),
+        **{part: evaluated.get(part, {}) for part in ("metrics", "intervals", "paired", "tokenizers")},
         "num_test_examples": evaluated.get("num_examples"),
         "benchmark": timed.get("benchmark", []),
-        **({"peers": timed["peers"]} if "peers" in timed else {}),
+        **_taken(timed, "peers"),
         "stages": {n: {k: v for k, v in s.items() if k in _STAGE_FACTS} for n, s in stages.items()},
         "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         **({"method": config.method} if result.kind == "run" else {"model": result.model}),
         "params": {name: sum(own.values()) for name, own in result.parameters.items()} | _sparsity(result, masks),
         "speedup": timed.get("speedup", {}),
         "components": {"parameters": result.parameters, **components},
-        **_data(result),
-        **_vocabulary(stages.get("shorten", {})),
-        **_labels(stages.get("label", {})),
-        **_cutting(stages.get("prune", {})),
-        **({"target": stages["prune"]["target"]} if "target" in stages.get("prune", {}) else {}),
-        **({"search": _search(stages["search"])} if "search" in stages else {}),
+        **({} if data is None else {"data": data}),
+        **_of_some_runs(stages),
+    }
+
+
+def _taken(stage: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: stage[name] for name in names if name in stage}
+
+
+def _results(stage: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in stage.items() if name not in _STAGE_FACTS}
+
+
+def _of_some_runs(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A vocabulary that was trimmed, targets of the dense model, cuts without training, and a search for a speed."""
+    label, prune = stages.get("label", {}), stages.get("prune", {})
+    return {
+        **_taken(stages.get("shorten", {}), "vocabulary"),
+        **({"labels": _results(label)} if "used" in label else {}),
+        **({"cutting": _taken(prune, "losses", "importance")} if "losses" in prune else {}),
+        **_taken(prune, "target"),
+        **({"search": _results(stages["search"])} if "search" in stages else {}),
     }
 
 
@@ -168,29 +184,3 @@ def expected_sparsities(dense: ModelSpec, shortened: ModelSpec, prune: Mapping[s
         if own := prune.get(name):
             found[name] = 1 - (1 - own) * (1 - removed_fraction(dense, shortened, side))
     return found
-
-
-def _vocabulary(shorten: Mapping[str, Any]) -> dict[str, Any]:
-    """How the vocabulary was trimmed, in a run that does."""
-    return {"vocabulary": shorten["vocabulary"]} if "vocabulary" in shorten else {}
-
-
-def _labels(label: Mapping[str, Any]) -> dict[str, Any]:
-    """What became of the dense model's outputs, in a run that learns them."""
-    return {"labels": {k: v for k, v in label.items() if k not in _STAGE_FACTS}} if "used" in label else {}
-
-
-def _cutting(prune: Mapping[str, Any]) -> dict[str, Any]:
-    """What cutting without training did to the validation loss, in a run that does so."""
-    return {"cutting": {name: prune[name] for name in ("losses", "importance")}} if "losses" in prune else {}
-
-
-def _search(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """What the search for a target speedup found."""
-    return {name: value for name, value in stage.items() if name not in _STAGE_FACTS}
-
-
-def _data(result: RunResult) -> dict[str, Any]:
-    if result.kind == "run":
-        return {"data": {name: result.stages["data"].get(name) for name in ("summary", "findings")}}
-    return {"data": result.stages.get("evaluate", {}).get("data")} if result.kind == "evaluation" else {}

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from PIL import Image
 
+from nash_jax.report.rendering import render_template
 from nash_jax.spec import SIDES
 
 Masks = Mapping[str, Any]  # axis name → mask values, a sequence or [size]
-_REMOVED, _SOFT, _FULL = (np.asarray(to_rgb(color)) for color in ("#e9edf1", "#a7d8d1", "#0f766e"))
+_SHADES = LinearSegmentedColormap.from_list("masks", ["#a7d8d1", "#0f766e"], N=1024).with_extremes(bad="#e9edf1")
 _ORDER = ("attention", "self_attention", "cross_attention", "ffn")
 
 
@@ -46,14 +47,12 @@ def structure_figure(masks: Masks) -> str:
     Returns:
       An `<svg>` element, "" where there is nothing to show.
     """
-    from nash_jax.report.page import render_template
-
     sides = [_side(side, layers) for side in SIDES if (layers := _layers(masks, side))]
     width = Part("", "", np.asarray(masks["embed"], float)) if "embed" in masks else None
-    said = [f"{side['title']}: kept {side['totals']}{side['spoken']}" for side in sides]
-    said += [f"d_model: kept {width.kept:,} of {len(width.values):,} dimensions"] if width else []
-    label = f"What survived. {'; '.join(said)}"
-    return Markup(render_template("structure.svg.j2", sides=sides, d_model=width, label=label)) if said else ""
+    if not sides and width is None:
+        return ""
+    drawing = {"color_of": lambda value: to_hex(_SHADES(float(value))), "strip_image": strip_image}
+    return Markup(render_template("structure.svg.j2", sides=sides, d_model=width, **drawing))
 
 
 def _layers(masks: Masks, side: str) -> Layers:
@@ -68,47 +67,29 @@ def _layers(masks: Masks, side: str) -> Layers:
 
 def _side(side: str, layers: Layers) -> dict[str, Any]:
     """What the template draws of a side: `boxed` where each layer is untouched or gone."""
-    alive = [layer for layer, parts in layers.items() if any(part.kept for part in parts)]
-    boxed = all(np.all(part.values == 1) for layer in alive for part in layers[layer])
-    heads = [[len(part.values) for part in parts if part.axis == "heads"] for parts in layers.values()]
+    parts = [part for own in layers.values() for part in own if len(part.values)]
+    alive = [layer for layer, own in layers.items() if any(part.kept for part in own)]
+    heads = [[len(part.values) for part in own if part.axis == "heads"] for own in layers.values()]
+    axes = {axis: [part for part in parts if part.axis == axis] for axis in ("heads", "units")}
     return {
         "title": side.capitalize(),
         "layers": layers,
         "alive": alive,
-        "boxed": boxed,
+        "boxed": all(np.all(part.values == 1) for layer in alive for part in layers[layer]),
         "widths": [max(column) for column in zip(*heads, strict=False)],  # heads of the widest layer
-        "totals": f"{len(alive)} of the dense model's {len(layers)} layers" if boxed else _totals(layers, alive),
-        "spoken": "" if len(alive) == len(layers) else f", layers left: {', '.join(map(str, alive)) or 'none'}",
+        "sublayers": (sum(part.kept > 0 for part in parts), len(parts)),
+        "totals": {axis: (sum(p.kept for p in own), sum(len(p.values) for p in own)) for axis, own in axes.items()},
     }
-
-
-def _totals(layers: Layers, alive: Sequence[int]) -> str:
-    """Layers and sub-layers where any are gone, heads and units always."""
-    parts = [part for parts in layers.values() for part in parts if len(part.values)]
-    counts = {"layers": (len(alive), len(layers)), "sub-layers": (sum(p.kept > 0 for p in parts), len(parts))}
-    counts = {name: (kept, size) for name, (kept, size) in counts.items() if kept < size}
-    for axis in ("heads", "units"):
-        own = [part for part in parts if part.axis == axis]
-        counts[axis] = (sum(part.kept for part in own), sum(len(part.values) for part in own))
-    return ", ".join(f"{kept:,} of {size:,} {name}" for name, (kept, size) in counts.items())
 
 
 def shade(values: np.ndarray) -> np.ndarray:
     """Colour of each mask value: grey where removed, light to dark teal from barely open to one; [n] → [n, 3]."""
-    weight = np.clip(values, 0.0, 1.0)[:, None]
-    return np.where(values[:, None] > 0, _SOFT + (_FULL - _SOFT) * weight, _REMOVED)
-
-
-def shade_one(value: float) -> str:
-    """Colour of one mask value, for SVG."""
-    return to_hex(shade(np.asarray([value]))[0])
+    return _SHADES(np.ma.masked_less_equal(values, 0))[:, :3]
 
 
 def strip_image(values: np.ndarray) -> str:
     """Colours of mask values as a PNG in a data URL: thousands of rectangles a layer would make the page megabytes."""
-    out = io.BytesIO()
-    enough = shade(values).repeat(-(-1536 // len(values)), axis=0)  # twice the pixels of a screen
-    bins = np.array_split(255 * enough, 1536)  # neighbours that are too thin to be seen become their mean colour
-    pixels = np.asarray([[own.mean(axis=0) for own in bins]]).round().astype(np.uint8)
-    Image.fromarray(pixels).save(out, "PNG")
+    pixels = (255 * shade(values)).round().astype(np.uint8)
+    out = io.BytesIO()  # twice the pixels of a screen; neighbours that are too thin to be seen become their mean colour
+    Image.fromarray(pixels[None]).resize((1536, 1), Image.Resampling.BOX).save(out, "PNG")
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"

@@ -71,7 +71,7 @@ def write_study(
 
 def study_page(name: str, records: Sequence[Record], states: Mapping[str, str], said: Protocol = _NOTHING) -> str:
     """A study as one self-contained HTML page; what is missing is left out, every string that came in is escaped."""
-    from nash_jax.report.page import render_template
+    from nash_jax.report.rendering import render_template
     from nash_jax.report.tables import make_frame
     from nash_jax.study import contrast_table
     from nash_jax.study import figures as study_figures

@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from nash_jax.report.tables import numeric_columns
 from nash_jax.study.contrast_table import LEAD, contrast_frame, contrasts_values, sentences
 from nash_jax.study.effort import training_table, trials_frame
 from nash_jax.study.matched import matched_table
@@ -92,7 +91,7 @@ def _one_markdown(title: str, lead: str, frame: pd.DataFrame, lines: Sequence[st
 
 def _frame_markdown(frame: pd.DataFrame) -> str:
     lines = [[_escape(title) for title in frame.columns]]
-    lines.append(["---:" if right else "---" for right in numeric_columns(frame)])
+    lines.append(["---:" if right else "---" for right in frame.attrs["numeric"]])
     lines += [[_escape(cell_text(cell)) for cell in row] for row in frame.itertuples(index=False, name=None)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -11,7 +11,8 @@ import pandas as pd
 
 from nash_jax.report.benchmark import Setup, find_row, setup_label, setups
 from nash_jax.report.numbers import DASH, direction, format_count, format_ms, format_value, is_number, section
-from nash_jax.report.tables import ARROWS, Cell, make_frame, metric_title
+from nash_jax.report.quality import ARROWS, metric_title
+from nash_jax.report.tables import Cell, make_frame
 from nash_jax.spec import SIDES
 from nash_jax.study.published_results import BATCH_SIZES, FLAN_T5_LARGE, SOURCE, sixths
 from nash_jax.study.records import (
