@@ -14,6 +14,7 @@ from nash_jax.axes import check_params, leaf_shapes
 from nash_jax.convert import hf
 from nash_jax.convert.generation_config import GENERATION_FILE, load_generation_options
 from nash_jax.convert.orbax import load_tree, save_tree
+from nash_jax.convert.refused import refuse_other_engines
 from nash_jax.data.decoding import decode_outputs, keep_ids
 from nash_jax.data.hub import fetch_model
 from nash_jax.data.languages import Languages, generation_languages, restored_languages
@@ -387,31 +388,10 @@ def _load_verified(folder: Path, dtype: str) -> Seq2Seq:
 def _load_folder(folder: Path, dtype: Any) -> Seq2Seq:
     """Reads the model of an export, or of a folder in the hub's layout."""
     check_regular(folder, ["params"])
-    _refuse_other_engines(folder)
+    refuse_other_engines(folder)
     spec, params = _load_export(folder) if (folder / "spec.json").exists() else hf.load_hf(folder)
     tokenizer = fill_special_tokens(load_tokenizer(str(folder)), spec) if has_tokenizer(folder) else None
     return Seq2Seq(spec, params, tokenizer, dtype, load_generation_options(folder, spec.vocab_size))
-
-
-_FOREIGN_FILES = {  # what the folder of another engine has → the engine, and how it is written
-    "model.bin": ("CTranslate2", "save_ct2"),
-    "onnx/encoder_model.onnx": ("ONNX Runtime", "save_onnx"),
-    "onnx/encoder_model_quantized.onnx": ("ONNX Runtime", "save_onnx"),
-    "stablehlo/programs.json": ("jax alone", "save_stablehlo"),
-}
-
-
-def _refuse_other_engines(folder: Path) -> None:
-    """Raises UserError for a folder that another engine reads, and that has no weights for ours."""
-    if (folder / "spec.json").exists() or any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
-        return
-    for file, (engine, method) in _FOREIGN_FILES.items():
-        if (folder / file).exists():
-            raise UserError(
-                f"{folder} is a folder for {engine} ({file}), which nash_jax does not read",
-                "an export, or a folder in the hub's layout",
-                f"name the one that {method} was called on, or serve this folder as docs/serving.md says",
-            )
 
 
 def _load_export(folder: Path) -> tuple[ModelSpec, dict[str, Any]]:

@@ -1,6 +1,7 @@
-"""Model types of `transformers` that cannot be read, and why."""
+"""What cannot be read, and why: model types of `transformers`, and folders of other engines."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from nash_jax.errors import UserError, did_you_mean
@@ -46,3 +47,28 @@ def check_model_type(kind: Any, known: Iterable[str]) -> None:
     if reason := REASONS.get(str(kind)):
         raise UserError(f"config.json has model_type {kind!r}: {reason}", expected)
     raise UserError(f"config.json has model_type {kind!r}{did_you_mean(str(kind), known)}", expected)
+
+
+_OTHER_FILES = {  # what the folder of another engine has → the engine, and how it is written
+    "model.bin": ("CTranslate2", "save_ct2"),
+    "onnx/encoder_model.onnx": ("ONNX Runtime", "save_onnx"),
+    "onnx/encoder_model_quantized.onnx": ("ONNX Runtime", "save_onnx"),
+    "stablehlo/programs.json": ("jax alone", "save_stablehlo"),
+}
+
+
+def refuse_other_engines(folder: Path) -> None:
+    """Refuses a folder that another engine reads, and that has no weights for ours.
+
+    Raises:
+      UserError: naming that engine.
+    """
+    if (folder / "spec.json").exists() or any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin")):
+        return
+    for file, (engine, method) in _OTHER_FILES.items():
+        if (folder / file).exists():
+            raise UserError(
+                f"{folder} is a folder for {engine} ({file}), which nash_jax does not read",
+                "an export, or a folder in the hub's layout",
+                f"name the one that {method} was called on, or serve this folder as docs/serving.md says",
+            )

@@ -20,6 +20,10 @@ def read_tokenizer(folder: Path) -> Any:
     Raises:
       Exception: of many types, if no class can read the files.
     """
+    if _is_of_any_files(folder):
+        from transformers import PreTrainedTokenizerFast  # AutoTokenizer imports PyTorch where it is: two seconds
+
+        return PreTrainedTokenizerFast.from_pretrained(str(folder))
     from transformers import AutoTokenizer
 
     try:
@@ -29,6 +33,13 @@ def read_tokenizer(folder: Path) -> Any:
     if _fits(tokenizer, folder):
         return tokenizer
     return _read_by_files(folder, ValueError(f"{type(tokenizer).__name__} does not read these files"))
+
+
+def _is_of_any_files(folder: Path) -> bool:
+    """Whether tokenizer.json says it all, as of a tokenizer that a run made, or that was trimmed."""
+    settings = folder / "tokenizer_config.json"
+    own_class = _setting(settings, "tokenizer_class") not in _ANY_FILES or _setting(settings, "auto_map")
+    return (folder / "tokenizer.json").exists() and not own_class
 
 
 def _fits(tokenizer: Any, folder: Path) -> bool:

@@ -3,8 +3,9 @@
 python -m nash_jax.export.check --format=onnx [--inputs=200] [--new_tokens=24]
 
 Models are small and random. `shortened`: one of three decoder layers is left. `ragged`: layers keep different heads and
-FFN units, and some sub-layers are gone. Printed are the largest difference of teacher-forced log-probabilities, and how
-many inputs give the same tokens in greedy search.
+FFN units, and some sub-layers are gone. `trimmed`: a part of the vocabulary is left. Printed are the largest difference
+of teacher-forced log-probabilities; how many inputs give the same tokens, in greedy search and with 4 beams where the
+engine searches by the same rules; and the size of all files.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from absl import flags
@@ -27,13 +28,14 @@ from nash_jax.runtime.command import parse_flags, print_result, run_command
 from nash_jax.spec import FAMILIES, DecoderLayer, EncoderLayer, ModelSpec, dense_spec
 from nash_jax.testing import random_params, random_sources
 from nash_jax.tree import flatten, unflatten
+from nash_jax.vocabulary.trim import trim_model
 
 FORMATS = {  # format → (module with `written`, extra that it needs)
     "ctranslate2": ("nash_jax.export.ct2_checked", "ctranslate2"),
     "onnx": ("nash_jax.export.onnx.checked", "onnx"),
     "stablehlo": ("nash_jax.export.stablehlo.checked", None),
 }
-SHAPES = ("dense", "shortened", "ragged")
+SHAPES = ("dense", "shortened", "ragged", "trimmed")
 
 
 class Written(Protocol):
@@ -50,6 +52,14 @@ class Written(Protocol):
         """Ids and mask [B, S] → start token, generated tokens, padding after EOS, [B, up to 1 + new_tokens]."""
 
 
+@runtime_checkable
+class WithBeams(Written, Protocol):
+    """One whose engine has the beam search of `early_stopping=True`."""
+
+    def beams(self, ids: np.ndarray, mask: np.ndarray, new_tokens: int, /) -> np.ndarray:
+        """As `greedy`, the best of 4 beams."""
+
+
 class Row(NamedTuple):
     """One row of the table.
 
@@ -57,8 +67,10 @@ class Row(NamedTuple):
       family: of the model.
       shape: one of `SHAPES`.
       difference: largest difference of log-probabilities; None: the format refuses the model.
-      same: inputs with the same tokens.
+      same: inputs with the same tokens in greedy search.
+      same_beams: the same with 4 beams; None: the engine has no such search.
       inputs: inputs compared.
+      size: bytes of the files.
       refusal: message of a refusal.
     """
 
@@ -66,7 +78,9 @@ class Row(NamedTuple):
     shape: str
     difference: float | None
     same: int
+    same_beams: int | None
     inputs: int
+    size: int
     refusal: str = ""
 
 
@@ -92,6 +106,8 @@ def check_model(family: str, shape: str, seed: int = 0) -> tuple[ModelSpec, dict
     if shape == "ragged":
         spec = dataclasses.replace(spec, encoder=_RAGGED_ENCODER, decoder=_RAGGED_DECODER)
     params = _lively(spec, seed)
+    if shape == "trimmed":
+        return trim_model(spec, params, np.array([0, 1, 2, *range(3, spec.vocab_size, 2)]))
     return select_layers(spec, params, decoder=choose_layers(3, 1)) if shape == "shortened" else (spec, params)
 
 
@@ -130,13 +146,18 @@ def compare(family: str, shape: str, kind: str, inputs: int, new_tokens: int) ->
         try:
             found: Written = importlib.import_module(FORMATS[kind][0]).written(Path(folder), spec, params)
         except UserError as error:
-            return Row(family, shape, None, 0, inputs, str(error))
+            return Row(family, shape, None, 0, None, inputs, 0, str(error))
+        size = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
         difference = _difference(
             found.logits(ids, mask, decoder_ids), engine.logits(ids, mask, decoder_ids), decoder_ids
         )
-        ours = engine.generate(ids, mask, GenerationOptions(max_new_tokens=new_tokens))
-        theirs = found.greedy(ids, mask, new_tokens)
-    return Row(family, shape, difference, count_same(ours, theirs, spec.pad_id), inputs)
+        options = GenerationOptions(max_new_tokens=new_tokens)
+        same = count_same(engine.generate(ids, mask, options), found.greedy(ids, mask, new_tokens), spec.pad_id)
+        same_beams = None
+        if isinstance(found, WithBeams):
+            ours = engine.generate(ids, mask, options.replace(num_beams=4, early_stopping=True))
+            same_beams = count_same(ours, found.beams(ids, mask, new_tokens), spec.pad_id)
+    return Row(family, shape, difference, same, same_beams, inputs, size)
 
 
 def _difference(theirs: np.ndarray, ours: np.ndarray, decoder_ids: np.ndarray) -> float:
@@ -161,14 +182,19 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-HEAD = ("| family | model | largest difference of log-probabilities | same tokens, greedy |", "|---|---|---|---|")
+HEAD = (
+    "| family | model | largest difference of log-probabilities | same tokens, greedy | 4 beams | KiB |",
+    "|---|---|---|---|---|---|",
+)
 
 
 def line(row: Row) -> str:
     """Returns a row as a line of Markdown."""
     if row.difference is None:
-        return f"| {row.family} | {row.shape} | refused | {row.refusal} |"
-    return f"| {row.family} | {row.shape} | {row.difference:.1e} | {row.same} of {row.inputs} |"
+        return f"| {row.family} | {row.shape} | refused | {row.refusal} | | |"
+    beams = "–" if row.same_beams is None else f"{row.same_beams} of {row.inputs}"
+    same = f"{row.same} of {row.inputs}"
+    return f"| {row.family} | {row.shape} | {row.difference:.1e} | {same} | {beams} | {row.size / 1024:.0f} |"
 
 
 def run(argv: Sequence[str]) -> None:

@@ -27,8 +27,15 @@ class CheckedFolder:
 
     def greedy(self, ids: np.ndarray, mask: np.ndarray, new_tokens: int) -> np.ndarray:
         """Start token, tokens to EOS, padding, [B, up to 1 + new_tokens]."""
+        return self._generate(ids, mask, new_tokens, 1)
+
+    def beams(self, ids: np.ndarray, mask: np.ndarray, new_tokens: int) -> np.ndarray:
+        """As `greedy`, the best of 4 beams."""
+        return self._generate(ids, mask, new_tokens, 4)
+
+    def _generate(self, ids: np.ndarray, mask: np.ndarray, new_tokens: int, beam_size: int) -> np.ndarray:
         found = self._translator.translate_batch(
-            self._sources(ids, mask), beam_size=1, max_decoding_length=new_tokens, min_decoding_length=0,
+            self._sources(ids, mask), beam_size=beam_size, max_decoding_length=new_tokens, min_decoding_length=0,
             return_end_token=True,
         )  # fmt: skip
         rows = [[self._names.index(name) for name in row.hypotheses[0]] for row in found]
