@@ -408,7 +408,7 @@ FLAGS = {
     ("--column=document",): "column 'document' of {}/rows.txt, a text file; expected a column only for a file with col",
 }
 FILES = {
-    ("input", "none.txt"): "no file {}/none.txt; expected an existing file",
+    ("input", "absent.txt"): "no file {}/absent.txt; expected an existing file",
     (
         "input",
         "rows.xlsx",

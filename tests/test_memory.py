@@ -21,6 +21,7 @@ def test_elsewhere_nothing_happens(monkeypatch):
     assert not keep_freed_memory()
 
 
+@pytest.mark.full
 def test_memory_and_time_of_loading(monkeypatch, capsys):
     """A process that loads a model holds its parameters and little more; both kinds of folders are timed."""
     model = dense_spec(vocab_size=30_000, d_model=256, d_ff=512, num_heads=4, encoder_layers=4, decoder_layers=4)

