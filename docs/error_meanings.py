@@ -236,7 +236,7 @@ MEANING: dict[str, dict[str, tuple[str, str]]] = {
         "--early_stopping=maybe": ("a wrong choice", ""),
         "--suppress_tokens=[5,x]": ("a list that is not JSON", ""),
         "--column=document": ("`--column` for a file of lines", "leave it out"),
-        "input none.txt": ("the input does not exist", "the path is relative to the current folder"),
+        "input absent.txt": ("the input does not exist", "the path is relative to the current folder"),
         "input rows.xlsx": ("a kind of file that is not read", "make it JSONL or CSV"),
         "input broken.csv": (
             "a quote is not closed, or text follows a closing quote",
