@@ -3,7 +3,6 @@
 Letters: B inputs, n outputs for each, R = B·n rows, L output length in tokens, S source length.
 """
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.engines.lengths import length_limits
+from nash_jax.engines.options import length_limits, num_threads, refuse_options
 from nash_jax.errors import UserError
 from nash_jax.export.ct2 import write_ctranslate2
 from nash_jax.export.vocabulary import token_names
@@ -61,12 +60,7 @@ class CTranslate2Engine(BatchGenerator):
         Raises:
           UserError: naming the options.
         """
-        default = GenerationOptions()
-        wrong = [name for name in _WITHOUT if getattr(options, name) != getattr(default, name)]
-        if options.decoder_start_token_id not in (None, self.spec.decoder_start_id):
-            wrong.append("decoder_start_token_id")
-        if wrong:
-            raise UserError(f"CTranslate2 has no {', '.join(wrong)}", "options that it has", "leave out --engine")
+        refuse_options("CTranslate2", options, _WITHOUT, self.spec, "options that it has")
 
     def generate_padded(
         self, inputs: PaddedInputs, options: GenerationOptions, *,
@@ -174,8 +168,7 @@ class CTranslate2Engine(BatchGenerator):
 def _load(folder: str, dtype: str) -> Any:
     import ctranslate2
 
-    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     try:
-        return ctranslate2.Translator(folder, device="auto", compute_type=dtype, intra_threads=threads)
+        return ctranslate2.Translator(folder, device="auto", compute_type=dtype, intra_threads=num_threads())
     except ValueError as error:
         raise UserError(f"CTranslate2: {error}", "another dtype") from error

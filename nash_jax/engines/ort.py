@@ -4,14 +4,13 @@ Letters: B inputs, L output length in tokens, N generated tokens, P prompt lengt
 """
 
 import dataclasses
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nash_jax.engines.lengths import length_limits
+from nash_jax.engines.options import length_limits, num_threads, refuse_options
 from nash_jax.errors import UserError, require_packages
 from nash_jax.generation.arguments import preview
 from nash_jax.generation.engine import BatchGenerator, OnToken, check_stream
@@ -51,10 +50,9 @@ class OnnxRuntimeEngine(BatchGenerator):
         from nash_jax.export.onnx.run import OnnxModel
 
         self.spec = spec
-        threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
         with tempfile.TemporaryDirectory(prefix="nash_jax") as folder:
             write_onnx(Path(folder), spec, params, {}, dtype)
-            self._model = OnnxModel(folder, threads)
+            self._model = OnnxModel(folder, num_threads())
 
     def check_options(self, options: GenerationOptions) -> None:
         """Refuses options that are not those of a greedy search, or change its scores.
@@ -62,13 +60,8 @@ class OnnxRuntimeEngine(BatchGenerator):
         Raises:
           UserError: naming the options.
         """
-        default = GenerationOptions()
-        names = [field.name for field in dataclasses.fields(options) if field.name not in _HONOURED]
-        wrong = [name for name in names if getattr(options, name) != getattr(default, name)]
-        if options.decoder_start_token_id not in (None, self.spec.decoder_start_id):
-            wrong.append("decoder_start_token_id")
-        if wrong:
-            raise UserError(f"ONNX Runtime has no {', '.join(wrong)}", "greedy search", "leave out --engine")
+        without = [field.name for field in dataclasses.fields(options) if field.name not in _HONOURED]
+        refuse_options("ONNX Runtime", options, without, self.spec, "greedy search")
 
     def generate_padded(
         self, inputs: PaddedInputs, options: GenerationOptions, *,
