@@ -1,5 +1,6 @@
 """Random PyTorch models of every family, NumPy-seeded, as oracles for our own."""
 
+from collections.abc import Container, Iterable
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,16 @@ import pytest
 
 FAMILIES = ("t5", "mt5", "umt5", "bart", "mbart", "marian", "pegasus", "m2m_100")
 T5_LIKE = ("t5", "mt5", "umt5")
+USUAL = ("t5", "umt5", "bart", "m2m_100", "custom")  # between them they have every kind of layer
 TORCH_WARNINGS = [  # torch's and transformers' own
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
+
+
+def usual_first(families: Iterable[str], usual: Container[str] = USUAL) -> list[Any]:
+    """Families for `parametrize`: the usual ones run by default, the others with `-m full`."""
+    return [name if name in usual else pytest.param(name, marks=pytest.mark.full) for name in families]
 
 
 def random_config(family: str, seed: int) -> Any:

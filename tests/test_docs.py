@@ -170,7 +170,7 @@ def test_pages_of_quick_commands(run, place):
     assert (place / "folder" / "spec.json").exists() and (place / "folder_hf" / "model.safetensors").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_from_a_model_on_disk_to_a_smaller_one(run, place):
     run(place, "docs/start_to_end.md")
     rows = [json.loads(line) for line in (place / "summaries.jsonl").read_text().splitlines()]

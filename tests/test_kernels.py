@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import usual_first
 
 from nash_jax import Seq2Seq
 from nash_jax.benchmark import kernel_cost
@@ -168,17 +169,14 @@ def check_against_teacher_forcing(engine, seed):
     np.testing.assert_allclose(own, forced.max(-1), atol=1e-4)
 
 
-USUAL = ("t5", "umt5", "bart", "custom")
-
-
-@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f in USUAL else pytest.mark.full) for f in FAMILIES])
+@pytest.mark.parametrize("family", usual_first(FAMILIES))
 def test_decoding_is_teacher_forcing_in_every_family(family):
     """Ragged layers: other heads in each, and sub-layers that are gone."""
     seed = [*FAMILIES].index(family)
     check_against_teacher_forcing(Engine(*random_model(seed), "float32", True), seed)
 
 
-@pytest.mark.parametrize("family", [pytest.param(f, marks=() if f in USUAL else pytest.mark.full) for f in FAMILIES])
+@pytest.mark.parametrize("family", usual_first(FAMILIES))
 def test_int8_is_the_same_with_and_without_kernels(family):
     seed = [*FAMILIES].index(family)
     spec, params = random_model(seed)

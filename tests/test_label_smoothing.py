@@ -21,7 +21,9 @@ def loss_of(spec, params, batch, epsilon):
     totals = {name: jnp.sum(batch[ids] != spec.pad_id) for name, ids in (("source", "input_ids"), ("target", "labels"))}
     rngs = {"dropout": None, "gates": jax.random.key(0)}
     loss = StudentLoss(build(spec), DistillConfig(), label_smoothing=epsilon)
-    value, gradient = jax.value_and_grad(lambda own: loss({"model": own}, {}, batch, rngs, totals, 1.0, 0)[0])(params)
+    value, gradient = jax.jit(jax.value_and_grad(lambda own: loss({"model": own}, {}, batch, rngs, totals, 1.0, 0)[0]))(
+        params
+    )
     return float(value), gradient
 
 

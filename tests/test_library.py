@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from seeds import in_turn
 
 import nash_jax
 import nash_jax.pruning
@@ -80,6 +81,7 @@ def generated(folder, report):
     return nash_jax.load(folder).generate([report["config"]["task"]["prefix"] + "A text."], max_new_tokens=tokens)
 
 
+@in_turn
 def test_a_run_leaves_a_card_whose_commands_run(recipe, torch, monkeypatch, capsys):
     folder, report = (
         recipe.workdir.folder / "export" / "hf",

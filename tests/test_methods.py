@@ -9,6 +9,7 @@ import pytest
 from commands import call
 from html_page import Page
 from safetensors.numpy import load_file
+from seeds import some
 from test_recipe import arguments
 
 import nash_jax
@@ -37,7 +38,7 @@ LAYERS = {"encoder": 2, "decoder": 2}
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=OWN)
+@pytest.fixture(scope="module", params=some(["cofi", "drop", "none", "nash_auto"], few=3))
 def run(request, tmp_path_factory) -> tuple[str, Path, str]:
     """Method, workdir, and what the command printed."""
     workdir = tmp_path_factory.mktemp(request.param) / "run"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from commands import LIMIT, on_devices
+from seeds import in_turn
 from small_run import make_flags
 
 import nash_jax
@@ -87,7 +88,7 @@ def losses(workdir: Path) -> dict[tuple[str, int], float]:
     return {(row["phase"], row["step"]): row["loss"] for row in rows}
 
 
-@pytest.mark.slow
+@in_turn
 def test_two_processes_train_as_one(command: list[str], tmp_path: Path) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
     started = start([*command, f"--workdir={alone}"], processes=1, devices=2)

@@ -12,7 +12,7 @@ from nash_jax.generate import main
 from nash_jax.seq2seq import Seq2Seq
 from nash_jax.testing import lively_model, random_params, random_spec
 
-FAMILIES = ("t5", "umt5", "bart", "marian", "m2m_100", "custom")
+FAMILIES = ("custom", "m2m_100", "t5", "umt5", "bart", "marian")
 CASES = [(family, seed) for seed in range(4) for family in FAMILIES]
 OPTIONS = (
     {}, {"min_new_tokens": 6}, {"max_length": 5}, {"eos_token_id": [3, 4, 5], "pad_token_id": 2}, {"min_length": 4},
@@ -27,7 +27,7 @@ def both(spec, params):
     return Seq2Seq(spec, params), other
 
 
-@pytest.mark.parametrize("case", some(CASES, len(FAMILIES)), ids=str)
+@pytest.mark.parametrize("case", some(CASES, few=2), ids=str)
 def test_tokens_and_scores_are_ours(case):
     family, seed = case
     spec = random_spec(seed, family=family, ragged=bool(seed % 2))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import TORCH_WARNINGS, torch_logits
+from families import TORCH_WARNINGS, torch_logits, usual_first
 
 import nash_jax
 from nash_jax.axes import frozen_params
@@ -49,7 +49,7 @@ def train(spec, params, teacher_spec, teacher, batch):
     return jax.device_get(state["params"]["model"]), masks, reports
 
 
-@pytest.mark.parametrize("family", ["mbart", "marian", "pegasus", "m2m_100", "umt5"])
+@pytest.mark.parametrize("family", usual_first(["mbart", "marian", "pegasus", "m2m_100", "umt5"], ["m2m_100", "umt5"]))
 def test_pruning_and_export(logits, tmp_path, family):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch (CPU build)")

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from families import usual_first
 
 import nash_jax
 from nash_jax.errors import UserError
@@ -40,9 +41,7 @@ def test_greedy_tokens(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "family", [pytest.param(f, marks=[] if f in ("t5", "bart") else pytest.mark.full) for f in FAMILIES]
-)
+@pytest.mark.parametrize("family", usual_first(FAMILIES, ("t5", "bart")))
 def test_every_family(family):
     """Ragged models, with prompts, rules and limits."""
     spec = random_spec(3, ragged=True, family=family)

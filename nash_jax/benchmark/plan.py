@@ -1,8 +1,10 @@
 """Memory, collectives and time of a config's programs on devices that are not here, from their real compilers.
 
-python -m nash_jax.benchmark.plan --config=FILE[:variant] --topology=v5e:4x4 [--mesh=data:2,fsdp:8] [--config.…=…]
+python -m nash_jax.benchmark.plan --config=FILE[:variant] --topology=v5e:4x4 [--mesh=data:2,fsdp:8] [--programs=prune]
+    [--json] [--config.…=…]
 """
 
+import json
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,6 +30,7 @@ from nash_jax.runtime.mesh import make_mesh, mesh_text
 from nash_jax.spec import ModelSpec
 
 _GIB = 2**30
+_UPDATE = ": update"
 
 
 class Row(NamedTuple):
@@ -43,30 +46,58 @@ class Row(NamedTuple):
     program: str
     costs: Costs
 
+    def to_json(self, memory: int | None) -> dict[str, Any]:
+        """Returns what programs read: names, the costs, and whether it fits.
 
-def plan(config: Config, spec: ModelSpec, topology: Topology, mesh: str) -> tuple[list[Row], str]:
+        Args:
+          memory: bytes of a device; None: there is no limit.
+        """
+        return {"mesh": self.mesh, "program": self.program, "fits": fits(self.costs, memory)} | self.costs._asdict()
+
+
+def plan(config: Config, spec: ModelSpec, topology: Topology, mesh: str, only: str = "") -> tuple[list[Row], str]:
     """Compiles all programs on one mesh: the one that is named, or the best of those that could be used.
+
+    An update is compiled before the gradients that it takes: where it does not fit, they are not compiled.
 
     Args:
       config: of the run.
       spec: of the dense model.
       topology: what to compile for.
       mesh: as `config.mesh`; empty: the meshes are tried with the phase that holds most, and one is chosen.
+      only: what the names of the programs begin with; empty: all.
 
     Returns:
       A row for each program, those of rejected meshes first; and why this mesh was chosen, empty if it was named.
+
+    Raises:
+      UserError: where no program is called so, or no mesh divides the batches.
     """
     tried, reason = list[Row](), ""
     if not mesh:
         mesh, tried, reason = _choose(config, spec, topology)
     own = make_mesh(mesh, topology.devices)
-    programs, done = _programs(config, spec, own), {row.program: row for row in tried if row.mesh == mesh}
-    rows = [done.get(name) or Row(mesh_text(own), name, compile_costs(lower())) for name, lower in programs.items()]
-    return [row for row in tried if row.mesh != mesh] + rows, reason
+    programs = phase_programs(config, spec, own) | generation_program(config, spec, own)
+    chosen = {name: lower for name, lower in programs.items() if name.startswith(only)}
+    if not chosen:
+        raise UserError(f"--programs is {only!r}", f"the beginning of one of {', '.join(programs)}")
+    done = [row for row in tried if row.mesh == mesh_text(own)]
+    known = {row.program for row in done}
+    new = _compile(own, {name: lower for name, lower in chosen.items() if name not in known}, topology.memory)
+    return [row for row in tried if row not in done] + done + new, reason
 
 
-def _programs(config: Config, spec: ModelSpec, mesh: Mesh) -> Lowered:
-    return phase_programs(config, spec, mesh) | generation_program(config, spec, mesh)
+def _compile(mesh: Mesh, programs: Lowered, memory: int | None) -> list[Row]:
+    """A row for each program. Gradients are not compiled for a device on which their update does not fit."""
+    costs: dict[str, Costs] = {}
+    for name in sorted(programs, key=lambda name: not name.endswith(_UPDATE)):
+        phase, _, _ = name.partition(":")
+        update = costs.get(phase + _UPDATE)
+        if update is not None and not fits(update, memory):
+            costs[name] = Costs(0, update.total, {}, None, None, f"the update needs {update.total / _GIB:.2f} GiB")
+        else:
+            costs[name] = compile_costs(programs[name]())
+    return [Row(mesh_text(mesh), name, costs[name]) for name in programs]
 
 
 def _choose(config: Config, spec: ModelSpec, topology: Topology) -> tuple[str, list[Row], str]:
@@ -83,7 +114,7 @@ def _choose(config: Config, spec: ModelSpec, topology: Topology) -> tuple[str, l
         largest = next((title.partition(":")[0] for title in programs if title.startswith("prune")), None)
         largest = largest or next(iter(programs)).partition(":")[0]
         chosen = {title: lower for title, lower in programs.items() if title.partition(":")[0] == largest}
-        found[name] = [Row(mesh_text(mesh), title, compile_costs(lower())) for title, lower in chosen.items()]
+        found[name] = _compile(mesh, chosen, topology.memory)
     if not found:
         return names[0], [], "the only mesh whose rows divide every batch"
     ranks = {name: _rank(rows, topology.memory) for name, rows in found.items()}
@@ -144,27 +175,32 @@ def _line(row: Row, memory: int | None) -> str:
     return f"| {row.mesh} | {row.program} | {' | '.join([*sizes, verdict, exchanged or 'none', flops, ms])} |"
 
 
-def _read(argv: Sequence[str]) -> tuple[Config, str, str]:
-    """Config, topology and mesh of a command line; the rest is as of the main command."""
+def _read(argv: Sequence[str]) -> tuple[Config, flags.FlagValues]:
+    """Config of a command line, which is as that of the main command, and the flags of this one."""
     own = flags.FlagValues()
-    for name in ("topology", "mesh"):
+    for name in ("topology", "mesh", "programs"):
         flags.DEFINE_string(name, "", "", flag_values=own)
+    flags.DEFINE_bool("json", False, "", flag_values=own)
     rest = own(list(argv), known_only=True)
     if not own["topology"].value:
         raise UserError("no --topology", "--topology=v5e:4x4, v6e:4x4, h200:8 or cpu:8")
     given: Any = command_line.parse(rest)
-    config = parse_config(given.config)
-    return config, own["topology"].value, own["mesh"].value or config.mesh
+    return parse_config(given.config), own
 
 
 def run(argv: Sequence[str]) -> None:
     """Compiles and prints the table."""
-    config, name, mesh = _read(argv)
+    config, own = _read(argv)
+    name, mesh, programs = (str(own[flag].value) for flag in ("topology", "mesh", "programs"))
     topology = find_topology(name)
     spec = planned_spec(config)
     memory = "" if topology.memory is None else f" of {topology.memory / _GIB:.1f} GiB"
-    print(f"{len(topology.devices)} × {topology.chip}{memory}", flush=True)
-    rows, reason = plan(config, spec, topology, mesh)
+    if not own["json"].value:
+        print(f"{len(topology.devices)} × {topology.chip}{memory}", flush=True)
+    rows, reason = plan(config, spec, topology, mesh or config.mesh, programs)
+    if own["json"].value:
+        print(json.dumps([row.to_json(topology.memory) for row in rows]))
+        return
     print(format_rows(rows, topology.memory))
     print(f"chosen: {reason}" if reason else "")
 

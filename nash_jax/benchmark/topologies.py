@@ -1,6 +1,7 @@
 """Devices that are not here, to compile for: TPU slices by libtpu, NVIDIA GPUs by jax's CUDA plugin, fake CPUs."""
 
 import contextlib
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -45,6 +46,7 @@ _NO_MACHINE = {  # to ask about itself, or that only one process could use; libt
 }  # fmt: skip
 _TPU_MEMORY = {"v4": 32 * _GIB, "v5e": 16 * _GIB, "v5p": 95 * _GIB, "v6e": 32 * _GIB}
 _GPUS = {"h200": (_H200, 141_000_000_000)}
+_KINDS = (*_TPU_MEMORY, *_GPUS, "cpu")
 
 
 def find_topology(name: str) -> Topology:
@@ -56,16 +58,30 @@ def find_topology(name: str) -> Topology:
     Raises:
       UserError: for another name, a size that the kind does not have, or a missing package.
     """
+    _, memory = describe_topology(name)
     kind, _, size = name.partition(":")
-    known = [*_TPU_MEMORY, *_GPUS, "cpu"]
-    if kind not in known or not size:
-        raise UserError(f"--topology is {name!r}{did_you_mean(kind, known)}", _EXPECTED)
     jax.config.update("jax_platforms", "cpu")
     if kind == "cpu":
         return Topology(name, _fake_devices(name, size), None, "fake CPU device")
     devices = _tpu(name) if kind in _TPU_MEMORY else _gpu(name, kind, size)
-    memory = _TPU_MEMORY[kind] if kind in _TPU_MEMORY else _GPUS[kind][1]
     return Topology(name, devices, memory, devices[0].device_kind)
+
+
+def describe_topology(name: str) -> tuple[int, int | None]:
+    """Returns how many devices a topology has, and the bytes of one (None: no limit); no compiler is asked.
+
+    Args:
+      name: as `find_topology` takes it.
+
+    Raises:
+      UserError: for another name.
+    """
+    kind, _, size = name.partition(":")
+    sides = size.split("x")
+    if kind not in _KINDS or not all(side.isdecimal() and int(side) for side in sides):
+        raise UserError(f"--topology is {name!r}{did_you_mean(kind, _KINDS)}", _EXPECTED)
+    memory = _TPU_MEMORY.get(kind) or (_GPUS[kind][1] if kind in _GPUS else None)
+    return math.prod(map(int, sides)), memory
 
 
 def _fake_devices(name: str, size: str) -> Any:

@@ -1,0 +1,162 @@
+"""Which models can be pruned on which devices: `nash_jax.benchmark.plan` for each of both, as one table.
+
+python -m nash_jax.benchmark.plan_table [--output=plan.jsonl] [--models=t5-base,t5-3b] [--topologies=v5e:4x4,h200:8]
+    [--config.…=…]
+
+What is compiled is the pruning of configs/cnn_dailymail.py in bfloat16, each pair in a process of its own, for minutes;
+what is in the output file already is not compiled again. A batch has 256 rows, of which a device computes four at a
+time. Devices hold the state whole (`data`) where it takes half of their memory at most, else in parts (`fsdp`).
+"""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from nash_jax.axes import leaf_shapes
+from nash_jax.benchmark.topologies import describe_topology
+from nash_jax.errors import UserError
+from nash_jax.runtime.command import run_command
+from nash_jax.runtime.progress import say_while
+from nash_jax.spec import preset
+
+MODELS = ("t5-base", "t5-large", "bart-large", "t5-3b", "t5-11b")
+TOPOLOGIES = ("v5e:1x1", "v5e:4x4", "v6e:4x4", "v6e:16x16", "h200:1", "h200:8")
+_BATCH, _AT_A_TIME = 256, 4  # rows of a step; rows that a device computes at a time
+_STATE = 16  # bytes a parameter: itself, its gradient and two moments, in float32
+_PARTS = ("update", "gradients")
+_GIB = 2**30
+
+
+class Pair(NamedTuple):
+    """A model and what it is to be pruned on, as `preset` and `describe_topology` take them."""
+
+    model: str
+    topology: str
+
+
+def choose_mesh(parameters: int, devices: int, memory: int | None) -> str:
+    """Returns `data:N` where the whole state takes half of a device's memory at most, else `fsdp:N`.
+
+    Args:
+      parameters: of the model.
+      devices: N.
+      memory: bytes of one; None: there is no limit.
+    """
+    whole = devices == 1 or memory is None or parameters * _STATE <= memory / 2
+    return f"{'data' if whole else 'fsdp'}:{devices}"
+
+
+def plan_command(pair: Pair, rest: Sequence[str]) -> list[str]:
+    """Returns the command that compiles the pruning of a pair.
+
+    Args:
+      pair: model and topology.
+      rest: further flags of `nash_jax.benchmark.plan`, the last word.
+
+    Raises:
+      UserError: for a model or topology that is not known.
+    """
+    devices, memory = describe_topology(pair.topology)
+    batch = [f"--config.prune.batch_size={_BATCH}", f"--config.prune.accumulation={_parts(devices)}"]
+    parameters = sum(math.prod(shape) for shape in leaf_shapes(preset(pair.model)).values())
+    return [
+        sys.executable, "-m", "nash_jax.benchmark.plan", "--config=configs/cnn_dailymail.py",
+        "--config.model.init=", f"--config.model.preset={pair.model}", "--config.model.dtype=bfloat16",
+        "--config.stages=prune", *batch,
+        f"--topology={pair.topology}", f"--mesh={choose_mesh(parameters, devices, memory)}", "--programs=prune",
+        "--json", *rest,
+    ]  # fmt: skip
+
+
+def _parts(devices: int) -> int:
+    """In how many parts a step computes its batch."""
+    return max(1, _BATCH // (_AT_A_TIME * devices))
+
+
+def compile_pair(pair: Pair, rest: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the programs of a pair as `Row.to_json` gives them, compiled in a process of its own.
+
+    Args:
+      pair: model and topology.
+      rest: as of `plan_command`.
+
+    Raises:
+      UserError: with its last words where the process fails.
+    """
+    with say_while(lambda seconds: print(f"{' on '.join(pair)}: {seconds:,.0f} s", file=sys.stderr, flush=True)):
+        done = subprocess.run(plan_command(pair, rest), capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = [line for line in done.stderr.splitlines() if line.strip()] or [f"status {done.returncode}"]
+        raise UserError(f"{' on '.join(pair)}: {words[-1]}", "programs that compile")
+    return list(json.loads(done.stdout.splitlines()[-1]))
+
+
+def format_table(found: Sequence[dict[str, Any]]) -> str:
+    """Returns the table, in Markdown.
+
+    Args:
+      found: lines of the output file.
+    """
+    head = (
+        "| model | devices | mesh | GiB a device: state, of a step | fits | exchanged in a step, GiB | TFLOP a device "
+        "| ms, by the compiler |"
+    )
+    return "\n".join([head, "|---|---|---|---:|---|---:|---:|---:|", *map(_format_pair, found)])
+
+
+def _format_pair(line: dict[str, Any]) -> str:
+    update, gradients = (next(row for row in line["programs"] if row["program"].endswith(end)) for end in _PARTS)
+    total = max(row["arguments"] + row["temporaries"] for row in line["programs"])
+    parts, compiled = _parts(describe_topology(line["topology"])[0]), bool(gradients["arguments"])
+    exchanged = sum(size for _, size in gradients["collectives"].values()) / _GIB
+    shown = [line["model"], line["topology"], update["mesh"], f"{update['arguments'] / _GIB:.2f}, {total / _GIB:.2f}"]
+    shown += ["yes" if all(row["fits"] for row in line["programs"]) else "no"]
+    shown += [f"{exchanged:.2f}" if compiled else ""]
+    shown += [f"{parts * gradients['flops'] / 1e12:.2f}" if gradients["flops"] else ""]
+    times = [gradients["seconds"], update["seconds"]]
+    shown += [f"{1000 * (parts * times[0] + times[1]):,.0f}" if all(times) else ""]
+    return f"| {' | '.join(shown)} |"
+
+
+def _read_lines(path: Path, rest: Sequence[str]) -> dict[Pair, dict[str, Any]]:
+    """What an earlier command with the same flags left in the output file."""
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+    return {Pair(line["model"], line["topology"]): line for line in lines if line["flags"] == list(rest)}
+
+
+def run(argv: Sequence[str]) -> None:
+    """Compiles what is missing, and prints the table."""
+    own = flags.FlagValues()
+    flags.DEFINE_string("output", "plan.jsonl", "", flag_values=own)
+    flags.DEFINE_list("models", list(MODELS), "", flag_values=own)
+    flags.DEFINE_list("topologies", list(TOPOLOGIES), "", flag_values=own)
+    rest = own(list(argv), known_only=True)[1:]
+    output = Path(str(own["output"].value))
+    models, topologies = (list[str](own[name].value or ()) for name in ("models", "topologies"))
+    pairs = [Pair(model, topology) for topology in topologies for model in models]
+    for pair in pairs:
+        plan_command(pair, rest)  # names that are not known end it before anything is compiled
+    found = _read_lines(output, rest)
+    for number, pair in enumerate(pairs, 1):
+        if pair in found:
+            continue
+        print(f"{number} of {len(pairs)}: {' on '.join(pair)}", file=sys.stderr, flush=True)
+        found[pair] = pair._asdict() | {"flags": list(rest), "programs": compile_pair(pair, rest)}
+        with output.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(found[pair]) + "\n")
+    print(format_table([found[pair] for pair in pairs]))
+
+
+def main(argv: Sequence[str] = sys.argv) -> int:
+    """Exit status: see `run_command`."""
+    return run_command(run, argv, __doc__, "choose smaller models")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
