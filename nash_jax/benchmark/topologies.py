@@ -46,6 +46,7 @@ _NO_MACHINE = {  # to ask about itself, or that only one process could use; libt
 }  # fmt: skip
 _TPU_MEMORY = {"v4": 32 * _GIB, "v5e": 16 * _GIB, "v5p": 95 * _GIB, "v6e": 32 * _GIB}
 _GPUS = {"h200": (_H200, 141_000_000_000)}
+_PEAKS = {"v4": 275e12, "v5e": 197e12, "v5p": 459e12, "v6e": 918e12, "h200": 989e12}  # operations a second, bfloat16
 _KINDS = (*_TPU_MEMORY, *_GPUS, "cpu")
 
 
@@ -82,6 +83,15 @@ def describe_topology(name: str) -> tuple[int, int | None]:
         raise UserError(f"--topology is {name!r}{did_you_mean(kind, _KINDS)}", _EXPECTED)
     memory = _TPU_MEMORY.get(kind) or (_GPUS[kind][1] if kind in _GPUS else None)
     return math.prod(map(int, sides)), memory
+
+
+def peak_flops(name: str) -> float | None:
+    """Returns the operations a second of one device in bfloat16, as its maker says; None of fake devices.
+
+    Args:
+      name: as `find_topology` takes it.
+    """
+    return _PEAKS.get(name.partition(":")[0])
 
 
 def _fake_devices(name: str, size: str) -> Any:
