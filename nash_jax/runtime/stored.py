@@ -1,9 +1,11 @@
 """Arrays that stay in their files until a part of them is asked for, so that no process reads a model whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+
+from nash_jax.tree import map_with_path
 
 Index = tuple[slice, ...]
 """A slice for each axis."""
@@ -29,3 +31,8 @@ class StoredArray:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         whole = self._read((slice(None),) * len(self.shape))
         return whole if dtype is None else whole.astype(dtype, copy=False)
+
+
+def read_stored(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with stored arrays read whole, and others as they are."""
+    return map_with_path(lambda _, leaf: np.asarray(leaf) if isinstance(leaf, StoredArray) else leaf, params)
