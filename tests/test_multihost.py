@@ -92,8 +92,8 @@ def losses(workdir: Path) -> dict[tuple[str, int], float]:
 def test_two_processes_train_as_one(mesh: str, command: list[str], tmp_path: Path) -> None:
     """Each with its rows; with `fsdp` each also reads, keeps and saves its half of every model alone."""
     alone, together = tmp_path / "alone", tmp_path / "together"
-    started = start([*command, f"--workdir={alone}"], processes=1, devices=2)
-    started += start([*command, f"--workdir={together}", f"--config.mesh={mesh}"], processes=2, devices=1)
+    started = start([*command, f"--config.mesh={mesh}", f"--workdir={alone}"], processes=1, devices=2)
+    started += start([*command, f"--config.mesh={mesh}", f"--workdir={together}"], processes=2, devices=1)
     printed = finish(started)
     assert [text.count("report.html") for text in printed] == [1, 1, 0]  # the main process alone says it
     one, two = losses(alone), losses(together)
