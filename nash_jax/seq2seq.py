@@ -348,7 +348,12 @@ class Seq2Seq:
 
 
 def load(
-    name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool = True, engine: str = "jax", lazy: bool = False
+    name: str | os.PathLike[str],
+    *,
+    dtype: Any = "float32",
+    verify: bool = True,
+    engine: str = "jax",
+    lazy: bool = False,
 ) -> Seq2Seq:
     """Loads a model from a nash_jax export, a folder in the hub's layout, or the hub.
 

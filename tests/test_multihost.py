@@ -158,7 +158,8 @@ save_tree(folder / "parts", restored)
 asked = []
 stored = load_tree(folder / "parts", lazy=True)["wi"]
 counted = StoredArray(stored.shape, lambda index: asked.append(index) or stored[index])
-np.testing.assert_array_equal(place(counted, shardings["wi"]).addressable_data(0), params["wi"][:, 3 * index : 3 * index + 3])
+part = place(counted, shardings["wi"]).addressable_data(0)
+np.testing.assert_array_equal(part, params["wi"][:, 3 * index : 3 * index + 3])
 assert [part.indices(6) for _, part in asked] == [(3 * index, 3 * index + 3, 1)]
 assert broadcast_from_host0({"who": index, "exact": 0.1 + index}) == {"who": 0, "exact": 0.1}
 assert broadcast_from_host0(None) is None

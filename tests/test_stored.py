@@ -105,7 +105,7 @@ def test_the_same_on_eight_devices(tmp_path: Path) -> None:
 
 
 def test_no_device_reads_more_than_its_part() -> None:
-    mesh, shardings = shardings_of(SPECS["gated"], "fsdp:2,model:2")
+    _, shardings = shardings_of(SPECS["gated"], "fsdp:2,model:2")
     whole, asked = random_params(SPECS["gated"])["encoder"]["layers_0"]["attention"]["qkv"], []
 
     def read(index):

@@ -263,6 +263,15 @@ def to_hf_state(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, np.ndar
     return state
 
 
+def weight_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Returns name → shape of each weight in the `transformers` state dict of a model with uniform layers."""
+    shapes, found = leaf_shapes(spec), dict[str, tuple[int, ...]]()
+    for path, names in get_layout(spec).names(spec).items():
+        parts = _to_hf(path, np.zeros(shapes[path], np.int8), len(names))
+        found.update(zip(names, (part.shape for part in parts), strict=True))
+    return found
+
+
 def _without_positions(spec: ModelSpec, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Removes M2M100's position tables, which `transformers` computes and does not read.
 

@@ -27,7 +27,8 @@ def read_weights(folder: Path, num_params: int | None = None) -> dict[str, np.nd
     """Finds all tensors of a checkpoint, as they are stored; all their types are exact in float32 but float64.
 
     Integer tensors, such as position ids stored by old versions, are ignored. Names that a wrapper of PyTorch changed
-    (`torch.compile`, `DistributedDataParallel`) are restored, with a printed note. `check_finite` is left to the reader.
+    (`torch.compile`, `DistributedDataParallel`) are restored, with a printed note. Values are not looked at:
+    `check_finite` is for those who read them.
 
     Args:
       folder: folder of the checkpoint.

@@ -88,7 +88,10 @@ class EvaluationRun:
         if name == "jax" and not dtype:
             return {"model": self._split_engine}
         other = {"jax": Engine, **OTHER_ENGINES}[name]
-        return {"jax": self._split_engine, "model": other(self.given.spec, read_stored(self.given.params), dtype or "float32")}
+        return {
+            "jax": self._split_engine,
+            "model": other(self.given.spec, read_stored(self.given.params), dtype or "float32"),
+        }
 
 
 def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:
