@@ -9,8 +9,8 @@ Memory is the most that a process of its own holds meanwhile, beyond what it hel
 parameters. Pages of mapped files are not counted: the system takes them back when it needs them.
 
 With a mesh, weights are read into their shards. They are zeros in a file without blocks, which takes no room on the
-disk. Of several processes on one machine, started as in docs/launch.md, one after the other loads its part and frees it: so
-a machine that cannot hold a model shows what a process of a larger run needs.
+disk. Of several processes on one machine, started as in docs/launch.md, one after the other loads its part and frees
+it: so a machine that cannot hold a model shows what a process of a larger run needs.
 """
 
 import contextlib
