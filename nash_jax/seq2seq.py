@@ -45,7 +45,7 @@ from nash_jax.generation.texts import TextGenerator
 from nash_jax.runtime.files import check_regular, find_folder, read_small
 from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.output_folder import complete_save, fill_folder, verifying
-from nash_jax.runtime.stored import StoredArray
+from nash_jax.runtime.stored import StoredArray, read_stored
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import map_with_path
 
@@ -383,7 +383,7 @@ def load(
     complete_save(folder)
     model = (_load_verified if verify else _load_folder)(folder, own, read_flag(lazy, "lazy"))
     if engine in OTHER_ENGINES:
-        model._generator = OTHER_ENGINES[engine](model.spec, model.params, dtype)
+        model._generator = OTHER_ENGINES[engine](model.spec, read_stored(model.params), dtype)
     return model
 
 

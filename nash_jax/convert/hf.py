@@ -202,7 +202,7 @@ def _settle_tables(
 
 def _are_equal(one: np.ndarray, other: np.ndarray) -> bool:
     """Whether two tables are the same; of different ones, little is read."""
-    if one is other or one.shape != other.shape:
+    if one is other or one.shape != other.shape or one.ndim == 0:
         return one is other
     parts = (slice(start, start + _ROWS) for start in range(0, len(one), _ROWS))
     return all(np.array_equal(one[part], other[part]) for part in parts)
