@@ -45,8 +45,9 @@ from nash_jax.generation.texts import TextGenerator
 from nash_jax.runtime.files import check_regular, find_folder, read_small
 from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.output_folder import complete_save, fill_folder, verifying
+from nash_jax.runtime.stored import StoredArray, read_stored
 from nash_jax.spec import ModelSpec
-from nash_jax.tree import flatten
+from nash_jax.tree import map_with_path
 
 
 class Seq2Seq:
@@ -54,7 +55,7 @@ class Seq2Seq:
 
     Attributes:
       spec: architecture.
-      params: nested dict of NumPy arrays.
+      params: nested dict of NumPy arrays, or of `StoredArray` where it was loaded with `lazy`.
       tokenizer: a `transformers` tokenizer, or None.
       dtype: compute dtype of generation and logits; or int8, as of `load`.
       generation: default generation options.
@@ -346,7 +347,14 @@ class Seq2Seq:
             save_tokenizer(self.tokenizer, folder)
 
 
-def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool = True, engine: str = "jax") -> Seq2Seq:
+def load(
+    name: str | os.PathLike[str],
+    *,
+    dtype: Any = "float32",
+    verify: bool = True,
+    engine: str = "jax",
+    lazy: bool = False,
+) -> Seq2Seq:
     """Loads a model from a nash_jax export, a folder in the hub's layout, or the hub.
 
     Weights are read from safetensors, or, if there are none, from `pytorch_model.bin`, which needs PyTorch and is read
@@ -361,6 +369,8 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool =
       engine: what generates: "jax"; or on CPUs "ctranslate2" or "onnxruntime" (greedy search alone), each with dtypes
         of its own (`nash_jax.engines.ct2.DTYPES`, `nash_jax.engines.ort.DTYPES`). Logits are always jax's, in float32
         then.
+      lazy: leave the weights in their files, which must stay there: each is a `nash_jax.runtime.stored.StoredArray`, of
+        which a process reads what its devices need (`nash_jax.runtime.sharding.place_params`).
 
     Raises:
       UserError: if there is no such model or engine, it is not supported, or a file was changed since it was saved.
@@ -371,36 +381,43 @@ def load(name: str | os.PathLike[str], *, dtype: Any = "float32", verify: bool =
     own = read_dtype(dtype if engine == "jax" else "float32")
     folder = find_folder(name) or fetch_model(name, HUB_FILES)
     complete_save(folder)
-    model = _load_verified(folder, own) if verify else _load_folder(folder, own)
+    model = (_load_verified if verify else _load_folder)(folder, own, read_flag(lazy, "lazy"))
     if engine in OTHER_ENGINES:
-        model._generator = OTHER_ENGINES[engine](model.spec, model.params, dtype)
+        model._generator = OTHER_ENGINES[engine](model.spec, read_stored(model.params), dtype)
     return model
 
 
-def _load_verified(folder: Path, dtype: str) -> Seq2Seq:
+def _load_verified(folder: Path, dtype: str, lazy: bool) -> Seq2Seq:
     with verifying(folder) as edited:
-        model = _load_folder(folder, dtype)
+        model = _load_folder(folder, dtype, lazy)
     for file in edited():
         print(f"note: {folder / file} was edited since it was saved", file=sys.stderr)
     return model
 
 
-def _load_folder(folder: Path, dtype: Any) -> Seq2Seq:
+def _load_folder(folder: Path, dtype: Any, lazy: bool) -> Seq2Seq:
     """Reads the model of an export, or of a folder in the hub's layout."""
     check_regular(folder, ["params"])
     refuse_other_engines(folder)
-    spec, params = _load_export(folder) if (folder / "spec.json").exists() else hf.load_hf(folder)
+    own = (folder / "spec.json").exists()
+    spec, params = _load_export(folder, lazy) if own else hf.load_hf(folder, lazy=lazy)
     tokenizer = fill_special_tokens(load_tokenizer(str(folder)), spec) if has_tokenizer(folder) else None
     return Seq2Seq(spec, params, tokenizer, dtype, load_generation_options(folder, spec.vocab_size))
 
 
-def _load_export(folder: Path) -> tuple[ModelSpec, dict[str, Any]]:
+def _load_export(folder: Path, lazy: bool) -> tuple[ModelSpec, dict[str, Any]]:
     try:
         spec = ModelSpec.from_json(read_small(folder / "spec.json"))
     except UserError as error:
         raise UserError(f"{folder / 'spec.json'}: {error}") from error
-    params = load_tree(folder / "params", leaf_shapes(spec))
-    for path, leaf in flatten(params).items():
-        if not np.isfinite(leaf).all():
-            raise UserError(f"{folder}: {path} holds values that are inf or NaN", "finite weights")
-    return spec, params
+    params = load_tree(folder / "params", leaf_shapes(spec), lazy=lazy)
+    return spec, map_with_path(functools.partial(_finite, folder), params)
+
+
+def _finite(folder: Path, path: str, leaf: Any) -> Any:
+    """The parameter, where it is finite; of a stored one each part is checked when it is read."""
+    if isinstance(leaf, StoredArray):
+        return StoredArray(leaf.shape, lambda index: _finite(folder, path, leaf[index]), leaf.dtype)
+    if not np.isfinite(leaf).all():
+        raise UserError(f"{folder}: {path} holds values that are inf or NaN", "finite weights")
+    return leaf

@@ -123,10 +123,13 @@ def make_folders(place: Path) -> list[str]:
 
 
 def _stop_training(command: list[str], workdir: Path) -> None:
-    """Ends a run in its first phase, after the first evaluation: the best checkpoint is not the newest."""
+    """Ends a run in its first phase, after the first evaluation: the best checkpoint is not the newest.
+
+    The signal lets it save one more.
+    """
     process = start(command, workdir)
     checkpoints = workdir / "finetune" / "checkpoints"
-    while process.poll() is None and not (checkpoints / "10").exists():
+    while process.poll() is None and not (checkpoints / "8").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     process.communicate()

@@ -21,6 +21,17 @@ def test_elsewhere_nothing_happens(monkeypatch):
     assert not keep_freed_memory()
 
 
+def test_memory_of_loading_into_shards(monkeypatch, capsys):
+    """The shards, and about the largest parameter; zeros in the shape of a model are written without taking room."""
+    model = dense_spec(vocab_size=30_000, d_model=256, d_ff=512, num_heads=4, encoder_layers=4, decoder_layers=4)
+    monkeypatch.setattr(loading_cost, "preset", lambda name: model)
+    assert loading_cost.main(["loading_cost", "--mesh=fsdp:4"]) == 0
+    line = capsys.readouterr().out
+    assert re.match(r"t5-base, bfloat16, fsdp:4, process 0 of 1: 0.02 GiB in .* s; memory at most ", line), line
+    beyond, largest = (float(re.search(rf"{before} ([-.\d]+) GiB", line)[1]) for before in ("at most", "has"))
+    assert beyond <= largest + 0.1
+
+
 @pytest.mark.full
 def test_memory_and_time_of_loading(monkeypatch, capsys):
     """A process that loads a model holds its parameters and little more; both kinds of folders are timed."""

@@ -8,15 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from commands import LIMIT, on_devices
 from seeds import in_turn
 from small_run import make_flags
 
 import nash_jax
+from nash_jax.convert.orbax import load_tree
 from nash_jax.errors import UserError
+from nash_jax.runtime.mesh import make_mesh
 from nash_jax.runtime.multihost import start_distributed
 from nash_jax.runtime.peers import peer_timeout
+from nash_jax.runtime.sharding import param_shardings
+from nash_jax.training.checkpoint import Checkpointer
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = {"train": 32, "validation": 4, "test": 4}
@@ -89,10 +95,12 @@ def losses(workdir: Path) -> dict[tuple[str, int], float]:
 
 
 @in_turn
-def test_two_processes_train_as_one(command: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("mesh", ["fsdp:2", "data:2"])
+def test_two_processes_train_as_one(mesh: str, command: list[str], tmp_path: Path) -> None:
+    """Each with its rows; with `fsdp` each also reads, keeps and saves its half of every model alone."""
     alone, together = tmp_path / "alone", tmp_path / "together"
-    started = start([*command, f"--workdir={alone}"], processes=1, devices=2)
-    started += start([*command, f"--workdir={together}"], processes=2, devices=1)
+    started = start([*command, f"--config.mesh={mesh}", f"--workdir={alone}"], processes=1, devices=2)
+    started += start([*command, f"--config.mesh={mesh}", f"--workdir={together}"], processes=2, devices=1)
     printed = finish(started)
     assert [text.count("report.html") for text in printed] == [1, 1, 0]  # the main process alone says it
     one, two = losses(alone), losses(together)
@@ -118,7 +126,8 @@ from pathlib import Path
 import jax, numpy as np
 from nash_jax.runtime.multihost import start_distributed
 from nash_jax.runtime.mesh import make_mesh
-from nash_jax.runtime.sharding import param_shardings, place_batch, place_params, to_host
+from nash_jax.runtime.sharding import param_shardings, place, place_batch, place_params, to_host
+from nash_jax.runtime.stored import StoredArray
 from nash_jax.convert.orbax import load_tree, save_tree
 from nash_jax.training.checkpoint import Checkpointer
 from nash_jax.training.state import abstract_state
@@ -146,6 +155,13 @@ assert extra == {"seconds": 1.5} and restored["wi"].sharding == placed["wi"].sha
 np.testing.assert_array_equal(to_host(restored)["wi"], params["wi"])
 save_tree(folder / "tree", to_host(restored))
 np.testing.assert_array_equal(load_tree(folder / "tree")["wi"], params["wi"])
+save_tree(folder / "parts", restored)
+asked = []
+stored = load_tree(folder / "parts", lazy=True)["wi"]
+counted = StoredArray(stored.shape, lambda index: asked.append(index) or stored[index])
+part = place(counted, shardings["wi"]).addressable_data(0)
+np.testing.assert_array_equal(part, params["wi"][:, 3 * index : 3 * index + 3])
+assert [part.indices(6) for _, part in asked] == [(3 * index, 3 * index + 3, 1)]
 assert broadcast_from_host0({"who": index, "exact": 0.1 + index}) == {"who": 0, "exact": 0.1}
 assert broadcast_from_host0(None) is None
 for text in ("old", "new"):
@@ -159,7 +175,17 @@ end_together()
 
 @pytest.mark.slow
 def test_a_model_spread_over_processes(tmp_path: Path) -> None:
+    """What two processes wrote together, one process reads, on more devices."""
     finish(start([sys.executable, "-c", SPREAD, str(tmp_path)], processes=2, devices=1))
+    expected = np.arange(24, dtype=np.float32).reshape(4, 6)
+    for name in ("tree", "parts"):
+        np.testing.assert_array_equal(load_tree(tmp_path / name)["wi"], expected)
+    sharding = param_shardings(make_mesh("fsdp:4"), {"wi": ("embed", "units")}, {"embed": 4, "units": 6})["wi"]
+    checkpoints = Checkpointer(tmp_path / "checkpoints")
+    state, extra = checkpoints.restore({"wi": jax.ShapeDtypeStruct((4, 6), np.float32, sharding=sharding)})
+    checkpoints.close()
+    assert extra == {"seconds": 2.5} and state["wi"].sharding == sharding and len(state["wi"].sharding.device_set) == 4
+    np.testing.assert_array_equal(state["wi"], expected)
 
 
 WAITING = """

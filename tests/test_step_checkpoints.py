@@ -1,13 +1,18 @@
 """Checkpoints of a training phase: what is saved comes back, and what does not fit is said in one line."""
 
+import errno
 import json
 import shutil
+import threading
+import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from nash_jax.errors import UserError
+from nash_jax.training import checkpoint
 from nash_jax.training.checkpoint import Checkpointer
 from nash_jax.training.state import abstract_state
 
@@ -38,6 +43,69 @@ def test_what_was_saved(checkpointer):
 def test_a_state_that_does_not_fit(other, checkpointer):
     with pytest.raises(UserError, match=r"checkpoint of step 7 in .* does not fit this phase; .*; delete that folder"):
         checkpointer.restore(abstract_state(OTHERS[other]))
+
+
+def test_buffers_are_free_for_the_next_step(tmp_path):
+    """Each checkpoint holds its own step, though the step after it takes the buffers while it is written."""
+    step = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    state = {name: jnp.full((512, 512), float(i)) for i, name in enumerate("abcdefgh")}
+    made = Checkpointer(tmp_path / "checkpoints", keep_last=4)
+    for number in range(1, 5):
+        made.save(number, state, {"position": 0}, rank=(0.5,))
+        for _ in range(10):
+            state = step(state)
+    made.close()
+    for number in range(1, 5):
+        made = Checkpointer(tmp_path / "checkpoints", keep_last=4)
+        found, _ = made.restore(abstract_state(state))
+        made.close()
+        for i, name in enumerate("abcdefgh"):
+            np.testing.assert_array_equal(found[name], np.full((512, 512), i + 10 * (4 - number), np.float32))
+        shutil.rmtree(tmp_path / "checkpoints" / f"{5 - number}")
+
+
+def test_a_checkpoint_is_written_while_training_goes_on(tmp_path, monkeypatch):
+    """It counts once it is complete; the next one waits for it."""
+    folder, may_end = tmp_path / "checkpoints", threading.Event()
+    own = checkpoint.checksums
+    monkeypatch.setattr(checkpoint, "checksums", lambda path: may_end.wait() and own(path))
+    made = Checkpointer(folder)
+    made.save(1, STATE, {"position": 0}, rank=None)
+    assert made.is_writing() and not (folder / "checksums.json").exists()
+    made.check()
+    may_end.set()
+    made.wait()
+    assert not made.is_writing() and json.loads((folder / "checksums.json").read_text()).keys() == {"1"}
+    made.save(2, STATE, {"position": 0}, rank=None)
+    made.save(3, STATE, {"position": 0}, rank=None)
+    made.close()
+    assert json.loads((folder / "checksums.json").read_text()).keys() == {"3"}
+
+
+@pytest.mark.parametrize("call", ["check", "wait", "save", "restore", "close"])
+def test_a_write_that_fails_is_raised_by_the_next_call(call, tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "checksums", fail)
+    made = Checkpointer(tmp_path / "checkpoints")
+    made.save(1, STATE, {"position": 0}, rank=None)
+    while made.is_writing():
+        time.sleep(0.01)
+    arguments = {"save": (2, STATE, {"position": 0}, None), "restore": (abstract_state(STATE),)}
+    with pytest.raises(OSError, match="No space left on device"):
+        getattr(made, call)(*arguments.get(call, ()))
+    with pytest.raises(OSError, match="No space left on device"):
+        made.close()
+
+
+@pytest.mark.parametrize(("keep_last", "left"), [(1, {"1", "5"}), (3, {"1", "3", "4", "5"})])
+def test_the_best_and_the_newest_are_kept(keep_last, left, tmp_path):
+    made = Checkpointer(tmp_path / "checkpoints", keep_last)
+    for step in range(1, 6):
+        made.save(step, STATE, {"position": 0}, rank=(1 / step,) if step < 3 else None)
+    made.close()
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()} == left
 
 
 def flip(path):

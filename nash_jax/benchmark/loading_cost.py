@@ -2,12 +2,20 @@
 
 python -m nash_jax.benchmark.loading_cost [--preset=t5-base] [--runs=7]
 
+python -m nash_jax.benchmark.loading_cost --mesh=fsdp:8 [--preset=t5-base] [--dtype=bfloat16]
+
 Uses random weights. The files are in the page cache, so that reading them costs the least and comparing the most.
 Memory is the most that a process of its own holds meanwhile, beyond what it held before, divided by the bytes of the
 parameters. Pages of mapped files are not counted: the system takes them back when it needs them.
+
+With a mesh, weights are read into their shards. They are zeros in a file without blocks, which takes no room on the
+disk. Of several processes on one machine, started as in docs/launch.md, one after the other loads its part and frees
+it: so a machine that cannot hold a model shows what a process of a larger run needs.
 """
 
 import contextlib
+import json
+import math
 import multiprocessing
 import sys
 import tempfile
@@ -16,21 +24,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 
+from nash_jax.axes import param_axes
 from nash_jax.benchmark.padding_cost import prune_model
+from nash_jax.convert import hf
 from nash_jax.runtime.command import parse_flags, print_result, run_command
-from nash_jax.runtime.memory import anonymous_memory, keep_freed_memory
+from nash_jax.runtime.memory import anonymous_memory, keep_freed_memory, return_freed_memory
+from nash_jax.runtime.mesh import make_mesh, mesh_text
+from nash_jax.runtime.multihost import barrier, broadcast_from_host0, end_together, is_host0, start_distributed
+from nash_jax.runtime.sharding import param_shardings, place_params
 from nash_jax.seq2seq import Seq2Seq, load
-from nash_jax.spec import dense_spec, preset
+from nash_jax.spec import ModelSpec, dense_spec, preset
 from nash_jax.testing import random_params
 from nash_jax.tree import flatten
 
 _TINY = dense_spec(vocab_size=32, d_model=8, d_ff=8, num_heads=1, encoder_layers=1, decoder_layers=1)
 _SPARSITY = 0.3  # of the encoder, in the compaction
 _INTERVAL = 0.002  # s between two looks at the memory
+_GIB = 2**30
 
 
 def seconds_of(call: Callable[[], object]) -> tuple[float, float]:
@@ -105,14 +122,79 @@ def peak_memory(folder: Path, tiny: Path) -> tuple[float, float]:
     return of_load[0] / size, 1 + of_compaction[0] / size
 
 
+def write_zeros(folder: Path, spec: ModelSpec, dtype: str) -> None:
+    """Writes a folder in the hub's layout whose weights are zeros that take no room.
+
+    Args:
+      folder: made here.
+      spec: a model of a family of transformers, with uniform layers.
+      dtype: of the weights.
+    """
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(hf.hf_config(spec)))
+    name, size = {"bfloat16": ("BF16", 2), "float32": ("F32", 4)}[dtype]
+    header, end = dict[str, Any](), 0
+    for weight, shape in hf.weight_shapes(spec).items():
+        begin, end = end, end + size * math.prod(shape)
+        header[weight] = {"dtype": name, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+
+
+def load_shards(folder: Path, mesh: Mesh, dtype: str) -> dict[str, jax.Array]:
+    """The parameters of a folder on a mesh, by path."""
+    model = load(folder, lazy=True)
+    shardings = param_shardings(mesh, param_axes(model.spec), model.spec.axis_sizes())
+    return flatten(jax.block_until_ready(place_params(mesh, model.params, shardings, dtype)))
+
+
+def measure_shards(folder: Path, tiny: Path, mesh: Mesh, dtype: str) -> str:
+    """Seconds and memory of loading this process's shards, in words; `tiny` is loaded before, as in `peak_memory`."""
+    load_shards(tiny, mesh, dtype)
+    with watched_memory() as held:
+        begun = time.perf_counter()
+        placed = load_shards(folder, mesh, dtype)
+        taken = time.perf_counter() - begun
+    own = sum(shard.data.nbytes for leaf in placed.values() for shard in leaf.addressable_shards)
+    largest = max(leaf.size * 4 for leaf in placed.values())
+    return (
+        f"{own / _GIB:.2f} GiB in {taken:.1f} s; memory at most {(held[0] - own) / _GIB:.2f} GiB beyond these shards, "
+        f"the largest parameter in float32 has {largest / _GIB:.2f} GiB"
+    )
+
+
+def run_on_mesh(name: str, mesh: Mesh, dtype: str) -> None:
+    """Prints `measure_shards` of each process, one after the other."""
+    with tempfile.TemporaryDirectory() as own:
+        place = Path(broadcast_from_host0(own))
+        for size, spec in (("whole", preset(name)), ("tiny", _TINY)) if is_host0() else ():
+            write_zeros(place / size, spec, dtype)
+        for turn in range(jax.process_count()):
+            barrier("next turn")
+            if turn == jax.process_index():
+                found = measure_shards(place / "whole", place / "tiny", mesh, dtype)
+                print_result(f"{name}, {dtype}, {mesh_text(mesh)}, process {turn} of {jax.process_count()}: {found}")
+                return_freed_memory()
+        barrier("all read")
+
+
 def run(argv: Sequence[str]) -> None:
     """Saves a model, loads it again and again, and prints seconds, their ratio, and memory."""
     own = flags.FlagValues()
     flags.DEFINE_string("preset", "t5-base", "", flag_values=own)
     flags.DEFINE_integer("runs", 7, "", lower_bound=2, flag_values=own)
-    parse_flags(own, argv, "--preset=NAME, --runs=TIMES")
+    flags.DEFINE_string("mesh", "", "", flag_values=own)
+    flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "", flag_values=own)
+    parse_flags(own, argv, "--preset=NAME, --runs=TIMES, --mesh=SIZES, --dtype=bfloat16 or float32")
     given = own.flag_values_dict()
     spec = preset(given["preset"])
+    if given["mesh"]:
+        start_distributed()
+        run_on_mesh(given["preset"], make_mesh(given["mesh"]), given["dtype"])
+        end_together()
+        return
     with tempfile.TemporaryDirectory() as place:
         for size, shape in (("whole", spec), ("tiny", _TINY)):
             model = Seq2Seq(shape, random_params(shape))

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from nash_jax.config.schema import STAGES, TEACHER_STAGES, BenchmarkConfig, Config, PruneConfig, TrainConfig
+from nash_jax.config.schema import PHASES, STAGES, TEACHER_STAGES, BenchmarkConfig, Config, PruneConfig, TrainConfig
 from nash_jax.pruning.methods import METHODS
 
 _LATER_IN_PHASES = ("average_decay", "average_last", "freeze_encoder")
@@ -60,13 +60,15 @@ def lasting_settings(config: Config) -> dict[str, Any]:
 def all_settings(config: Config) -> dict[str, Any]:
     """The settings by name, as they identify a run: those that came later are left out while they change nothing.
 
-    The devices are not among them, which change no result.
+    The devices are not among them, nor how many checkpoints are kept, which change no result.
 
     Args:
       config: of a run.
     """
     settings, defaults = dataclasses.asdict(config), dataclasses.asdict(Config())
     del settings["mesh"]
+    for phase in PHASES:
+        del settings[phase]["keep_last"], defaults[phase]["keep_last"]
     settings["model"]["model_parallel"] = (
         1  # the mesh's size in earlier versions, whose runs go on and keep their names
     )

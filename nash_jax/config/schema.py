@@ -197,6 +197,8 @@ class TrainConfig:
       average_decay: decay of an exponential moving average of the parameters, such as 0.999, which is evaluated and
         saved in their place; 0: none.
       average_last: the same for the mean of the parameters at the last so many evaluations of the phase; 0: none.
+      keep_last: newest checkpoints that are kept while the phase is trained, beside the best one. It changes no result
+        and may change when a run continues.
       freeze_encoder: do not train the encoder and the embeddings that it reads. Where it is the teacher's own, one pass
         through it serves both.
       distill: loss weights.
@@ -216,6 +218,7 @@ class TrainConfig:
     eval_every: float = positive(1.0)
     average_decay: float = share(0.0)
     average_last: int = not_negative(0)
+    keep_last: int = positive(1)
     freeze_encoder: bool = False
     distill: DistillConfig = DistillConfig()
 

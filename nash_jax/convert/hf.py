@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from nash_jax.convert import bart_layout, t5_layout
 from nash_jax.convert.layout import Layout
 from nash_jax.convert.refused import check_model_type
 from nash_jax.convert.uniform import pad_to_uniform
-from nash_jax.convert.weights import read_weights, refuse_adapter
+from nash_jax.convert.weights import check_finite, read_weights, refuse_adapter
 from nash_jax.errors import UserError
 from nash_jax.models.head import untie_head
 from nash_jax.models.positions import position_table
 from nash_jax.runtime.files import read_json
 from nash_jax.runtime.quiet import quiet_transformers
+from nash_jax.runtime.stored import Index, StoredArray
 from nash_jax.spec import SINUSOIDS, ModelSpec
 from nash_jax.tree import count_params, flatten, unflatten
 
@@ -79,15 +80,16 @@ def fill_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in defaults.items() if name not in derived} | dict(config)
 
 
-def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
+def load_hf(folder: str | os.PathLike[str], *, lazy: bool = False) -> tuple[ModelSpec, dict[str, Any]]:
     """Reads a folder in the hub's layout.
 
     Args:
       folder: contains `config.json`, and `model.safetensors`, or shards with `model.safetensors.index.json`, or the
         same as `pytorch_model.bin` or `flax_model.msgpack`.
+      lazy: leave the values in the files; those of `.bin` and `.msgpack` are read nevertheless.
 
     Returns:
-      The spec, and parameters as float32 NumPy arrays.
+      The spec, and parameters as float32 NumPy arrays, or as `StoredArray`.
 
     Raises:
       UserError: for missing or broken files, or weights that do not fit the config.
@@ -95,11 +97,16 @@ def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
     folder = Path(folder)
     refuse_adapter(folder)
     spec = spec_from_config(read_json(folder / "config.json"))
-    return from_hf_state(spec, read_weights(folder, sum(map(math.prod, leaf_shapes(spec).values()))), str(folder))
+    state = read_weights(folder, sum(map(math.prod, leaf_shapes(spec).values())))
+    spec, params = from_hf_state(spec, state, str(folder))
+    if lazy:
+        return spec, params
+    flat, state, params = flatten(params), {}, {}
+    return spec, unflatten({path: np.asarray(flat.pop(path)) for path in list(flat)})  # none is held twice
 
 
 def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) -> tuple[ModelSpec, dict[str, Any]]:
-    """Converts a `transformers` state dict of NumPy arrays to a spec and parameters.
+    """Converts a `transformers` state dict of NumPy arrays to a spec and parameters, which are read later.
 
     Args:
       spec: from config.json.
@@ -107,8 +114,8 @@ def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) ->
       source: name of the checkpoint, for messages.
 
     Returns:
-      The spec and parameters. The spec is untied if the state has a separate LM head, and has two embedding tables if
-      the state has two.
+      The spec, and parameters as `StoredArray`. The spec is untied if the state has a separate LM head, and has two
+      embedding tables if the state has two.
 
     Raises:
       UserError: for missing or unknown weights, or wrong shapes.
@@ -132,9 +139,9 @@ def from_hf_state(spec: ModelSpec, state: dict[str, np.ndarray], source: str) ->
     sizes, axes = spec.axis_sizes(), param_axes(spec)
     flat = {}
     for path, parts in names.items():
-        weights = [state.pop(name) for name in parts]  # taken out: the whole model is never held twice
+        weights = [state[name] for name in parts]
         try:
-            flat[path] = _from_hf(path, weights, tuple(sizes[a] for a in axes[path]))
+            flat[path] = _from_hf(path, parts, weights, tuple(sizes[a] for a in axes[path]), source)
         except ValueError as error:
             shapes = " ".join(f"{name} has shape {leaf.shape}," for name, leaf in zip(parts, weights, strict=True))
             raise UserError(f"{source}: {shapes} which does not fit config.json") from error
@@ -181,25 +188,51 @@ def _settle_tables(
     }
     if tables["encoder"] is None or tables["decoder"] is None:
         return spec, rest  # no tables stored: reported later as missing
-    if np.array_equal(tables["encoder"], tables["decoder"]):
+    if _are_equal(tables["encoder"], tables["decoder"]):
         spec, rest[shared] = dataclasses.replace(spec, encoder_vocab_size=None), tables["decoder"]
     else:
         spec = dataclasses.replace(spec, encoder_vocab_size=len(tables["encoder"]))
         rest[encoder], rest[decoder] = tables["encoder"], tables["decoder"]
     head = rest.get("lm_head.weight")
-    spec = dataclasses.replace(spec, tied=head is None or np.array_equal(head, tables["decoder"]))
+    spec = dataclasses.replace(spec, tied=head is None or _are_equal(head, tables["decoder"]))
     if spec.tied:
         rest.pop("lm_head.weight", None)
     return spec, rest
 
 
-def _from_hf(path: str, parts: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Weights [out, in] → one array of our shape: input axis first, fused parts along the second axis."""
+def _are_equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two tables are the same; of different ones, little is read."""
+    if one is other or one.shape != other.shape or one.ndim == 0:
+        return one is other
+    parts = (slice(start, start + _ROWS) for start in range(0, len(one), _ROWS))
+    return all(np.array_equal(one[part], other[part]) for part in parts)
+
+
+_ROWS = 1024  # of tables that are compared at a time
+
+
+def _from_hf(
+    path: str, names: Sequence[str], parts: Sequence[np.ndarray], shape: tuple[int, ...], source: str
+) -> StoredArray:
+    """Weights [out, in] → one array of our shape: input axis first, fused parts along the second axis.
+
+    Views are turned and split, so that nothing is read before a part of the array is.
+    """
     leaves = parts if path.endswith(_AS_STORED) else [p.T for p in parts]  # kernels become [in, out]; biases: no change
-    fused = leaves[0] if len(leaves) == 1 else np.stack(leaves, axis=0 if parts[0].ndim == 1 else 1)
-    if fused.ndim > 1 and fused.shape[0] != shape[0] and fused.shape[-1] != shape[-1]:
+    if any(leaf.ndim > 1 and leaf.shape[0] != shape[0] and leaf.shape[-1] != shape[-1] for leaf in leaves):
         raise ValueError("a transposed kernel has as many values, but another first and last size")
-    return np.ascontiguousarray(fused.reshape(shape))
+    fused = None if len(parts) == 1 else 0 if parts[0].ndim == 1 else 1  # the axis that counts parts
+    views = [leaf.reshape(shape if fused is None else shape[:fused] + shape[fused + 1 :]) for leaf in leaves]
+
+    def read(index: Index) -> np.ndarray:
+        chosen = [0] if fused is None else range(len(parts))[index[fused]]
+        rest = index if fused is None else index[:fused] + index[fused + 1 :]
+        read = [np.array(views[i][rest], np.float32, order="C") for i in chosen]
+        for i, values in zip(chosen, read, strict=True):
+            check_finite(names[i], values, source)
+        return read[0] if fused is None else np.stack(read, fused)
+
+    return StoredArray(shape, read)
 
 
 def _to_hf(path: str, leaf: np.ndarray, num_parts: int) -> list[np.ndarray]:
@@ -228,6 +261,15 @@ def to_hf_state(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, np.ndar
     if spec.absolute_positions:
         state.setdefault("final_logits_bias", np.zeros((1, spec.vocab_size), np.float32))
     return state
+
+
+def weight_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Returns name → shape of each weight in the `transformers` state dict of a model with uniform layers."""
+    shapes, found = leaf_shapes(spec), dict[str, tuple[int, ...]]()
+    for path, names in get_layout(spec).names(spec).items():
+        parts = _to_hf(path, np.zeros(shapes[path], np.int8), len(names))
+        found.update(zip(names, (part.shape for part in parts), strict=True))
+    return found
 
 
 def _without_positions(spec: ModelSpec, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,6 +1,10 @@
-"""Reads the weights of a folder in the hub's layout: safetensors, PyTorch's or Flax' files, single or sharded."""
+"""Reads the weights of a folder in the hub's layout: safetensors, PyTorch's or Flax' files, single or sharded.
+
+Safetensors are mapped, not read: which parts of a file are read, and when, is up to those who take the weights.
+"""
 
 import importlib.util
+import json
 import os
 import re
 import zipfile
@@ -8,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -19,21 +24,22 @@ Tensors = Iterator[tuple[str, np.ndarray]]
 
 
 def read_weights(folder: Path, num_params: int | None = None) -> dict[str, np.ndarray]:
-    """Reads all tensors of a checkpoint as float32 (exact for float16 and bfloat16).
+    """Finds all tensors of a checkpoint, as they are stored; all their types are exact in float32 but float64.
 
     Integer tensors, such as position ids stored by old versions, are ignored. Names that a wrapper of PyTorch changed
-    (`torch.compile`, `DistributedDataParallel`) are restored, with a printed note.
+    (`torch.compile`, `DistributedDataParallel`) are restored, with a printed note. Values are not looked at:
+    `check_finite` is for those who read them.
 
     Args:
       folder: folder of the checkpoint.
       num_params: parameters of the model that the folder describes; files that hold many times as much are not read.
 
     Returns:
-      Weight name → float32 array.
+      Weight name → array; of safetensors, a view of the mapped file.
 
     Raises:
       UserError: if there are no weights, or those of an adapter; or a file is missing, broken or contains other objects
-        than tensors; or a weight is inf or NaN; or there is much more than the model has.
+        than tensors; or there is much more than the model has.
     """
     for stem, suffix, read in _formats():
         files = _files(folder, stem, suffix)
@@ -132,32 +138,63 @@ def _files(folder: Path, stem: str, suffix: str) -> list[Path]:
 
 def _checked(file: Path, read: Callable[[Path], Tensors]) -> dict[str, np.ndarray]:
     check_not_pointer(file)
-    found = {name: _float32(file, name, tensor) for name, tensor in read(file)}
+    found = dict(read(file))
     for name, tensor in found.items():
         if name.endswith(".weight") and tensor.dtype in (np.int8, np.uint8):
             raise _quantized(file, f"{name} is {tensor.dtype}")
-        if not np.isfinite(tensor).all():
-            raise UserError(
-                f"{file}: {name} holds {int((~np.isfinite(tensor)).sum()):,} values that are inf or NaN",
-                "finite weights",
-                "float16 overflows above 65,504: save it in float32 or bfloat16",
-            )
-    return {name: tensor for name, tensor in found.items() if np.issubdtype(tensor.dtype, np.floating)}
+        if tensor.dtype.kind not in "iub" and tensor.dtype.name not in _FLOATS:
+            raise _quantized(file, f"{name} is {tensor.dtype}")
+    return {name: tensor for name, tensor in found.items() if tensor.dtype.name in _FLOATS}
+
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def check_finite(name: str, values: np.ndarray, source: str) -> None:
+    """Checks the values of a weight, or of a part of it.
+
+    Args:
+      name: of the weight.
+      values: its values.
+      source: of the checkpoint, for messages.
+
+    Raises:
+      UserError: if some are inf or NaN.
+    """
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise UserError(
+            f"{source}: {name} holds {finite.size - np.count_nonzero(finite):,} values that are inf or NaN",
+            "finite weights",
+            "float16 overflows above 65,504: save it in float32 or bfloat16",
+        )
 
 
 def _safetensors(file: Path) -> Tensors:
-    import ml_dtypes  # noqa: F401  (registers bfloat16 in NumPy, which safetensors needs)
-
+    """Views of the mapped file, whose layout is checked by the library."""
     try:
-        with safe_open(file, framework="np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                yield name, tensors.get_tensor(name)
+        with safe_open(file, framework="np"):
+            pass
+        content = np.memmap(file, np.uint8, "r")
+        start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+        header = json.loads(content[8:start].tobytes())
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"{file} cannot be read: {error}", "a complete safetensors file", "download it again"
         ) from error
-    except (AttributeError, TypeError) as error:  # of a type that NumPy does not have, such as float8
-        raise _quantized(file, str(error)) from error
+    for name, entry in header.items():
+        if name != "__metadata__":
+            if entry["dtype"] not in _DTYPES:  # of a type that NumPy does not have, such as float8
+                raise _quantized(file, f"{name} is {entry['dtype']}")
+            begin, end = (start + offset for offset in entry["data_offsets"])
+            yield name, content[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+
+
+_DTYPES = {  # names in safetensors
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
+    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8,
+}  # fmt: skip
 
 
 def _quantized(file: Path, what: str) -> UserError:
@@ -166,14 +203,6 @@ def _quantized(file: Path, what: str) -> UserError:
         "float32, bfloat16 or float16",
         "save the model as it was before, or dequantize() it in transformers",
     )
-
-
-def _float32(file: Path, name: str, tensor: np.ndarray) -> np.ndarray:
-    if np.issubdtype(tensor.dtype, np.integer) or tensor.dtype == bool:
-        return tensor
-    if tensor.dtype.name not in ("float16", "bfloat16", "float32", "float64"):
-        raise _quantized(file, f"{name} is {tensor.dtype}")
-    return tensor.astype(np.float32, copy=False)
 
 
 def _torch_file(file: Path) -> Tensors:

@@ -1,5 +1,6 @@
 """Number of parameters by component, and sparsity relative to a dense model."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ def component_sizes(params: Mapping[str, Any]) -> dict[str, int]:
     """Returns component → number of parameters, in the order of `COMPONENTS`, without empty components."""
     totals = dict.fromkeys(COMPONENTS, 0)
     for path, leaf in flatten(params).items():
-        totals[_component(path)] += int(leaf.size)
+        totals[_component(path)] += math.prod(leaf.shape)
     return {name: total for name, total in totals.items() if total}
 
 

@@ -38,22 +38,28 @@ def place_weights(mesh: Mesh, spec: ModelSpec, params: Mapping[str, Any], dtype:
       params: its parameters, of which the LM head may be missing: arrays of the host, or split over the mesh.
       dtype: compute dtype.
     """
-    shardings = flatten(weight_shardings(mesh, spec))
-    on_mesh = {
-        path: leaf if _is_on(leaf, mesh) else place(leaf, shardings[path]) for path, leaf in flatten(params).items()
+    shardings, dtype = flatten(weight_shardings(mesh, spec)), jnp.dtype(dtype)
+    placed = {
+        path: leaf if _is_on(leaf, mesh) else place(leaf, shardings[path], dtype)
+        for path, leaf in flatten(params).items()
     }
-    placed: dict[str, Any] = _convert(jnp.dtype(dtype), mesh, spec)(unflatten(on_mesh))
-    return placed
+    for path, leaf in placed.items():
+        if leaf.dtype != dtype:
+            placed[path] = _convert(dtype, shardings[path])(leaf)
+    if "lm_head" not in placed:
+        table = placed["shared/embedding" if "shared/embedding" in placed else "decoder/embedding"]
+        placed["lm_head"] = _turn(shardings["lm_head"])(table)
+    return unflatten(placed)
+
+
+@functools.lru_cache(maxsize=32)
+def _convert(dtype: Any, sharding: NamedSharding) -> Any:
+    return jax.jit(lambda leaf: leaf.astype(dtype), out_shardings=sharding)
 
 
 @functools.lru_cache(maxsize=8)
-def _convert(dtype: Any, mesh: Mesh, spec: ModelSpec) -> Any:
-    def convert(params: dict[str, Any]) -> Any:
-        if "lm_head" not in params:
-            params = params | {"lm_head": params["shared" if "shared" in params else "decoder"]["embedding"].T}
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-
-    return jax.jit(convert, out_shardings=weight_shardings(mesh, spec))
+def _turn(sharding: NamedSharding) -> Any:
+    return jax.jit(lambda table: table.T, out_shardings=sharding)
 
 
 def _is_on(leaf: Any, mesh: Mesh) -> bool:

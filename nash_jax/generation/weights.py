@@ -23,6 +23,7 @@ from nash_jax.generation.mesh_weights import place_weights
 from nash_jax.kernels.build import is_asked_for, kernel_problem
 from nash_jax.kernels.matrices import Quantized, pack, quantize
 from nash_jax.models.head import tied_lm_head
+from nash_jax.runtime.stored import read_stored
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import map_with_path
 
@@ -120,6 +121,7 @@ class WeightStore:
             self.params = place_weights(self._mesh, self._spec, params, self.dtype)
             self._packed, self._source, self._on_one_device = None, {}, False
             return
+        params = read_stored(params)
         if "lm_head" not in params:
             params = {**params, "lm_head": tied_lm_head(params)}
         steps = _quantize(matrices(params, of_steps=True)) if self.int8 else {}

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from safetensors.numpy import load_file
 
+from nash_jax.axes import param_axes
 from nash_jax.config.schema import TEACHER_STAGES, Config, TrainConfig
 from nash_jax.convert.generation_config import load_generation_options
 from nash_jax.data.checks import DataIssues
@@ -31,6 +32,7 @@ from nash_jax.recipe.initial_model import output_start
 from nash_jax.recipe.labels import RunLabels, choose_targets
 from nash_jax.recipe.vocabulary import RunVocabulary
 from nash_jax.recipe.workdir import Workdir
+from nash_jax.runtime.sharding import param_shardings, place_params, splits_params, to_host
 from nash_jax.seq2seq import Seq2Seq, load
 from nash_jax.spec import ModelSpec
 from nash_jax.training.planned_shapes import fresh_spec
@@ -68,6 +70,7 @@ class RunContext:
         self.data_issues = DataIssues()
         self._records = records
         self._models: dict[str, Model] = {}  # by the stage that wrote them
+        self._stored: dict[str, Model] = {}
         if given is not None:
             self.given = given
 
@@ -84,8 +87,9 @@ class RunContext:
 
     @functools.cached_property
     def given(self) -> Seq2Seq | None:
-        """The checkpoint that the config names."""
-        return load(self.config.model.init) if self.config.model.init else None
+        """The checkpoint that the config names; its parameters as of `stored`."""
+        name = self.config.model.init
+        return load(name, lazy=splits_params(self.mesh)) if name else None
 
     @functools.cached_property
     def tokenizer(self) -> Any:
@@ -213,7 +217,11 @@ class RunContext:
     # -- models -------------------------------------------------------------------------------------------
 
     def save(self, folder: Path, spec: ModelSpec, params: Mapping[str, Any]) -> None:
-        """Writes the model of a stage into its folder."""
+        """Writes the model of a stage into its folder; where the mesh splits parameters, each process its own part."""
+        if splits_params(self.mesh):
+            params = place_params(self.mesh, params, param_shardings(self.mesh, param_axes(spec), spec.axis_sizes()))
+        else:
+            params = to_host(params)
         Seq2Seq(spec, params, generation=self.generation_of(folder.name)).save(folder / "model")
 
     def model(self, stage: str) -> Model:
@@ -223,14 +231,27 @@ class RunContext:
             self._models[stage] = loaded.spec, dict(loaded.params)
         return self._models[stage]
 
+    def stored(self, stage: str) -> Model:
+        """As `model`; where the mesh splits parameters, they stay in their files until their devices' parts are read.
+
+        They are to be placed on the mesh. Stages that compute on the host take `model`.
+        """
+        if not splits_params(self.mesh):
+            return self.model(stage)
+        if stage not in self._stored:
+            loaded = load(self.workdir.stage(stage) / "model", lazy=True)
+            self._stored[stage] = loaded.spec, dict(loaded.params)
+        return self._stored[stage]
+
     def teacher(self, stage: str) -> Model:
         """The fine-tuned model, with the tokens that a stage's student has: its logits are over the same ids."""
         vocabulary = self.vocabulary(stage)
-        return self.model("finetune") if vocabulary is None else vocabulary.trim(*self.model("finetune"))
+        return self.stored("finetune") if vocabulary is None else vocabulary.trim(*self.stored("finetune"))
 
     def release(self, needed: Collection[str]) -> None:
         """Forgets the models of stages not `needed`, and the checkpoint once the fine-tuned model is there."""
         self._models = {stage: model for stage, model in self._models.items() if stage in needed}
+        self._stored = {stage: model for stage, model in self._stored.items() if stage in needed}
         if self.workdir.result("finetune") is not None and "given" in self.__dict__:
             del self.given
 
@@ -271,5 +292,6 @@ class RunContext:
 
     def _make_engines(self, mesh: Mesh | None) -> dict[str, Engine]:
         dtype = self.config.model.dtype
-        models = {"dense": self.model("finetune"), "pruned": self.model("retrain")}
+        take = self.model if mesh is None else self.stored
+        models = {"dense": take("finetune"), "pruned": take("retrain")}
         return {name: Engine(*model, dtype, mesh=mesh) for name, model in models.items()}

@@ -28,7 +28,8 @@ from nash_jax.generation.engine import BatchGenerator, Engine
 from nash_jax.recipe.workdir import Workdir
 from nash_jax.report.result import RunResult, write
 from nash_jax.runtime.mesh import make_mesh
-from nash_jax.runtime.sharding import device_name
+from nash_jax.runtime.sharding import device_name, splits_params
+from nash_jax.runtime.stored import read_stored
 from nash_jax.seq2seq import load
 from nash_jax.tree import params_digest
 
@@ -51,7 +52,7 @@ class EvaluationRun:
                 "config.model.init, a hub name or a folder, or the --workdir of a trained run",
             )
         self.config, self.mesh = config, make_mesh(config.mesh)
-        self.given = load(config.model.init)
+        self.given = load(config.model.init, lazy=splits_params(self.mesh))
         check_positions(self.given.spec, config)
         reference = load(config.evaluate.reference).spec if config.evaluate.reference else None
         self.sparsity = sparsities(self.given.spec, reference)
@@ -87,7 +88,10 @@ class EvaluationRun:
         if name == "jax" and not dtype:
             return {"model": self._split_engine}
         other = {"jax": Engine, **OTHER_ENGINES}[name]
-        return {"jax": self._split_engine, "model": other(self.given.spec, self.given.params, dtype or "float32")}
+        return {
+            "jax": self._split_engine,
+            "model": other(self.given.spec, read_stored(self.given.params), dtype or "float32"),
+        }
 
 
 def evaluate(run: EvaluationRun, folder: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _SAVE: dict[str, Callable[[Seq2Seq, Path], None]] = {  # EXPORT_FORMATS → how 
 
 def evaluate(context: RunContext, folder: Path) -> dict[str, Any]:
     """Both models and the baselines on the test rows; what was measured of each row is kept beside the result."""
-    check_positions(context.model("finetune")[0], context.config)
+    check_positions(context.stored("finetune")[0], context.config)
     evaluator = context.evaluator("test", "finetune")
     smaller = {"pruned": context.evaluator("test", "retrain")} if context.vocabulary("retrain") else {}
     keep = functools.partial(save_statistics, folder / FILE) if is_host0() else None
@@ -38,7 +38,7 @@ def evaluate(context: RunContext, folder: Path) -> dict[str, Any]:
 
 def benchmark(context: RunContext, folder: Path) -> dict[str, Any]:
     """Dense against pruned, timed in turn."""
-    check_positions(context.model("finetune")[0], context.config)
+    check_positions(context.stored("finetune")[0], context.config)
     rows = measure_latency(context.timed_engines, context.config.benchmark)
     found = {"benchmark": rows, "speedup": speedups(rows), "device": device_name()}
     return found | ({"peers": _time_peers(context)} if context.config.benchmark.peers else {})

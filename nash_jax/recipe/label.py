@@ -39,7 +39,7 @@ def label(context: RunContext, folder: Path) -> dict[str, Any]:
     further, seen = _further_rows(context) if own.texts else ([], 0)
     inputs = [*trained, *further]
     evaluator = context.evaluator("train", "finetune", inputs, num_beams=own.num_beams)
-    engine = Engine(*context.model("finetune"), context.config.model.dtype, mesh=local_mesh(context.mesh))
+    engine = Engine(*context.stored("finetune"), context.config.model.dtype, mesh=local_mesh(context.mesh))
     _generate(evaluator, engine, folder / "checkpoints")
     found = dict[str, Any]()
     if is_host0():

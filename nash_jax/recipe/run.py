@@ -96,14 +96,14 @@ class PruningRun:
         Args:
           stages: name → result of each stage.
         """
-        (dense, dense_params), (pruned, pruned_params) = map(self.context.model, ("finetune", "retrain"))
+        (dense, dense_params), (pruned, pruned_params) = map(self.context.stored, ("finetune", "retrain"))
         return RunResult(
             "run",
             self.config,
             stages,
             {"dense": component_sizes(dense_params), "pruned": component_sizes(pruned_params)},
             dense=dense,
-            shortened=self.context.model("shorten")[0],
+            shortened=self.context.stored("shorten")[0],
             pruned=pruned,
             kept_layers={side: stages["shorten"][f"kept_{side}_layers"] for side in SIDES},
             masks=self.context.masks(),

@@ -18,14 +18,15 @@ from nash_jax.recipe.layer_importance import (
 )
 from nash_jax.recipe.prepare_data import check_sizes
 from nash_jax.recipe.vocabulary import RunVocabulary, choose_vocabulary, compare_sizes
+from nash_jax.runtime.stored import read_stored
 from nash_jax.spec import SIDES, ModelSpec
 
 
 def shorten(context: RunContext, folder: Path) -> dict[str, Any]:
     """Keeps some layers of the teacher, where the method drops layers; of what `halfway` left, if there is such."""
-    dense, config = context.model("finetune")[0], context.config
+    dense, config = context.stored("finetune")[0], context.config
     check_sizes(context, dense)  # again, for a shared teacher was made under other settings
-    spec, params = context.model("halfway" if config.halfway.is_on else "finetune")
+    spec, params = context.stored("halfway" if config.halfway.is_on else "finetune")
     kept, measured = choose_layers(context, folder, spec, params, "shorten")
     shorter = select_layers(spec, params, **kept)
     if config.method == "scratch":
@@ -63,7 +64,7 @@ def choose_layers(
     if all(len(own.layers) <= own.keep for own in sides.values()):
         return {side: list(own.layers) for side, own in sides.items()}, {}
     pairs = tokenize_first(context.rows["validation"], context.tokenizer, config.task, folder)
-    kept, steps = measure_layers(sides, ShortenedLoss(spec, params, pairs, config.model))
+    kept, steps = measure_layers(sides, ShortenedLoss(spec, read_stored(params), pairs, config.model))
     return kept, {"importance": steps}
 
 

@@ -46,7 +46,7 @@ def finetune(context: RunContext, folder: Path) -> dict[str, Any]:
 
 def halfway(context: RunContext, folder: Path) -> dict[str, Any]:
     """A model between the dense one and the shortened one."""
-    spec, params = context.model("finetune")
+    spec, params = context.stored("finetune")
     kept, measured = choose_layers(context, folder, spec, params, "halfway")
     shorter = select_layers(spec, params, **kept)
     return _fit(context, "halfway", folder, *shorter) | kept_by_side(kept) | measured
@@ -54,12 +54,12 @@ def halfway(context: RunContext, folder: Path) -> dict[str, Any]:
 
 def retrain(context: RunContext, folder: Path) -> dict[str, Any]:
     """The compact model again, with a fresh optimizer."""
-    return _fit(context, "retrain", folder, *context.model("compact"))
+    return _fit(context, "retrain", folder, *context.stored("compact"))
 
 
 def prune(context: RunContext, folder: Path) -> dict[str, Any]:
     """Trains model and gates together, or closes gates at once; saves the dense model and the final masks."""
-    spec, params = context.model("shorten")
+    spec, params = context.stored("shorten")
     config, method = context.config.prune, METHODS[context.config.method]
     if method.searches:
         return prune_at_once(context, folder)
@@ -78,14 +78,14 @@ def prune(context: RunContext, folder: Path) -> dict[str, Any]:
     )
     objective, start = phase.objective, None
     if config.init == "importance":
-        start = importance_start(context, folder, spec, params, objective.gates, objective.constraints)
+        start = importance_start(context, folder, *context.model("shorten"), objective.gates, objective.constraints)
     trained = {"model": params} | objective.initial_params(jax.random.key(context.seed("gates")), start)
     best, result = _train(context, "prune", folder, spec, trained, batches, phase.evaluate, objective)
     masks, expected = phase.result(best)
     missed = phase.missed(best, masks)  # on every process: it gathers the gates
     if missed and is_host0():
         print(f"note: {missed}", file=sys.stderr, flush=True)
-    context.save(folder, spec, to_host(best["params"]["model"]))
+    context.save(folder, spec, best["params"]["model"])
     if is_host0():
         save_file(masks, folder / "masks.safetensors")
     return result | expected | (_target(context, table, spec, masks) if table else {})
@@ -115,7 +115,7 @@ def _fit(context: RunContext, name: str, folder: Path, spec: ModelSpec, params: 
         return metrics, (metrics[context.selection],)
 
     best, result = _train(context, name, folder, spec, {"model": params}, batches, evaluate)
-    context.save(folder, spec, to_host(best["params"]["model"]))
+    context.save(folder, spec, best["params"]["model"])
     return result
 
 
@@ -173,7 +173,7 @@ def _train(
     phase = Phase(
         name, state, programs.make_step(state), programs.place_teacher(teacher_params), batches, programs.num_steps,
         programs.eval_steps, evaluate, folder / "checkpoints",
-        context.writers if writers is None else writers, programs.average,
+        context.writers if writers is None else writers, programs.average, config.keep_last,
     )  # fmt: skip
     return train(phase, context.mesh)
 
@@ -194,4 +194,4 @@ def _projection(context: RunContext, name: str, spec: ModelSpec) -> jax.Array:
     """Hidden states of the student → the teacher's, [D, D of the teacher]: at the start each dimension to its own."""
     masks = context.masks() if name == "retrain" else {}
     kept = np.flatnonzero(masks["embed"]) if "embed" in masks else np.arange(spec.d_model)
-    return jnp.eye(context.model("finetune")[0].d_model)[kept]
+    return jnp.eye(context.stored("finetune")[0].d_model)[kept]

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nash_jax.errors import UserError
 from nash_jax.runtime.mesh import ROW_AXES, mesh_text, row_axes
+from nash_jax.runtime.stored import StoredArray
 from nash_jax.tree import map_with_path
 
 # last part of a logical axis' name → mesh axis; the largest of the other axes goes to `fsdp`
@@ -61,15 +62,30 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def place_params(mesh: Mesh, params: Mapping[str, Any], shardings: Mapping[str, NamedSharding]) -> dict[str, Any]:
-    """Parameters on the mesh: each by its own sharding, those without one replicated."""
-    return map_with_path(lambda path, leaf: place(leaf, shardings.get(path, replicated(mesh))), params)
+def place_params(
+    mesh: Mesh, params: Mapping[str, Any], shardings: Mapping[str, NamedSharding], dtype: Any = None
+) -> dict[str, Any]:
+    """Parameters on the mesh: each by its own sharding, those without one replicated; `dtype` as of `place`."""
+    return map_with_path(lambda path, leaf: place(leaf, shardings.get(path, replicated(mesh)), dtype), params)
 
 
-def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    """An array that every process holds whole → a global one, of which each keeps its devices' parts."""
-    leaf = np.asarray(leaf)
-    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+def place(leaf: Any, sharding: NamedSharding, dtype: Any = None) -> jax.Array:
+    """An array that every process holds whole, or can read → a global one, of which each keeps its devices' parts.
+
+    Args:
+      leaf: the array, which may be placed so already. Of a `StoredArray` only these parts are read, and they are on
+        the devices before it returns.
+      sharding: of the result.
+      dtype: of the result; None: that of `leaf`.
+    """
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding and leaf.dtype == (dtype or leaf.dtype):
+        return leaf
+    stored = isinstance(leaf, StoredArray)
+    array = leaf if stored else np.asarray(leaf)
+    placed = jax.make_array_from_callback(
+        array.shape, sharding, lambda index: array[index].astype(dtype or array.dtype, copy=False)
+    )
+    return placed.block_until_ready() if stored else placed
 
 
 def state_shardings(state: Any, mesh: Mesh, model: Mapping[str, NamedSharding]) -> Any:
@@ -125,7 +141,7 @@ def describe_split(shapes: Any, shardings: Any, mesh: Mesh) -> str:
         if keys[0] == "params" and size == part and leaf.ndim:  # the moments of a parameter are split as it is
             whole.append((size, "/".join(keys[1:])))
     text = f"{mesh_text(mesh)}: {mine:,} bytes a device of {total:,}"
-    if mesh.size == mesh.shape["data"]:
+    if not splits_params(mesh):
         return text
     largest = sorted(whole, key=lambda item: -item[0])
     names = [name for _, name in largest[:_NAMED]] + [f"{len(largest) - _NAMED} more"] * (len(largest) > _NAMED)
@@ -150,8 +166,13 @@ def rows_sharding(mesh: Mesh, rows: int) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(row_axes(mesh, rows)))
 
 
+def splits_params(mesh: Mesh) -> bool:
+    """Whether devices hold parts of parameters, and not all of them whole."""
+    return mesh.size > mesh.shape["data"]
+
+
 def to_host(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as NumPy arrays on every host, gathered where they are sharded across hosts."""
+    """Parameters as NumPy arrays on every host, gathered where they are sharded across hosts, or read."""
     return map_with_path(lambda _, leaf: _gather(leaf), params)
 
 

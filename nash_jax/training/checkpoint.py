@@ -1,17 +1,19 @@
 """Orbax v1, wrapped in one place: step checkpoints of a phase, and single trees."""
 
+import contextlib
 import json
 import os
 import shutil
 import sys
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from nash_jax.errors import UserError
 from nash_jax.runtime.checksums import Checksum, changed_file, checksums, parse_checksums
 from nash_jax.runtime.files import read_json, write_text
-from nash_jax.runtime.multihost import barrier, is_host0
+from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 from nash_jax.runtime.quiet import import_orbax
 
 _RANK = "rank"
@@ -34,23 +36,26 @@ def check_checkpoints(folder: Path) -> None:
 
 
 class Checkpointer:
-    """Checkpoints of one training phase: the newest, and the best by rank.
+    """Checkpoints of one training phase: the newest, and the best by rank. They are written in the background.
 
     A checkpoint holds the state and a JSON dict (data position, seconds spent). Orbax writes beside and
     renames, so a killed write leaves no checkpoint; its temporary files are deleted here. FOLDER/checksums.json has the
-    checksums of each checkpoint's files. One that was damaged since is deleted if there is another, with a note.
+    checksums of each checkpoint's files, from when it is complete. One that was damaged since is deleted if there is
+    another, with a note.
 
     Args:
       folder: of the checkpoints.
+      keep_last: how many of the newest are kept.
 
     Raises:
       UserError: if the only checkpoint is damaged.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], keep_last: int = 1) -> None:
         ocp = import_orbax()
         training, policies = ocp.training, ocp.training.preservation_policies
-        newest, best = policies.LatestN(1), policies.BestN(get_metric_fn=_read_rank, n=1)
+        newest, best = policies.LatestN(keep_last), policies.BestN(get_metric_fn=_read_rank, n=1)
+        saving = ocp.options.ArrayOptions.Saving(use_compression=False)  # trained weights and moments hardly shrink
         self._folder = Path(folder)
         if is_host0():
             self._drop_damaged()
@@ -60,10 +65,17 @@ class Checkpointer:
             save_decision_policy=training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.AnyPreservationPolicy([newest, best]),
             cleanup_tmp_directories=True,
+            context=ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving)),
         )
+        self._writer, self._written = ThreadPoolExecutor(1, "checkpoint"), Future[None]()
+        self._written.set_result(None)
 
     def save(self, step: int, state: Any, extra: dict[str, Any], rank: Rank | None) -> None:
-        """Writes a checkpoint, blocking: the state's buffers are donated to the next step.
+        """Begins to write a checkpoint, after an earlier one is complete.
+
+        It returns when the state is on the host, so that its buffers can be donated to the next step. (Of arrays on a
+        CPU the host's are views; while there are such, jax takes no buffer.) An error while it is written is raised by
+        the next call.
 
         Args:
           step: step number.
@@ -71,12 +83,34 @@ class Checkpointer:
           extra: JSON values.
           rank: None where nothing was evaluated: never the best.
         """
+        self.wait()
         if self._orbax.latest is not None and self._orbax.latest.step == step:
             return
         metrics = {_RANK: list(rank or ())}
-        self._orbax.save_checkpointables(step, {"state": state, "extra": extra}, metrics=metrics)
+        begun = self._orbax.save_checkpointables_async(step, {"state": state, "extra": extra}, metrics=metrics)
+        self._written = self._writer.submit(self._complete, begun, str(step))
+
+    def _complete(self, begun: Any, step: str) -> None:
+        begun.result()
         if is_host0():
-            self._write_checksums(str(step))
+            self._write_checksums(step)
+
+    def is_writing(self) -> bool:
+        """Whether the last checkpoint is not complete yet on the main process; processes call this together."""
+        return bool(broadcast_from_host0(not self._written.done()))
+
+    def check(self) -> None:
+        """Raises what the last write failed with, if it has."""
+        if self._written.done():
+            self._written.result()
+
+    def wait(self) -> None:
+        """Waits until the last checkpoint is complete.
+
+        Raises:
+          Exception: what its write failed with.
+        """
+        self._written.result()
 
     def _write_checksums(self, *steps: str) -> None:
         """Adds those of some checkpoints, and leaves out what is no longer there."""
@@ -123,6 +157,7 @@ class Checkpointer:
         Raises:
           UserError: when it does not hold the arrays of `abstract`.
         """
+        self.wait()
         found = self._orbax.checkpoints
         if not found:
             return None
@@ -138,7 +173,13 @@ class Checkpointer:
         return loaded["state"], loaded["extra"]
 
     def close(self) -> None:
-        self._orbax.close()
+        """As `wait`; then there is nothing more to call."""
+        self._writer.shutdown()
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(Exception):  # that one again
+                self._orbax.close()
 
 
 def _read_checksums(folder: Path) -> dict[str, dict[str, Checksum]]:

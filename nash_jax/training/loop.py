@@ -44,6 +44,7 @@ class Phase:
       folder: where its checkpoints go.
       writers: where its numbers go.
       average: of the parameters; it is what is evaluated, and what the result holds.
+      keep_last: newest checkpoints that are kept.
     """
 
     name: str
@@ -57,14 +58,16 @@ class Phase:
     folder: Path
     writers: Sequence[Writer]
     average: Average
+    keep_last: int = 1
 
 
 def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
     """Trains from the newest checkpoint, or from the start, to the end.
 
     Evaluates every `eval_steps` steps and at the end. A checkpoint is written then, and with every fifth log: after
-    each twentieth of a phase, of a short one every five steps; and when a command is asked to stop, which ends the
-    process. Metrics are fetched when they are logged, so that logging does not hold the device up.
+    each twentieth of a phase, of a short one every five steps, unless another is still being written; and when a
+    command is asked to stop, which ends the process. Training goes on while files are written. Metrics are fetched when
+    they are logged, so that logging does not hold the device up.
 
     Returns:
       The state of the best checkpoint, and {"steps", "seconds", "best_step", "rows_checksum"}.
@@ -72,7 +75,11 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
     Raises:
       UserError: at a loss that is not finite, naming the step; the last checkpoint stays.
     """
-    checkpointer = Checkpointer(phase.folder)
+    with contextlib.closing(Checkpointer(phase.folder, phase.keep_last)) as checkpointer:
+        return _train(phase, mesh, checkpointer)
+
+
+def _train(phase: Phase, mesh: Mesh, checkpointer: Checkpointer) -> tuple[State, dict[str, Any]]:
     shapes = abstract_state(phase.state)
     restored = checkpointer.restore(shapes)
     state, extra = restored or (phase.state, {"position": None, "seconds": 0.0})
@@ -107,10 +114,13 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
                 values["seconds"] = time.monotonic() - begun
                 for writer in phase.writers:
                     writer.write(phase.name, step, {k: round(v, 6) for k, v in values.items() if math.isfinite(v)})
-            if rank is not None or step % (5 * log_steps) == 0 or is_asked_to_stop():
+            checkpointer.check()
+            between = step % (5 * log_steps) == 0 and not checkpointer.is_writing()
+            if rank is not None or between or is_asked_to_stop():
                 position = {"position": batches.get_state(), "seconds": time.monotonic() - begun}
                 checkpointer.save(step, state, position | {"window": window.pending()} | rows.checksum(), rank)
             if is_asked_to_stop():
+                checkpointer.wait()
                 _stop(phase, step)
             progress.update(step, window.describe, typical=ran <= compiled)
             if not compiled:  # until the first step is compiled and done, there is nothing to save
@@ -118,7 +128,6 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
             compiled |= ran
     progress.close()
     best = checkpointer.restore(shapes, best=True)
-    checkpointer.close()
     assert best is not None  # the last step always writes one
     done = {"steps": step, "seconds": time.monotonic() - begun, "best_step": int(best[0]["step"])}
     return averaged(best[0]), done | rows.checksum()
