@@ -73,6 +73,20 @@ def pack(matrix: np.ndarray | Quantized) -> PackedMatrix:
     return PackedMatrix(jnp.asarray(grouped), jnp.asarray(scales), outputs)
 
 
+def unpack(packed: PackedMatrix, inputs: int) -> np.ndarray:
+    """Returns the matrix [K, M] of `pack`, float32; of 8 bits the rounded one.
+
+    Args:
+      packed: from `pack`.
+      inputs: K.
+    """
+    panels, rounded = np.asarray(packed.panels), bool(packed.scales.size)
+    if rounded:
+        panels = panels.swapaxes(2, 3).reshape(len(panels), -1, LANES)  # [P, K, 16]
+    matrix = panels.swapaxes(0, 1).reshape(panels.shape[1], -1)[:inputs, : packed.outputs]
+    return matrix * (np.asarray(packed.scales)[: packed.outputs] / _UNIT) if rounded else np.ascontiguousarray(matrix)
+
+
 def _panels(matrix: np.ndarray) -> np.ndarray:
     """[K, M] → [P, K, 16], padded with zeros."""
     padded = np.pad(matrix, [(0, -matrix.shape[0] % GROUP), (0, -matrix.shape[1] % LANES)])
