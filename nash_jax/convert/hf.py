@@ -5,10 +5,11 @@ an `lm_head.weight` that differs from the decoder's table, and has two embedding
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ LAYOUTS: dict[str, Layout] = {
     **dict.fromkeys(("t5", "mt5", "umt5"), t5_layout.LAYOUT),
     **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "m2m_100"), bart_layout.LAYOUT),
 }
+_DERIVED = ("num_decoder_layers", "decoder_vocab_size", "tie_word_embeddings", "scale_decoder_outputs")
 _AS_STORED = ("embedding", "positions", "logits_bias")  # matrices that are not transposed, unlike [out, in] kernels
 
 
@@ -61,22 +63,39 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
         if name not in config:
             raise UserError(f"config.json has no {name!r}", f"the config.json of a {kind} checkpoint")
     try:
-        return LAYOUTS[kind].spec_from_config(fill_defaults(config))
+        return LAYOUTS[kind].spec_from_config(_WithDefaults(config))
     except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError) as error:
         raise UserError(f"config.json has a value of another type: {error}", "numbers for sizes") from error
 
 
-def fill_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds the defaults of its class in `transformers` to a config.json of a known model type.
+class _WithDefaults(Mapping[str, Any]):
+    """A config.json of a known model type with the defaults of its class in `transformers`.
 
-    Fields that the class derives from others or overrides are not added.
+    Fields that the class derives from others or overrides have none. The class is imported when a field is missing:
+    where PyTorch is installed that takes longer than all else in loading a small model.
+
+    Args:
+      config: of the file.
     """
-    with quiet_transformers():
-        from transformers import CONFIG_MAPPING
 
-    derived = ("num_decoder_layers", "decoder_vocab_size", "tie_word_embeddings", "scale_decoder_outputs")
-    defaults = CONFIG_MAPPING[config["model_type"]]().to_dict()
-    return {name: value for name, value in defaults.items() if name not in derived} | dict(config)
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    @functools.cached_property
+    def _defaults(self) -> dict[str, Any]:
+        with quiet_transformers():
+            from transformers import CONFIG_MAPPING
+
+        return dict(CONFIG_MAPPING[self._config["model_type"]]().to_dict())
+
+    def __getitem__(self, name: str) -> Any:
+        return self._config[name] if name in self._config or name in _DERIVED else self._defaults[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._defaults.keys() - set(_DERIVED) | self._config.keys())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
