@@ -112,6 +112,28 @@ def test_other_parameters_can_be_assigned(dtype):
     np.testing.assert_array_equal(model.generate_ids(IDS, max_new_tokens=6), first)
 
 
+def test_who_gave_the_weights_may_write_to_them():
+    """A CPU takes aligned memory as it is; the engine then has its own copy all the same."""
+    given, first = random_params(SPEC), generated("float32")[1]
+    flat = {path: aligned(leaf) for path, leaf in flatten(given).items()}
+    for dtype in ("float32", "int8"):
+        expected = first if dtype == "float32" else generated(dtype)[1]
+        own = {path: aligned(leaf) for path, leaf in flat.items()}
+        model, tokens = generated(dtype, params=unflatten(own))
+        np.testing.assert_array_equal(tokens, expected)
+        for leaf in own.values():
+            leaf[...] = 0
+        np.testing.assert_array_equal(model.generate_ids(IDS, max_new_tokens=6), expected)
+
+
+def aligned(leaf):
+    memory = np.empty(leaf.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    found = memory[start : start + leaf.nbytes].view(leaf.dtype).reshape(leaf.shape)
+    found[...] = leaf
+    return found
+
+
 def test_what_follows_a_generation(tmp_path):
     """Saving, compacting, copying; who holds parameters gets no second copy of them."""
     model, first = generated("float32")

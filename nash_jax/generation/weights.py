@@ -32,6 +32,7 @@ from nash_jax.tree import flatten, unflatten
 
 # rows up to which kernels are known to be faster than XLA: python -m nash_jax.benchmark.kernel_cost
 MAX_ROWS = 32
+_ALIGNED = 64  # bytes
 _lock = threading.RLock()  # one thread packs what another reads; of the module, so that stores can be copied
 
 
@@ -157,7 +158,7 @@ class WeightStore:
             self.holds_params = same and not self.int8 and self._on_one_device and _on_cpu()
             if self.int8:
                 flat = self._round(flat)
-            self._plain = {path: jnp.asarray(leaf, self.dtype) for path, leaf in flat.items()}
+            self._plain = {path: _place(leaf, self.dtype) for path, leaf in flat.items()}
 
     def _round(self, flat: Mapping[str, Any]) -> dict[str, Any]:
         """Rounds all matrices to 8 bits; returns what is to be held unpacked."""
@@ -201,7 +202,7 @@ class WeightStore:
                 if path not in self._plain:
                     packed = path in self._packed or path in self._source
                     leaf = self._unpack(path) if packed else _leaf(self._plain, path)
-                    self._plain[path] = jnp.asarray(leaf, self.dtype)
+                    self._plain[path] = _place(leaf, self.dtype)
             return unflatten({path: self._plain[path] for path in sorted(paths)})
 
     def of_rows(self, rows: int, *, packed: bool = True) -> Weights:
@@ -261,11 +262,24 @@ def share_params(flat: dict[str, Any], dtype: str) -> dict[str, Any]:
     for path, leaf in flat.items():
         found[path] = leaf
         if isinstance(leaf, np.ndarray) and leaf.dtype == own and path not in packed and _on_cpu():
-            found[path] = jnp.asarray(leaf)
+            found[path] = _place(leaf, own)
             flat[path] = np.asarray(found[path])
     leaf = None  # the last one is freed too
     return_freed_memory()
     return unflatten(found)
+
+
+def _place(leaf: Any, dtype: Any) -> jax.Array:
+    """An array on the device, in memory that nobody else writes to.
+
+    `jnp.asarray` would do the same with a second copy, by a program that is compiled for each shape.
+    """
+    if isinstance(leaf, jax.Array):
+        return leaf.astype(dtype)
+    given, leaf = leaf, np.asarray(leaf, dtype)
+    if leaf is given and leaf.flags.writeable and leaf.ctypes.data % _ALIGNED == 0:
+        leaf = leaf.copy()  # a CPU takes such memory as it is
+    return jax.block_until_ready(jax.device_put(leaf))
 
 
 def _on_cpu() -> bool:

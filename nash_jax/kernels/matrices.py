@@ -66,11 +66,13 @@ def pack(matrix: np.ndarray | Quantized) -> PackedMatrix:
       matrix: float32 [K, M], or rounded.
     """
     if not isinstance(matrix, Quantized):
-        return PackedMatrix(jnp.asarray(_panels(matrix)), jnp.zeros(0, jnp.float32), matrix.shape[1])
+        panels, scales = jax.device_put((_panels(matrix), np.zeros(0, np.float32)))
+        return PackedMatrix(panels, scales, matrix.shape[1])
     panels, outputs = _panels(matrix.integers), len(matrix.scales)
     grouped = panels.reshape(len(panels), -1, GROUP, LANES).swapaxes(2, 3)  # [P, K / 4, 16, 4]
     scales = np.pad(matrix.scales * _UNIT, (0, -outputs % LANES))
-    return PackedMatrix(jnp.asarray(grouped), jnp.asarray(scales), outputs)
+    panels, scales = jax.device_put((grouped, scales))
+    return PackedMatrix(panels, scales, outputs)
 
 
 def unpack(packed: PackedMatrix, inputs: int) -> np.ndarray:
