@@ -214,11 +214,32 @@ def _settle_tables(
 
 def _from_hf(path: str, parts: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Weights [out, in] → one array of our shape: input axis first, fused parts along the second axis."""
-    leaves = parts if path.endswith(_AS_STORED) else [p.T for p in parts]  # kernels become [in, out]; biases: no change
-    fused = leaves[0] if len(leaves) == 1 else np.stack(leaves, axis=0 if parts[0].ndim == 1 else 1)
+    if path.endswith(_AS_STORED) or parts[0].ndim == 1:  # tables and biases
+        fused = parts[0] if len(parts) == 1 else np.stack(parts)
+    else:
+        fused = _transpose(parts)
     if fused.ndim > 1 and fused.shape[0] != shape[0] and fused.shape[-1] != shape[-1]:
         raise ValueError("a transposed kernel has as many values, but another first and last size")
     return np.ascontiguousarray(fused.reshape(shape))
+
+
+_BLOCK = 16  # rows that make up a line of the cache once they are transposed
+
+
+def _transpose(parts: list[np.ndarray]) -> np.ndarray:
+    """Kernels [out, in] → [in, parts, out], some rows at a time.
+
+    NumPy's own copy of a transposed matrix writes each line of the cache sixteen times, and with 1,024 or 4,096 inputs
+    all of a column falls on the same few places of the cache: that was most of the time of loading a T5-large.
+    """
+    outputs, inputs = parts[0].shape
+    if any(part.shape != (outputs, inputs) for part in parts):
+        raise ValueError("fused kernels have different shapes")
+    fused = np.empty((inputs, len(parts), outputs), parts[0].dtype)
+    for index, part in enumerate(parts):
+        for row in range(0, outputs, _BLOCK):
+            fused[:, index, row : row + _BLOCK] = part[row : row + _BLOCK].T
+    return fused if len(parts) > 1 else fused[:, 0]
 
 
 def _to_hf(path: str, leaf: np.ndarray, num_parts: int) -> list[np.ndarray]:
