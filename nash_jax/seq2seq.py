@@ -57,7 +57,7 @@ class Seq2Seq:
       spec: architecture.
       params: nested dict of NumPy arrays. Once a model has generated on a CPU they are read-only views of what it
         generates with; what is packed for the kernels is unpacked for the reader, so read them once, not in a loop.
-        Other parameters of the same shapes can be assigned.
+        To change them, assign others of the same shapes to `params`.
       tokenizer: a `transformers` tokenizer, or None.
       dtype: compute dtype of generation and logits; or int8, as of `load`.
       generation: default generation options.
@@ -70,7 +70,7 @@ class Seq2Seq:
         check_params(spec, params)
         check_model_parts(tokenizer, generation)
         self.spec, self.tokenizer, self.dtype = spec, tokenizer, read_dtype(dtype)
-        self._own = flatten(params)  # path → parameter; empty: the engine holds them
+        self._own = unflatten(flatten(params))  # empty: the engine holds them
         self.generation = GenerationOptions() if generation is None else generation
         self._engine: Engine | None = None
         self._generator: BatchGenerator | None = None
@@ -80,12 +80,12 @@ class Seq2Seq:
     def params(self) -> dict[str, Any]:
         """The parameters, nested."""
         own, engine = self._own, self._engine
-        return unflatten(own if own or engine is None else engine.weights.host_params())
+        return own if own or engine is None else unflatten(engine.weights.host_params())
 
     @params.setter
     def params(self, params: Mapping[str, Any]) -> None:
         check_params(self.spec, params)
-        self._own = flatten(params)
+        self._own = unflatten(flatten(params))
         if self._engine is not None:
             self._engine.update_params(share_params(self._own, self.dtype))
             self._drop_shared(self._engine)

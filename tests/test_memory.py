@@ -108,6 +108,10 @@ def test_other_parameters_can_be_assigned(dtype):
     np.testing.assert_array_equal(model.generate_ids(IDS, max_new_tokens=6), expected)
     for path, leaf in flatten(model.params).items():
         np.testing.assert_array_equal(leaf, flatten(other)[path])
+    fresh = Seq2Seq(SPEC, random_params(SPEC), dtype=dtype)
+    fresh.params["shared"]["embedding"] = other["shared"]["embedding"]  # before it has generated, also one
+    assert np.array_equal(fresh.params["shared"]["embedding"], other["shared"]["embedding"])
+    assert not np.array_equal(fresh.generate_ids(IDS, max_new_tokens=6), first)
     model.engine.update_params(random_params(SPEC))
     np.testing.assert_array_equal(model.generate_ids(IDS, max_new_tokens=6), first)
 

@@ -6,6 +6,7 @@ Letters: R decoded rows.
 import dataclasses
 import functools
 import math
+import operator
 import sys
 import threading
 import weakref
@@ -250,13 +251,14 @@ class WeightStore:
         return self.dtype == jnp.float32 and self._on_one_device and not kernel_problem()
 
 
-def share_params(flat: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Parameters for an engine, nested; on a CPU it and the caller then hold the same memory.
+def share_params(params: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Parameters for an engine; on a CPU it and the caller then hold the same memory.
 
     Args:
-      flat: path → parameter; arrays that the engine reads as they are become views of it, one after the other.
+      params: nested; arrays that the engine reads as they are become views of what it reads, one after the other.
       dtype: of the engine.
     """
+    flat = flatten(params)
     own, (steps, source) = np.dtype("float32" if dtype == "int8" else jnp.dtype(dtype)), matrix_paths(flat)
     packed, found = {*steps, *source} if dtype == "int8" else (), dict[str, Any]()
     for path, leaf in flat.items():
@@ -264,6 +266,8 @@ def share_params(flat: dict[str, Any], dtype: str) -> dict[str, Any]:
         if isinstance(leaf, np.ndarray) and leaf.dtype == own and path not in packed and _on_cpu():
             found[path] = _place(leaf, own)
             flat[path] = np.asarray(found[path])
+            *parents, name = path.split("/")
+            functools.reduce(operator.getitem, parents, params)[name] = flat[path]
     leaf = None  # the last one is freed too
     return_freed_memory()
     return unflatten(found)
