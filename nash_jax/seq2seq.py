@@ -42,12 +42,13 @@ from nash_jax.generation.options import GenerationOptions
 from nash_jax.generation.outputs import ScoredIds, ScoredTexts
 from nash_jax.generation.speculative import SpeculativeEngine
 from nash_jax.generation.texts import TextGenerator
+from nash_jax.generation.weights import share_params
 from nash_jax.runtime.files import check_regular, find_folder, read_small
 from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.output_folder import complete_save, fill_folder, verifying
 from nash_jax.runtime.stored import StoredArray, read_stored
 from nash_jax.spec import ModelSpec
-from nash_jax.tree import map_with_path
+from nash_jax.tree import flatten, map_with_path, unflatten
 
 
 class Seq2Seq:
@@ -55,7 +56,9 @@ class Seq2Seq:
 
     Attributes:
       spec: architecture.
-      params: nested dict of NumPy arrays, or of `StoredArray` where it was loaded with `lazy`.
+      params: nested dict of NumPy arrays, or of `StoredArray` where it was loaded with `lazy`. Once a model has
+        generated on a CPU they are read-only views of what it generates with; what is packed for the kernels is unpacked
+        for the reader, so read them once, not in a loop. To change them, assign others of the same shapes to `params`.
       tokenizer: a `transformers` tokenizer, or None.
       dtype: compute dtype of generation and logits; or int8, as of `load`.
       generation: default generation options.
@@ -67,18 +70,38 @@ class Seq2Seq:
     ) -> None:  # fmt: skip
         check_params(spec, params)
         check_model_parts(tokenizer, generation)
-        self.spec, self.params, self.tokenizer, self.dtype = spec, params, tokenizer, read_dtype(dtype)
+        self.spec, self.tokenizer, self.dtype = spec, tokenizer, read_dtype(dtype)
+        self._own = unflatten(flatten(params))  # empty: the engine holds them
         self.generation = GenerationOptions() if generation is None else generation
         self._engine: Engine | None = None
         self._generator: BatchGenerator | None = None
         self._speculative: tuple[Seq2Seq, SpeculativeEngine] | None = None  # the last draft
 
     @property
+    def params(self) -> dict[str, Any]:
+        """The parameters, nested."""
+        own, engine = self._own, self._engine
+        return own if own or engine is None else unflatten(engine.weights.host_params())
+
+    @params.setter
+    def params(self, params: Mapping[str, Any]) -> None:
+        check_params(self.spec, params)
+        self._own = unflatten(flatten(params))
+        if self._engine is not None:
+            self._engine.update_params(share_params(self._own, self.dtype))
+            self._drop_shared(self._engine)
+
+    @property
     def engine(self) -> Engine:
         """The jitted functions; created on first use."""
         if self._engine is None:
-            self._engine = Engine(self.spec, self.params, self.dtype)
+            self._engine = Engine(self.spec, share_params(self._own, self.dtype), self.dtype)
+            self._drop_shared(self._engine)
         return self._engine
+
+    def _drop_shared(self, engine: Engine) -> None:
+        if engine.weights.holds_params:
+            self._own = {}
 
     @property
     def generator(self) -> BatchGenerator:

@@ -1,14 +1,18 @@
 """The table of peers: real processes, equal outputs, ratios, and what is refused."""
 
+import contextlib
 import json
+import resource
+import time
 
 import numpy as np
 import pytest
 
+from nash_jax.benchmark import peers
 from nash_jax.benchmark.latency import random_ids
 from nash_jax.benchmark.peer_process import PeerProcess
 from nash_jax.benchmark.peer_systems import SYSTEMS
-from nash_jax.benchmark.peers import main, ratio, weights_per_token
+from nash_jax.benchmark.peers import burning, main, ratio, summarize, table, time_systems, weights_per_token
 from nash_jax.errors import UserError, is_installed
 from nash_jax.seq2seq import Seq2Seq, load
 from nash_jax.testing import lively_model, random_params, random_spec
@@ -42,7 +46,7 @@ def test_every_system_gives_our_tokens(system, folder, tmp_path):
 def test_the_command_times_systems_in_processes_of_their_own(folder, capsys):
     names = ["nash_jax", "ctranslate2 int8"]
     command = ["peers", f"--model={folder / 'pruned'}", f"--dense={folder / 'dense'}", f"--systems={','.join(names)}"]
-    command += ["--runs=1", "--starts=1", "--source_length=8", "--new_tokens=6", "--batch_sizes=2"]
+    command += ["--runs=1", "--starts=1", "--source_length=8", "--new_tokens=6", "--batch_sizes=2", "--burners=1"]
     command += [f"--output={folder / 'peers.json'}"]
     assert main(command) == 0
     rows = json.loads((folder / "peers.json").read_text())["rows"]
@@ -51,7 +55,60 @@ def test_the_command_times_systems_in_processes_of_their_own(folder, capsys):
     assert rows[0]["same_outputs"] == rows[2]["same_outputs"] == 1
     printed = capsys.readouterr().out
     assert "| 2 | pruned | ctranslate2 int8 |" in printed
+    assert "| ms beside burners | loss |" in printed
+    assert all(row["busy_ms"] > 0 and row["loss"][0] > 0 for row in rows)
     assert "speedup over dense ctranslate2 int8" in printed
+
+
+def test_burners_compute_until_the_block_ends():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    with burning(2) as count:
+        time.sleep(1)
+    assert count == 2
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before > 0.1
+
+
+def test_the_loss_beside_burners(monkeypatch):
+    """Quiet calls and calls beside burners are of the same round; without burners there is no loss."""
+    burns, asked = [0], []
+
+    class Fake:
+        def __init__(self, ms):
+            self.ms = ms
+
+        def ask(self, ids, tokens, beams):
+            asked.append((burns[0], tokens))
+            return self.ms * (1 + burns[0]) * max(tokens, 1), [[1] * tokens] * len(ids)
+
+    @contextlib.contextmanager
+    def fake_burning(count):
+        burns[0] = count
+        yield count
+        burns[0] = 0
+
+    @contextlib.contextmanager
+    def fake_processes(folders, threads):
+        yield {cell: Fake(10.0) for cell in folders}, Fake(1.0)
+
+    monkeypatch.setattr(peers, "burning", fake_burning)
+    monkeypatch.setattr(peers, "_processes", fake_processes)
+    spec = random_spec(0)
+    models, folders = {"pruned": Seq2Seq(spec, random_params(spec))}, {("pruned", "nash_jax"): None}
+    given = {
+        "batch_sizes": [2],
+        "starts": 2,
+        "runs": 3,
+        "threads": 1,
+        "source_length": 4,
+        "new_tokens": 5,
+        "num_beams": 1,
+    }
+    rows = summarize(time_systems(folders, 10, given | {"burners": 2}), models, 5)
+    assert rows[0]["loss"] == (3, 3, 3) and rows[0]["median_ms"] == 50 and rows[0]["busy_ms"] == 150
+    assert asked.count((2, 5)) == 2 * 4 and (2, 1) not in asked
+    assert "| 50 |" in table(rows, [])[2] and "| 150 | 3.00 (3.00 to 3.00) |" in table(rows, [])[2]
+    quiet = summarize(time_systems(folders, 10, given), models, 5)
+    assert "loss" not in quiet[0] and "loss" not in table(quiet, [])[0]
 
 
 def test_a_ratio_is_that_of_medians_within_its_interval():

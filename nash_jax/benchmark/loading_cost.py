@@ -1,4 +1,4 @@
-"""Time and memory of loading: `load` with its comparing of hashes and without, in turn; then of compaction.
+"""Memory of loading, of compaction and of generating; then time of `load`, with its comparing of hashes and without.
 
 python -m nash_jax.benchmark.loading_cost [--preset=t5-base] [--runs=7]
 
@@ -6,7 +6,8 @@ python -m nash_jax.benchmark.loading_cost --mesh=fsdp:8 [--preset=t5-base] [--dt
 
 Uses random weights. The files are in the page cache, so that reading them costs the least and comparing the most.
 Memory is the most that a process of its own holds meanwhile, beyond what it held before, divided by the bytes of the
-parameters. Pages of mapped files are not counted: the system takes them back when it needs them.
+parameters; of compaction, with the dense model, which is held beside the new one; of generating, what is held after it.
+Pages of mapped files are not counted: the system takes them back when it needs them.
 
 With a mesh, weights are read into their shards. They are zeros in a file without blocks, which takes no room on the
 disk. Of several processes on one machine, started as in docs/launch.md, one after the other loads its part and frees
@@ -24,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -46,6 +47,8 @@ from nash_jax.tree import flatten
 
 _TINY = dense_spec(vocab_size=32, d_model=8, d_ff=8, num_heads=1, encoder_layers=1, decoder_layers=1)
 _SPARSITY = 0.3  # of the encoder, in the compaction
+_DTYPES = "float32", "int8"
+_Found = TypeVar("_Found")
 _INTERVAL = 0.002  # s between two looks at the memory
 _GIB = 2**30
 
@@ -180,6 +183,29 @@ def run_on_mesh(name: str, mesh: Mesh, dtype: str) -> None:
         barrier("all read")
 
 
+def memory_after_generating(folder: Path, tiny: Path, dtype: str) -> float:
+    """Memory that a loaded model holds once it has generated, in units of the parameters' bytes.
+
+    Args:
+      folder: of the model.
+      tiny: of a tiny one, which generates before, so that packages do not count.
+      dtype: as of `load`.
+    """
+    ids = np.full((1, 8), _TINY.eos_id + 1)
+    load(tiny, dtype=dtype).generate_ids(ids, max_new_tokens=4)
+    begun = anonymous_memory()
+    model = load(folder, dtype=dtype)
+    model.generate_ids(ids, max_new_tokens=4)
+    held = anonymous_memory() - begun
+    return held / sum(leaf.nbytes for leaf in flatten(model.params).values())
+
+
+def in_a_process(call: Callable[..., _Found], *args: Any) -> _Found:
+    """What a new process finds, which has freed no memory yet."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(call, *args).result()
+
+
 def run(argv: Sequence[str]) -> None:
     """Saves a model, loads it again and again, and prints seconds, their ratio, and memory."""
     own = flags.FlagValues()
@@ -203,11 +229,12 @@ def run(argv: Sequence[str]) -> None:
             del model
         folders = {name: (Path(place) / "whole" / name, Path(place) / "tiny" / name) for name in ("export", "hf")}
         for name in folders:
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                loaded, compacted = process.submit(peak_memory, *folders[name]).result()
+            loaded, compacted = in_a_process(peak_memory, *folders[name])
+            held = [in_a_process(memory_after_generating, *folders[name], dtype) for dtype in _DTYPES]
             print_result(
                 f"{given['preset']}, {name}: memory {loaded:.2f} times the parameters' to load, {compacted:.2f} times "
-                f"with a compaction to {_SPARSITY:.0%} less encoder and a quarter of the decoder"
+                f"with a compaction to {_SPARSITY:.0%} less encoder and a quarter of the decoder, after generating "
+                f"{held[0]:.2f} in float32, {held[1]:.2f} in int8"
             )
         keep_freed_memory()
         for name in folders:

@@ -9,6 +9,7 @@ python -m nash_jax.benchmark.peers --preset=t5-base --decoder_layers=3 --sparsit
   --num_beams      1 (default): greedy search
   --runs, --starts timed calls of each system in each start of all processes (7, 3)
   --threads        of every system (2)
+  --burners        also times each system while so many other processes keep a core busy each, and prints its loss (0)
   --output         a file for the numbers, JSON
 
 All systems read the same ids and generate exactly the same number of tokens, each in a process of its own, in turn.
@@ -18,6 +19,7 @@ generation minus that of one token, divided by the tokens between; its bytes are
 
 import contextlib
 import json
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +46,14 @@ Cell = tuple[str, str]  # model, system
 _NUMBERS = {"source_length": 256, "new_tokens": 64, "num_beams": 1, "runs": 7, "starts": 3, "threads": 2}
 _BANDWIDTH_BYTES = 400e6  # of one call of `read_bandwidth`
 _RESAMPLES = 2000
+# until this process has ended too
+_BURN = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(1_000_000):
+        pass
+"""
 
 
 def weights_per_token(model: Seq2Seq) -> int:
@@ -71,7 +81,8 @@ def time_systems(folders: Mapping[Cell, Path], vocab_size: int, given: Mapping[s
 
     Returns:
       A row for each batch size and cell: `model`, `system`, `batch_size`, `ms` and `first_ms` (milliseconds of whole
-      generations and of one token, [starts][runs]), `tokens` of the first start, and `read_ms` of the bandwidth.
+      generations and of one token, [starts][runs]), `tokens` of the first start, and `read_ms` of the bandwidth; with
+      `burners` also `busy_ms`, of whole generations beside them.
     """
     sizes = given["batch_sizes"]
     rows = {(size, cell): _new_row(size, cell) for size in sizes for cell in folders}
@@ -86,24 +97,44 @@ def time_systems(folders: Mapping[Cell, Path], vocab_size: int, given: Mapping[s
                     for cell, process in processes.items():
                         ms, tokens = process.ask(ids, given["new_tokens"], given["num_beams"])
                         first_ms, _ = process.ask(ids, 1, given["num_beams"])
-                        _add(rows[size, cell], start, run, (ms, first_ms, read_ms), tokens)
+                        row = rows[size, cell]
+                        row.setdefault("tokens", tokens)
+                        _add(row, run, {"ms": ms, "first_ms": first_ms, "read_ms": read_ms})
+                    with burning(given.get("burners", 0)) as busy:
+                        for cell, process in processes.items() if busy else ():
+                            ms, _ = process.ask(ids, given["new_tokens"], given["num_beams"])
+                            _add(rows[size, cell], run, {"busy_ms": ms})
                     bar.update(bar_round := bar_round + 1)
     bar.close()
     return list(rows.values())
 
 
 def _new_row(size: int, cell: Cell) -> dict[str, Any]:
-    return {"model": cell[0], "system": cell[1], "batch_size": size, "ms": [], "first_ms": [], "read_ms": []}
+    return {"model": cell[0], "system": cell[1], "batch_size": size}
 
 
-def _add(row: dict[str, Any], start: int, run: int, times: tuple[float, float, float], tokens: list[list[int]]) -> None:
-    if run < 0:
-        row.setdefault("tokens", tokens)
-        for name in ("ms", "first_ms", "read_ms"):
-            row[name].append([])
-        return
-    for name, value in zip(("ms", "first_ms", "read_ms"), times, strict=True):
-        row[name][start].append(value)
+def _add(row: dict[str, Any], run: int, times: Mapping[str, float]) -> None:
+    for name, value in times.items():
+        if run < 0:
+            row.setdefault(name, []).append([])
+        else:
+            row[name][-1].append(value)
+
+
+@contextlib.contextmanager
+def burning(count: int) -> Iterator[int]:
+    """While the block runs, so many processes compute without a pause, each as much as one core can.
+
+    Args:
+      count: of processes; yielded.
+    """
+    burners = [subprocess.Popen([sys.executable, "-S", "-c", _BURN]) for _ in range(count)]
+    try:
+        yield count
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
 
 
 @contextlib.contextmanager
@@ -161,8 +192,14 @@ def summarize(
             "median_ms": float(np.median(row["ms"])), "token_ms": float(token_ms), "token_bytes": read,
             "bandwidth_share": float(read / token_ms / memory), "same_outputs": float(same),
             "speedup": {f"{r['model']} {r['system']}": ratio(r["ms"], row["ms"]) for r in alike},
-        })  # fmt: skip
+        } | _beside_burners(row))  # fmt: skip
     return found
+
+
+def _beside_burners(row: Mapping[str, Any]) -> dict[str, Any]:
+    if "busy_ms" not in row:
+        return {}
+    return {"busy_ms": float(np.median(row["busy_ms"])), "loss": ratio(row["busy_ms"], row["ms"])}
 
 
 def table(rows: Sequence[Mapping[str, Any]], against: Sequence[str]) -> list[str]:
@@ -173,13 +210,15 @@ def table(rows: Sequence[Mapping[str, Any]], against: Sequence[str]) -> list[str
       against: names `model system` that speedups are shown against.
     """
     head = ["batch", "model", "system", "ms", "ms a token", "MB a token", "of the bandwidth", "same outputs"]
+    head += ["ms beside burners", "loss"] if "loss" in rows[0] else []
     lines = ["| " + " | ".join([*head, *(f"speedup over {name}" for name in against)]) + " |"]
     lines.append("|" + "---|" * (len(head) + len(against)))
     for row in rows:
-        ratios = [row["speedup"][name] for name in against]
+        ratios = [*([row["loss"]] if "loss" in row else []), *(row["speedup"][name] for name in against)]
         cells = [
             str(row["batch_size"]), row["model"], row["system"], f"{row['median_ms']:.0f}", f"{row['token_ms']:.2f}",
             f"{row['token_bytes'] / 1e6:.0f}", f"{row['bandwidth_share']:.0%}", f"{row['same_outputs']:.0%}",
+            *([f"{row['busy_ms']:.0f}"] if "loss" in row else []),
             *(f"{middle:.2f} ({low:.2f} to {high:.2f})" for middle, low, high in ratios),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
@@ -195,6 +234,7 @@ def _parse(argv: Sequence[str]) -> dict[str, Any]:
     flags.DEFINE_float("sparsity", 0.3, "", 0.0, 0.99, flag_values=own)
     for name, default in _NUMBERS.items():
         flags.DEFINE_integer(name, default, "", lower_bound=1, flag_values=own)
+    flags.DEFINE_integer("burners", 0, "", lower_bound=0, flag_values=own)
     parse_flags(own, argv, "--model=FOLDER, --dense=FOLDER or --preset=NAME, --systems=…, --batch_sizes=…")
     given = own.flag_values_dict()
     if bool(given["model"]) == bool(given["preset"]):
@@ -273,7 +313,7 @@ def run(argv: Sequence[str]) -> None:
     given = _parse(argv)
     summary = time_models(_models(given), given)
     if given["output"]:
-        settings = {name: given[name] for name in ("model", "dense", "preset", "batch_sizes", *_NUMBERS)}
+        settings = {name: given[name] for name in ("model", "dense", "preset", "batch_sizes", "burners", *_NUMBERS)}
         write_text(Path(given["output"]), json.dumps({"settings": settings, "rows": summary}, indent=1))
     against = [name for name in ("dense transformers", "dense ctranslate2 int8") if name in summary[0]["speedup"]]
     print_result(*table(summary, against))

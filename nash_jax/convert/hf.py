@@ -5,10 +5,11 @@ an `lm_head.weight` that differs from the decoder's table, and has two embedding
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ LAYOUTS: dict[str, Layout] = {
     **dict.fromkeys(("t5", "mt5", "umt5"), t5_layout.LAYOUT),
     **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "m2m_100"), bart_layout.LAYOUT),
 }
+_DERIVED = ("num_decoder_layers", "decoder_vocab_size", "tie_word_embeddings", "scale_decoder_outputs")
 _AS_STORED = ("embedding", "positions", "logits_bias")  # matrices that are not transposed, unlike [out, in] kernels
 
 
@@ -62,22 +64,39 @@ def spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
         if name not in config:
             raise UserError(f"config.json has no {name!r}", f"the config.json of a {kind} checkpoint")
     try:
-        return LAYOUTS[kind].spec_from_config(fill_defaults(config))
+        return LAYOUTS[kind].spec_from_config(_WithDefaults(config))
     except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RecursionError) as error:
         raise UserError(f"config.json has a value of another type: {error}", "numbers for sizes") from error
 
 
-def fill_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds the defaults of its class in `transformers` to a config.json of a known model type.
+class _WithDefaults(Mapping[str, Any]):
+    """A config.json of a known model type with the defaults of its class in `transformers`.
 
-    Fields that the class derives from others or overrides are not added.
+    Fields that the class derives from others or overrides have none. The class is imported when a field is missing:
+    where PyTorch is installed that takes longer than all else in loading a small model.
+
+    Args:
+      config: of the file.
     """
-    with quiet_transformers():
-        from transformers import CONFIG_MAPPING
 
-    derived = ("num_decoder_layers", "decoder_vocab_size", "tie_word_embeddings", "scale_decoder_outputs")
-    defaults = CONFIG_MAPPING[config["model_type"]]().to_dict()
-    return {name: value for name, value in defaults.items() if name not in derived} | dict(config)
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    @functools.cached_property
+    def _defaults(self) -> dict[str, Any]:
+        with quiet_transformers():
+            from transformers import CONFIG_MAPPING
+
+        return dict(CONFIG_MAPPING[self._config["model_type"]]().to_dict())
+
+    def __getitem__(self, name: str) -> Any:
+        return self._config[name] if name in self._config or name in _DERIVED else self._defaults[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._defaults.keys() - set(_DERIVED) | self._config.keys())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def load_hf(folder: str | os.PathLike[str], *, lazy: bool = False) -> tuple[ModelSpec, dict[str, Any]]:
@@ -227,12 +246,36 @@ def _from_hf(
     def read(index: Index) -> np.ndarray:
         chosen = [0] if fused is None else range(len(parts))[index[fused]]
         rest = index if fused is None else index[:fused] + index[fused + 1 :]
-        read = [np.array(views[i][rest], np.float32, order="C") for i in chosen]
-        for i, values in zip(chosen, read, strict=True):
-            check_finite(names[i], values, source)
-        return read[0] if fused is None else np.stack(read, fused)
+        found = [(names[i], views[i][rest]) for i in chosen]
+        if fused is None:
+            return _read_view(*found[0], np.empty(found[0][1].shape, np.float32), source)
+        kept = views[0][rest].shape
+        values = np.empty((*kept[:fused], len(found), *kept[fused:]), np.float32)
+        for own, target in zip(found, np.moveaxis(values, fused, 0), strict=True):
+            _read_view(*own, target, source)
+        return values
 
     return StoredArray(shape, read)
+
+
+_BLOCK = 16  # rows that make up a line of the cache once they are transposed
+
+
+def _read_view(name: str, view: np.ndarray, target: np.ndarray, source: str) -> np.ndarray:
+    """Copies a part of a weight into an array; a transposed one some rows of the file at a time.
+
+    NumPy's own copy of a transposed matrix writes each line of the cache sixteen times, and with 1,024 or 4,096 inputs
+    all of a column falls on the same few places of the cache: that was most of the time of loading a T5-large.
+    """
+    if view.ndim > 1 and view.strides[0] == view.itemsize:
+        for place in np.ndindex(*view.shape[1:-1]):
+            own, new = view[(slice(None), *place)], target[(slice(None), *place)]
+            for start in range(0, view.shape[-1], _BLOCK):
+                new[:, start : start + _BLOCK] = own[:, start : start + _BLOCK]
+    else:
+        target[...] = view
+    check_finite(name, target, source)
+    return target
 
 
 def _to_hf(path: str, leaf: np.ndarray, num_parts: int) -> list[np.ndarray]:

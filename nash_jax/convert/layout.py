@@ -46,20 +46,25 @@ def embedding_names(spec: ModelSpec, prefix: str) -> Names:
     return {path: parts for path, parts in names.items() if path in axes}
 
 
-def special_ids(config: Mapping[str, Any]) -> dict[str, int]:
-    """Returns pad_id, eos_id and decoder_start_id of a config.json; the first EOS id if there are several."""
+def special_ids(config: Mapping[str, Any], *, has_bos: bool = True) -> dict[str, int]:
+    """Returns pad_id, eos_id and decoder_start_id of a config.json; the first EOS id if there are several.
 
-    def first(name: str, default: int) -> int:
+    Args:
+      config: the fields.
+      has_bos: a decoder whose start is not said starts with BOS, if there is one; if not, with padding.
+    """
+
+    def first(name: str) -> Any:
         value: Any = config.get(name)
-        value = next(iter(value), None) if isinstance(value, list) else value
+        return next(iter(value), None) if isinstance(value, list) else value
+
+    def or_else(value: Any, default: Any) -> Any:
         return default if value is None else value
 
-    pad_id = first("pad_token_id", 0)
-    return {
-        "pad_id": pad_id,
-        "eos_id": first("eos_token_id", 1),
-        "decoder_start_id": first("decoder_start_token_id", first("bos_token_id", pad_id)),
-    }
+    pad_id, start_id = or_else(first("pad_token_id"), 0), first("decoder_start_token_id")
+    if start_id is None:
+        start_id = or_else(first("bos_token_id") if has_bos else None, pad_id)
+    return {"pad_id": pad_id, "eos_id": or_else(first("eos_token_id"), 1), "decoder_start_id": start_id}
 
 
 def check_family_flags(spec: ModelSpec, free: Mapping[str, Any]) -> None:

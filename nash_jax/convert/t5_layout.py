@@ -62,7 +62,7 @@ def _spec_from_config(config: Mapping[str, Any]) -> ModelSpec:
         position_max_distance=config["relative_attention_max_distance"],
         norm_eps=config["layer_norm_epsilon"],
         dropout_rate=float(config["dropout_rate"]),
-        **special_ids({**config, "bos_token_id": None}),  # by default T5 starts with the padding token
+        **special_ids(config, has_bos=False),  # by default T5 starts with the padding token
     )
 
 

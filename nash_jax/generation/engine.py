@@ -162,7 +162,7 @@ class Engine(BatchGenerator):
     ) -> None:  # fmt: skip
         self.spec = dataclasses.replace(spec, tied=False)  # a separate head decodes faster than a tied table
         self._mesh = mesh if mesh is not None and mesh.size > 1 else None
-        self.weights = WeightStore(dtype, kernels, self._mesh, self.spec)
+        self.weights = WeightStore(dtype, kernels, self.spec, self._mesh)
         self.model = build(self.spec, dtype=self.weights.dtype)
         self._encode = jax.jit(self._encode_fn, static_argnums=3)
         self._generate = generate_program(self.model, self._mesh)

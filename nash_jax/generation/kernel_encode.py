@@ -20,7 +20,7 @@ class KernelEncoder(KernelLayers):
 
     Args:
       model: a module of `nash_jax.models`, float32.
-      params: its parameters; in int8 those of `round_params`.
+      params: its parameters; in int8 rounded, those that are packed are not read.
       packed: its matrices of 8 bits, path → matrix; in float32 none. None: nothing is computed by kernels.
       int8: the rows that are multiplied by a matrix are rounded to 8 bits too, with a factor for each row.
     """

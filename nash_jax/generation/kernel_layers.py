@@ -4,17 +4,17 @@ Letters: R rows (of a step, or all positions of a batch), D d_model, K inputs an
 """
 
 import abc
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from nash_jax.kernels.matrices import PackedMatrix, Quantized
+from nash_jax.kernels.matrices import PackedMatrix
 from nash_jax.models.layers import ACTIVATION_FNS, make_norm
-from nash_jax.tree import flatten, unflatten
+from nash_jax.tree import flatten
 
 Packed = dict[str, PackedMatrix]
 # matrix → how many axes are its inputs, the first
@@ -31,36 +31,21 @@ def as_matrix(path: str, leaf: Any) -> Any:
     return leaf.reshape(math.prod(leaf.shape[: _INPUT_AXES[path.rpartition("/")[2]]]), -1)
 
 
-def matrices(params: Mapping[str, Any], *, of_steps: bool) -> dict[str, np.ndarray]:
-    """Returns path → matrix [K, M], float32.
+def matrix_paths(paths: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns those of the paths that are matrices.
 
     Args:
-      params: of a model with a separate LM head.
-      of_steps: those that a decoding step multiplies by; if not, the encoder's and those of cross keys and values.
+      paths: of the parameters of a model with a separate LM head.
+
+    Returns:
+      Those that a decoding step multiplies by; the encoder's and those of cross keys and values.
     """
-    flat = {
-        path: leaf for path, leaf in flatten(params).items() if _is_matrix(path) and _read_by_steps(path) == of_steps
-    }
-    return {path: as_matrix(path, np.asarray(leaf, np.float32)) for path, leaf in flat.items()}
-
-
-def _is_matrix(path: str) -> bool:
-    return path.rpartition("/")[2] in _INPUT_AXES
+    found = [path for path in paths if path.rpartition("/")[2] in _INPUT_AXES]
+    return tuple(filter(_read_by_steps, found)), tuple(itertools.filterfalse(_read_by_steps, found))
 
 
 def _read_by_steps(path: str) -> bool:
     return path == "lm_head" or (path.startswith("decoder/") and not path.endswith("/kv"))
-
-
-def round_params(params: Mapping[str, Any], rounded: Mapping[str, Quantized]) -> dict[str, Any]:
-    """Returns the parameters with the values of matrices that were rounded to 8 bits.
-
-    Args:
-      params: of a model with a separate LM head.
-      rounded: path → matrix, of `matrices`.
-    """
-    flat = flatten(params)
-    return unflatten(flat | {path: m.values().reshape(flat[path].shape) for path, m in rounded.items()})
 
 
 class KernelLayers(abc.ABC):

@@ -7,7 +7,6 @@ each pass of the large model gives 1 to K tokens, whatever the draft is worth. R
 Letters: R rows, L output length, K tokens of a block, V vocabulary size.
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -168,7 +167,7 @@ def _best(
 
 def _for_blocks(engine: Engine, rows: int) -> Weights:
     """The weights of an engine; blocks of tokens are decoded by XLA."""
-    return dataclasses.replace(engine.weights.of_rows(rows), packed=None)
+    return engine.weights.of_rows(rows, packed=False)
 
 
 class SpeculativeEngine(BatchGenerator):

@@ -66,11 +66,27 @@ def pack(matrix: np.ndarray | Quantized) -> PackedMatrix:
       matrix: float32 [K, M], or rounded.
     """
     if not isinstance(matrix, Quantized):
-        return PackedMatrix(jnp.asarray(_panels(matrix)), jnp.zeros(0, jnp.float32), matrix.shape[1])
+        panels, scales = jax.device_put((_panels(matrix), np.zeros(0, np.float32)))
+        return PackedMatrix(panels, scales, matrix.shape[1])
     panels, outputs = _panels(matrix.integers), len(matrix.scales)
     grouped = panels.reshape(len(panels), -1, GROUP, LANES).swapaxes(2, 3)  # [P, K / 4, 16, 4]
     scales = np.pad(matrix.scales * _UNIT, (0, -outputs % LANES))
-    return PackedMatrix(jnp.asarray(grouped), jnp.asarray(scales), outputs)
+    panels, scales = jax.device_put((grouped, scales))
+    return PackedMatrix(panels, scales, outputs)
+
+
+def unpack(packed: PackedMatrix, inputs: int) -> np.ndarray:
+    """Returns the matrix [K, M] of `pack`, float32; of 8 bits the rounded one.
+
+    Args:
+      packed: from `pack`.
+      inputs: K.
+    """
+    panels, rounded = np.asarray(packed.panels), bool(packed.scales.size)
+    if rounded:
+        panels = panels.swapaxes(2, 3).reshape(len(panels), -1, LANES)  # [P, K, 16]
+    matrix = panels.swapaxes(0, 1).reshape(panels.shape[1], -1)[:inputs, : packed.outputs]
+    return matrix * (np.asarray(packed.scales)[: packed.outputs] / _UNIT) if rounded else np.ascontiguousarray(matrix)
 
 
 def _panels(matrix: np.ndarray) -> np.ndarray:

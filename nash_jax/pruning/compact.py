@@ -1,6 +1,6 @@
 """From a masked dense model to a narrower one with the same function: fold, then slice. Host side."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,17 +67,21 @@ def fold(
       sites: parameter path → masks that fold there.
     """
     flat = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
-    for path, names in sites.items():
-        for name in names:
-            if name not in masks:
-                continue
-            value = np.asarray(masks[name], flat[path].dtype)
-            if name in axes[path]:
-                shape = [1] * flat[path].ndim
-                shape[axes[path].index(name)] = -1
-                value = value.reshape(shape)
-            flat[path] = flat[path] * value
-    return flat
+    return {path: _fold_leaf(leaf, axes[path], masks, sites.get(path, ())) for path, leaf in flat.items()}
+
+
+def _fold_leaf(leaf: np.ndarray, axes: tuple[str, ...], masks: Mapping[str, Any], sites: Iterable[str]) -> np.ndarray:
+    """One parameter times the masks that fold there; the same array where these are ones."""
+    for name in sites:
+        value = np.asarray(masks.get(name, 1), leaf.dtype)
+        if (value == 1).all():
+            continue
+        if name in axes:
+            shape = [1] * leaf.ndim
+            shape[axes.index(name)] = -1
+            value = value.reshape(shape)
+        leaf = leaf * value
+    return leaf
 
 
 def compact(spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
@@ -106,8 +110,14 @@ def compact(spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, Any]
       1
     """
     check_masks(spec, masks)
-    flat = fold(params, masks, param_axes(spec), mask_sites(spec))
-    return cut(spec, flat, kept_positions(spec, masks))
+    keep, sites, axes = kept_positions(spec, masks), mask_sites(spec), param_axes(spec)
+    left = {name: np.asarray(mask)[keep[name]] if np.ndim(mask) else mask for name, mask in masks.items()}
+    flat, narrow = flatten(params), spec.pruned({axis: positions.tolist() for axis, positions in keep.items()})
+    small = dict[str, np.ndarray]()
+    for path in param_axes(narrow):  # one after the other: nothing but the result is held beside `params`
+        leaf = take_kept(np.asarray(flat[path]), axes[path], keep)
+        small[path] = _fold_leaf(leaf, axes[path], left, sites.get(path, ()))
+    return narrow, unflatten(small)
 
 
 def cut(
