@@ -24,7 +24,7 @@ from nash_jax.convert.weights import read_weights, refuse_adapter
 from nash_jax.errors import UserError
 from nash_jax.models.head import untie_head
 from nash_jax.models.positions import position_table
-from nash_jax.runtime.files import read_json
+from nash_jax.runtime.files import check_local, read_json
 from nash_jax.runtime.quiet import quiet_transformers
 from nash_jax.spec import SINUSOIDS, ModelSpec
 from nash_jax.tree import count_params, flatten, unflatten
@@ -92,6 +92,7 @@ def load_hf(folder: str | os.PathLike[str]) -> tuple[ModelSpec, dict[str, Any]]:
     Raises:
       UserError: for missing or broken files, or weights that do not fit the config.
     """
+    check_local(folder)
     folder = Path(folder)
     refuse_adapter(folder)
     spec = spec_from_config(read_json(folder / "config.json"))

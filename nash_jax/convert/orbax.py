@@ -11,12 +11,14 @@ import jax
 import numpy as np
 
 from nash_jax.errors import UserError
+from nash_jax.runtime.files import check_local
 from nash_jax.runtime.quiet import import_orbax
 from nash_jax.tree import check_shapes, flatten, unflatten
 
 
 def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
     """Writes one tree of arrays to a new folder, atomically. All processes of a run must call it."""
+    check_local(folder)
     ocp = import_orbax()
     saving = ocp.options.ArrayOptions.Saving(use_compression=False)  # trained weights hardly shrink, and load slower
     with ocp.Context(
@@ -39,6 +41,7 @@ def load_tree(folder: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ..
       UserError: if there is no tree, it is broken, has other arrays, or claims much more than its files hold; before
         anything of a claimed size is made.
     """
+    check_local(folder)
     ocp, path = import_orbax(), Path(folder)
     if not path.is_dir():
         raise UserError(f"no checkpoint at {path}", "a folder that nash_jax wrote")
