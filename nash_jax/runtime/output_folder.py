@@ -54,12 +54,15 @@ def resolve_folder(folder: Any) -> Path:
         raise UserError(f"the folder is {' '.join(repr(folder).split())[:60]}", "a path")
     check_local(folder)
     try:
-        found = Path(os.fsdecode(folder)).expanduser().resolve()
+        named = Path(os.fsdecode(folder)).expanduser().absolute()
+        found = named.resolve()
         wrong = found.exists() and not found.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unknown user, a NUL character
         raise UserError(f"{folder!r} is no path: {error}", "a folder to write to") from error
     if "\\" in str(found):  # TensorStore reads it as another separator
         raise UserError(f"{folder} lies in a folder with a backslash in its name", "a name without")
+    if wild := re.search(r"[\[*?]", f"{named}{found}"):  # Orbax finds its files by a pattern that has it
+        raise UserError(f"{folder} lies in a folder with {wild[0]} in its name", "a name without [, * and ?")
     if not str(found).isascii() and re.search(r"[\ud800-\udfff]", str(found)):
         raise UserError(f"{str(folder)!r} lies in a folder whose name is not UTF-8", "a name in UTF-8")
     if wrong:
