@@ -42,6 +42,7 @@ from nash_jax.errors import UserError
 from nash_jax.generation.arguments import ENGINES
 from nash_jax.generation.options import UNSUPPORTED_FIELDS, GenerationOptions
 from nash_jax.runtime.command import parse_flags, print_result, run_command, unusable
+from nash_jax.runtime.files import check_local
 from nash_jax.runtime.progress import Progress
 
 
@@ -57,6 +58,7 @@ def parse(argv: Sequence[str]) -> GenerationJob:
     for name in ("model", "input", "output"):
         if not given.get(name):
             raise UserError(f"no --{name}", "--model=FOLDER_OR_HUB_NAME --input=FILE --output=FILE")
+        check_local(given[name], f"--{name}")
     output = Path(given["output"]).expanduser()
     output = Path(os.path.realpath(output)) if os.path.islink(output) else output  # renaming would replace the link
     given |= {"output": output, "keep_tokens": split_names(given["keep_tokens"])}

@@ -57,8 +57,8 @@ class Seq2Seq:
     Attributes:
       spec: architecture.
       params: nested dict of NumPy arrays, or of `StoredArray` where it was loaded with `lazy`. Once a model has
-        generated on a CPU they are read-only views of what it generates with; what is packed for the kernels is unpacked
-        for the reader, so read them once, not in a loop. To change them, assign others of the same shapes to `params`.
+        generated on a CPU they are read-only views of what it generates with. What is packed for the kernels is then
+        unpacked at each reading: read them once, not in a loop. To change them, assign others of the same shapes.
       tokenizer: a `transformers` tokenizer, or None.
       dtype: compute dtype of generation and logits; or int8, as of `load`.
       generation: default generation options.

@@ -1,5 +1,6 @@
 """The launch files: they parse, name what exists, and start the command they should (with stand-ins)."""
 
+import io
 import json
 import os
 import re
@@ -7,10 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
 import yaml
+from commands import LIMIT
 
 from nash_jax.config import command_line
 from nash_jax.config.parsing import parse_config
@@ -68,7 +71,7 @@ def test_all_launchers_are_here_and_in_the_readme():
         "study_slurm.sbatch",
         "tpu_vm.sh",
     ]
-    assert [p.name for p in SKYPILOT] == ["gpu.yaml", "study.yaml", "tpu.yaml"]
+    assert [p.name for p in SKYPILOT] == ["gpu.yaml", "study.yaml", "tpu_v5e.yaml", "tpu_v6e.yaml"]
     readme = (LAUNCH / "README.md").read_text()
     for path in (*SCRIPTS, *SKYPILOT, JOBSET, DOCKERFILE):
         assert f"({path.relative_to(LAUNCH)})" in readme
@@ -101,7 +104,7 @@ def test_environment_variables_are_read_by_someone(path):
     jax_source = Path(jax.__file__).parent / "_src"
     ours = (Path(module.__file__) for module in (sharding, multihost, compilation, peers))
     known = "".join(p.read_text() for p in (*ours, jax_source / "distributed.py"))
-    known += "".join(p.read_text() for p in (jax_source / "clusters").glob("*.py")) + "JAX_PLATFORMS"
+    known += "".join(p.read_text() for p in (jax_source / "clusters").glob("*.py")) + "JAX_PLATFORMS NASH_JAX_SKYPILOT"
     for name in set(re.findall(r"\b(?:NASH_)?JAX_[A-Z_]+\b", path.read_text())):
         assert name in known
 
@@ -197,8 +200,8 @@ def test_skypilot_files_have_what_a_task_needs(path):
     task = yaml.safe_load(path.read_text())
     fields = {"name", "num_nodes", "resources", "workdir", "envs", "file_mounts", "setup", "run"}
     assert task.keys() == fields  # all in SkyPilot's YAML reference
-    allowed = {"infra", "accelerators", "accelerator_args", "use_spot"}
-    assert {"accelerators", "use_spot"} <= task["resources"].keys() <= allowed
+    allowed = {"infra", "accelerators", "accelerator_args", "use_spot", "job_recovery"}
+    assert {"accelerators", "use_spot", "job_recovery"} <= task["resources"].keys() <= allowed
     assert task["file_mounts"] == {"/runs": {"name": "${BUCKET}", "store": "gcs", "mode": "MOUNT"}}
     for stage in ("setup", "run"):
         assert bash("-n", "-c", task[stage]).returncode == 0
@@ -208,6 +211,41 @@ def test_skypilot_files_have_what_a_task_needs(path):
     assert "train" in extras
     for extra in extras:
         assert f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text()
+
+
+SKYPILOT_PYTHON = os.environ.get("NASH_JAX_SKYPILOT", "")
+OTHER_DEVICES = ("gpu.yaml@H100:8", "gpu.yaml@A100:8@4", "tpu_v5e.yaml@tpu-v5litepod-8", "tpu_v6e.yaml@tpu-v6e-8")
+
+
+@pytest.mark.skipif(
+    not SKYPILOT_PYTHON, reason="set NASH_JAX_SKYPILOT to a Python with skypilot, in an environment of its own"
+)
+def test_skypilot_itself_reads_its_files(tmp_path):
+    """As they are, and with the devices that its command would put in their place."""
+    folder, names = LAUNCH / "skypilot", [*(path.name for path in SKYPILOT), *OTHER_DEVICES]
+    done = subprocess.run(
+        [SKYPILOT_PYTHON, ROOT / "tests" / "skypilot_tasks.py", *names], cwd=folder, capture_output=True, text=True,
+        timeout=LIMIT, check=False, env=os.environ | {"HOME": str(tmp_path), "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    for name in names:
+        task, (file, *others) = found[name], name.split("@")
+        own = yaml.safe_load((folder / file).read_text())
+        device, _, count = (others[0] if others else own["resources"]["accelerators"]).partition(":")
+        assert task["resources"]["accelerators"] == {device: int(count or 1)}
+        assert task["resources"]["use_spot"] and task["resources"]["job_recovery"]["max_restarts_on_errors"] == 3
+        assert task["nodes"] == int(others[1] if others[1:] else 1)
+        mount = {"name": own["envs"]["BUCKET"], "store": "GCS", "mode": "MOUNT"}
+        assert mount.items() <= task["mounts"]["/runs"].items() and task["envs"] == own["envs"]
+
+
+def test_the_files_of_two_kinds_of_tpu_differ_in_names_alone():
+    def read(own: str, other: str) -> str:
+        text = (LAUNCH / "skypilot" / f"tpu_{own}.yaml").read_text()
+        return text.replace("v5litepod", "v5e").replace("v5-lite", "v5e").replace(own, "OWN").replace(other, "OTHER")
+
+    assert read("v5e", "v6e") == read("v6e", "v5e")
 
 
 def sky_run(path: Path, folder: Path, **environment: str) -> str:
@@ -244,8 +282,9 @@ def test_skypilot_study_runs_a_cell_or_all(tmp_path, cell, flag):
     assert "--config.stages=data,finetune" in path.read_text()  # the teachers, before the cells
 
 
-def test_skypilot_tpu_lets_jax_find_the_slice_and_fits_the_batches(tmp_path):
-    path = LAUNCH / "skypilot" / "tpu.yaml"
+@pytest.mark.parametrize("kind", ["v5e", "v6e"])
+def test_skypilot_tpu_lets_jax_find_the_slice_and_fits_the_batches(tmp_path, kind):
+    path = LAUNCH / "skypilot" / f"tpu_{kind}.yaml"
     found = sky_run(path, tmp_path)
     assert found.startswith("NASH_JAX_DISTRIBUTED=1 -m nash_jax.main --config=configs/samsum.py ")
     chips = int(yaml.safe_load(path.read_text())["resources"]["accelerators"].rpartition("-")[2])
@@ -278,6 +317,67 @@ def test_jobset_starts_one_process_on_each_host_of_its_slice():
     assert all(getattr(config, phase).batch_size % (rows * columns) == 0 for phase in ("finetune", "prune", "retrain"))
 
 
+TEXT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}
+
+
+def fields(required: tuple[str, ...] = (), **properties: object) -> dict[str, object]:
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
+
+
+def list_of(item: object) -> dict[str, object]:
+    return {"type": "array", "items": item}
+
+
+REASONS = ["BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes", "MaxFailedIndexesExceeded", "PodFailurePolicy"]
+JOBSET_SCHEMA = fields(  # of JobSet v1alpha2, what a file here may need; a Job has Kubernetes' own schema
+    ("apiVersion", "kind", "metadata", "spec"),
+    apiVersion={"const": "jobset.x-k8s.io/v1alpha2"},
+    kind={"const": "JobSet"},
+    metadata=fields(("name",), name=TEXT, namespace=TEXT, labels={}, annotations={}),
+    spec=fields(
+        ("replicatedJobs",),
+        suspend={"type": "boolean"},
+        ttlSecondsAfterFinished=NUMBER,
+        network=fields(enableDNSHostnames={"type": "boolean"}, subdomain=TEXT),
+        coordinator=fields(("replicatedJob",), replicatedJob=TEXT, jobIndex=NUMBER, podIndex=NUMBER),
+        successPolicy=fields(operator={"enum": ["All", "Any"]}, targetReplicatedJobs=list_of(TEXT)),
+        failurePolicy=fields(
+            maxRestarts=NUMBER,
+            restartStrategy={"enum": ["Recreate", "BlockingRecreate"]},
+            rules=list_of(
+                fields(
+                    ("name", "action"),
+                    name={"type": "string", "pattern": "^[A-Za-z]([A-Za-z0-9_,:-]*[A-Za-z0-9_])?$"},
+                    action={"enum": ["FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"]},
+                    targetReplicatedJobs=list_of(TEXT),
+                    onJobFailureReasons=list_of({"enum": REASONS}),
+                )
+            ),
+        ),
+        replicatedJobs=list_of(fields(("name", "template"), name=TEXT, replicas=NUMBER, template={"type": "object"})),
+    ),
+)
+
+
+def as_job(jobset: dict[str, Any]) -> dict[str, Any]:
+    [job] = jobset["spec"]["replicatedJobs"]
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job["name"]}, **job["template"]}
+
+
+def test_jobset_has_the_fields_of_its_schemas():
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    jsonschema = pytest.importorskip("jsonschema", reason="kubernetes-validate, which brings it, is not installed")
+    jobset = yaml.safe_load(JOBSET.read_text())
+    jsonschema.validate(jobset, JOBSET_SCHEMA)
+    kubernetes_validate.validate(as_job(jobset), "1.34", strict=True)
+    jobset["spec"]["failurePolicy"]["rules"][0]["action"] = "FailJob"
+    with pytest.raises(jsonschema.ValidationError, match="'FailJob' is not one of"):
+        jsonschema.validate(jobset, JOBSET_SCHEMA)
+    jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["paralelism"] = 4
+    with pytest.raises(kubernetes_validate.ValidationError, match="'paralelism' was unexpected"):
+        kubernetes_validate.validate(as_job(jobset), "1.34", strict=True)
+
+
 def test_jobset_starts_again_after_all_but_a_mistake():
     policy = yaml.safe_load(JOBSET.read_text())["spec"]
     [rule], [job] = policy["failurePolicy"]["rules"], policy["replicatedJobs"]
@@ -288,8 +388,12 @@ def test_jobset_starts_again_after_all_but_a_mistake():
 
 
 def test_the_container_has_what_it_copies_and_installs():
-    lines = DOCKERFILE.read_text().splitlines()
-    copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]
+    parse = pytest.importorskip("dockerfile_parse", reason="dockerfile-parse is not installed")
+    parsed = parse.DockerfileParser(fileobj=io.BytesIO(DOCKERFILE.read_bytes())).structure
+    lines = [(line["instruction"], line["value"]) for line in parsed]
+    instructions = [name for name, _ in lines if name != "COMMENT"]
+    assert instructions == ["FROM", "ARG", "RUN", "WORKDIR", "COPY", "COPY", "COPY", "RUN", "ENTRYPOINT", "CMD"]
+    copied = [name for instruction, value in lines if instruction == "COPY" for name in value.split()[:-1]]
     assert copied and all((ROOT / name).exists() for name in copied)
     [extras] = re.findall(r"ARG EXTRAS=([\w,]+)", DOCKERFILE.read_text())
     for extra in extras.split(","):

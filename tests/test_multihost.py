@@ -1,17 +1,15 @@
 """Two processes on one machine: the whole command trains as one process with as many devices does."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from commands import LIMIT, on_devices
+from commands import LIMIT
+from processes import COMMAND, ROWS, SETTINGS, finish, losses, start
 from seeds import in_turn
 from small_run import make_flags
 
@@ -24,74 +22,11 @@ from nash_jax.runtime.peers import peer_timeout
 from nash_jax.runtime.sharding import param_shardings
 from nash_jax.training.checkpoint import Checkpointer
 
-ROOT = Path(__file__).resolve().parents[1]
-ROWS = {"train": 32, "validation": 4, "test": 4}
-SETTINGS = {
-    "task.source_column": "word",
-    "task.target_column": "spelling",
-    "task.metric": "exact_match",
-    "task.max_new_tokens": 8,
-    "evaluate.batch_size": 4,
-    "shorten.decoder_layers": 1,
-    "shorten.selection": "importance",  # by losses, of which the main process decides
-    "prune.prepruning_epochs": 0,
-    "prune.sparsity_warmup_epochs": 0.5,
-    "prune.distill.logits": 0.5,
-    "prune.init": "importance",  # measured on each process, of which the main one decides
-    "benchmark.batch_sizes": (4,),
-    "benchmark.source_length": 8,
-    "benchmark.new_tokens": "(8,)",
-    "benchmark.runs": 1,
-    **{
-        f"{phase}.{field}": value
-        for phase in ("finetune", "prune", "retrain")
-        for field, value in {
-            "epochs": 1, "batch_size": 8, "optimizer": "adamw", "eval_every": 0.5, "learning_rate": 0.01,
-        }.items()
-    },
-}  # fmt: skip
-
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
     """The command but for its workdir: learn to spell a word in capitals."""
-    return [sys.executable, "-m", "nash_jax.main", *make_flags(tmp_path, ROWS, SETTINGS)]
-
-
-def start(command: list[str], processes: int, devices: int) -> list[subprocess.Popen[str]]:
-    """Starts a command in so many processes of so many fake devices each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = os.environ | on_devices(devices) | {"JAX_PLATFORMS": "cpu", "PYTHONFAULTHANDLER": "1"}
-    started = []
-    for index in range(processes):
-        if processes > 1:
-            environment |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes)}
-            environment["JAX_PROCESS_ID"] = str(index)
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        started.append(process)
-    return started
-
-
-def finish(started: list[subprocess.Popen[str]]) -> list[str]:
-    """What each process printed; all must end well."""
-    try:
-        printed = [process.communicate(timeout=LIMIT)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    for process, text in zip(started, printed, strict=True):
-        assert process.returncode == 0, f"status {process.returncode}\n{text}"
-    return printed
-
-
-def losses(workdir: Path) -> dict[tuple[str, int], float]:
-    """(phase, step) → loss, of every logged step."""
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return {(row["phase"], row["step"]): row["loss"] for row in rows}
+    return [*COMMAND, *make_flags(tmp_path, ROWS, SETTINGS)]
 
 
 @in_turn

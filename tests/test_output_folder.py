@@ -146,9 +146,11 @@ def test_folders_by_other_names(tmp_path, monkeypatch):
         ("loop", "loop"),
         ("/proc/none", "cannot be written: "),
         ("x" * 300, "File name too long"),
+        ("a[1]", r"a\[1\] lies in a folder with \[ in its name; expected a name without \[, \* and \?"),
+        ("a*/b", "lies in a folder with .* in its name"),
         ("a\\b", r"a\\b lies in a folder with a backslash in its name; expected a name without"),
         ("a\udcffb", r"lies in a folder whose name is not UTF-8; expected a name in UTF-8"),
-        ("s3://bucket/x", "s3://bucket/x is not a local folder; expected a path"),
+        ("s3://bucket/x", "s3://bucket/x is a URL; expected a local or mounted file or folder"),
     ],
 )
 @pytest.mark.parametrize("save", SAVES)

@@ -46,6 +46,7 @@ from nash_jax.errors import UserError, did_you_mean, require_packages
 from nash_jax.generation.arguments import read_dtype
 from nash_jax.runtime.command import parse_flags, print_result, read_batch_sizes, run_command
 from nash_jax.runtime.compilation import enable_cache
+from nash_jax.runtime.files import check_local
 from nash_jax.seq2seq import load
 from nash_jax.spec import ModelSpec, preset
 
@@ -215,6 +216,8 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"--engine is {given['engine']!r}{hint}", f"one of {', '.join(ENGINES)}")
     if given["engine"] == "ctranslate2":
         require_packages("ctranslate2")
+    for name in ("output", "picture"):
+        check_local(given[name], f"--{name}")
     if given["picture"] and Path(given["picture"]).suffix not in (".png", ".svg"):
         raise UserError(f"--picture is {given['picture']!r}", "a name that ends in .png or .svg")
     return given | {"batch_sizes": sizes, "dtype": read_dtype(given["dtype"])}

@@ -35,7 +35,7 @@ from nash_jax.benchmark.peer_process import BANDWIDTH, PeerProcess
 from nash_jax.benchmark.peer_systems import BYTES_PER_WEIGHT, GREEDY_ONLY, SYSTEMS
 from nash_jax.errors import UserError, did_you_mean, is_installed
 from nash_jax.runtime.command import parse_flags, print_result, read_batch_sizes, run_command
-from nash_jax.runtime.files import write_text
+from nash_jax.runtime.files import check_local, write_text
 from nash_jax.runtime.progress import Progress
 from nash_jax.seq2seq import Seq2Seq, load
 from nash_jax.spec import preset
@@ -239,6 +239,7 @@ def _parse(argv: Sequence[str]) -> dict[str, Any]:
     given = own.flag_values_dict()
     if bool(given["model"]) == bool(given["preset"]):
         raise UserError("command line: no model, or two", "either --model=FOLDER or --preset=NAME")
+    check_local(given["output"], "--output")
     sizes = read_batch_sizes(given["batch_sizes"])
     systems = [name for name in find_systems(given["systems"]) if given["num_beams"] == 1 or name not in GREEDY_ONLY]
     return given | {"batch_sizes": sizes, "systems": systems}

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from nash_jax.errors import UserError
-from nash_jax.runtime.files import read_small
+from nash_jax.runtime.files import check_local, read_small
 from nash_jax.seq2seq import Seq2Seq
 
 
@@ -18,6 +18,7 @@ def read_lines(name: str, most: int) -> list[str]:
     Raises:
       UserError: for a file that cannot be read, or has no text.
     """
+    check_local(name)
     texts = [line for line in read_small(Path(name)).splitlines() if line.strip()][:most]
     if not texts:
         raise UserError(f"{name} has no text", "a text on each line")

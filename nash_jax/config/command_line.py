@@ -14,6 +14,7 @@ from nash_jax.config.parsing import check_config_dict, expected
 from nash_jax.config.shipped import resolve_names
 from nash_jax.errors import UserError
 from nash_jax.runtime.command import parse_flags, unusable
+from nash_jax.runtime.files import check_local
 
 _USAGE = "--config=FILE, --workdir=DIR, --config.field=value"
 
@@ -54,6 +55,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
         raise
     except Exception as error:  # whatever the config file raised
         raise _mistake(argv, file, error) from error
+    check_local(own["workdir"].value or "", "--workdir")
     config: Any = own["config"].value
     cell, list_cells = own["cell"].value, bool(own["list-cells"].value)
     if file is None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nash_jax.errors import UserError, did_you_mean
+from nash_jax.runtime.files import check_local
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,16 @@ class Check:
             raise UserError(f"{place} is {shown}{near}", self.expected)
 
 
-def check_of(field: "dataclasses.Field[Any]") -> Check | None:
+@dataclasses.dataclass(frozen=True)
+class LocalCheck:
+    """A value must be no URL."""
+
+    def require(self, value: str, place: str) -> None:
+        """Raises UserError when `value` of the setting `place` is one."""
+        check_local(value, place)
+
+
+def check_of(field: "dataclasses.Field[Any]") -> Check | LocalCheck | None:
     """What was declared of a field; None where any value of its type will do."""
     return field.metadata.get("check")
 
@@ -37,6 +47,11 @@ def check_of(field: "dataclasses.Field[Any]") -> Check | None:
 def choice(default: str, *choices: str) -> Any:
     """A field that holds one of some words."""
     return _field(default, Check(f"one of {', '.join(choices)}", choices.__contains__, choices))
+
+
+def local(default: str = "") -> Any:
+    """A field that names a file or a folder, several with commas between, or a name on the hub."""
+    return _field(default, LocalCheck())
 
 
 def positive(default: float) -> Any:
@@ -69,5 +84,5 @@ def all_positive(default: tuple[int, ...]) -> Any:
     return _field(default, Check("numbers of 1 or more", lambda x: bool(x) and min(x) > 0))
 
 
-def _field(default: Any, check: Check) -> Any:
+def _field(default: Any, check: Check | LocalCheck) -> Any:
     return dataclasses.field(default=default, metadata={"check": check})

@@ -8,7 +8,7 @@ field may hold stands on the field (`config/fields.py`).
 import dataclasses
 from typing import TYPE_CHECKING
 
-from nash_jax.config.fields import all_positive, choice, not_negative, open_share, positive, share, whole_share
+from nash_jax.config.fields import all_positive, choice, local, not_negative, open_share, positive, share, whole_share
 
 if TYPE_CHECKING:
     import ml_collections
@@ -84,9 +84,9 @@ class TaskConfig:
 
     name: str = "samsum"
     source: str = choice("hub", "hub", "files", "pronunciation")
-    train_file: str = ""
-    validation_file: str = ""
-    test_file: str = ""
+    train_file: str = local()
+    validation_file: str = local()
+    test_file: str = local()
     held_out_share: float = open_share(0.05)
     split_seed: int = 0
     form: str = choice("auto", "auto", "text", "classification", "qa", "translation")
@@ -106,7 +106,7 @@ class TaskConfig:
     rouge_tokenizer: str = choice("auto", *ROUGE_TOKENIZERS)
     bleu_tokenizer: str = choice("auto", *BLEU_TOKENIZERS)
     keep_tokens: str = ""
-    tokenizer: str = ""
+    tokenizer: str = local()
     vocabulary_size: int = not_negative(0)
     max_train_examples: int = not_negative(0)
     max_eval_examples: int = not_negative(0)
@@ -137,7 +137,7 @@ class ModelConfig:
       remat: recompute activations in the backward pass, to save memory.
     """
 
-    init: str = ""
+    init: str = local()
     preset: str = ""
     family: str = choice("t5", *FAMILY_NAMES)
     d_model: int = positive(512)
@@ -240,7 +240,7 @@ class LabelConfig:
     share: float = whole_share(0.0)
     min_agreement: float = not_negative(0.0)
     num_beams: int = positive(1)
-    texts: str = ""
+    texts: str = local()
 
     @property
     def is_on(self) -> bool:
@@ -342,7 +342,7 @@ class EvaluateConfig:
     """
 
     batch_size: int = positive(64)
-    reference: str = ""
+    reference: str = local()
     engine: str = choice("jax", *EVALUATION_ENGINES)
     num_beams: int = positive(1)
     length_penalty: float = 1.0

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nash_jax.errors import UserError, did_you_mean
+from nash_jax.runtime.files import check_local
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # of an installed wheel, of a checkout
@@ -18,12 +19,13 @@ def resolve_names(argv: Sequence[str]) -> list[str]:
       argv: may hold `--config=NAME[:ARGUMENTS]` or `--config NAME[:ARGUMENTS]`.
 
     Raises:
-      UserError: for a name that no shipped config has.
+      UserError: for a name that no shipped config has, or a URL.
     """
     found, follows = [], False  # follows: the argument before was `--config`
     for arg in argv:
         flag, equals, value = ("", "", arg) if follows else arg.partition("=")
         if follows or (equals and flag in _FLAGS):
+            check_local(value, "--config")
             name, colon, arguments = value.partition(":")
             if re.fullmatch(r"[\w-]+", name) and not Path(name).is_file():
                 arg = f"{flag}{equals}{_find(name)}{colon}{arguments}"

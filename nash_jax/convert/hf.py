@@ -25,7 +25,7 @@ from nash_jax.convert.weights import check_finite, read_weights, refuse_adapter
 from nash_jax.errors import UserError
 from nash_jax.models.head import untie_head
 from nash_jax.models.positions import position_table
-from nash_jax.runtime.files import read_json
+from nash_jax.runtime.files import check_local, read_json
 from nash_jax.runtime.quiet import quiet_transformers
 from nash_jax.runtime.stored import Index, StoredArray
 from nash_jax.spec import SINUSOIDS, ModelSpec
@@ -113,6 +113,7 @@ def load_hf(folder: str | os.PathLike[str], *, lazy: bool = False) -> tuple[Mode
     Raises:
       UserError: for missing or broken files, or weights that do not fit the config.
     """
+    check_local(folder)
     folder = Path(folder)
     refuse_adapter(folder)
     spec = spec_from_config(read_json(folder / "config.json"))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from nash_jax.errors import UserError
-from nash_jax.runtime.files import read_json
+from nash_jax.runtime.files import check_local, read_json
 from nash_jax.runtime.quiet import import_orbax
 from nash_jax.runtime.stored import Index, StoredArray
 from nash_jax.tree import check_shapes, flatten, unflatten
@@ -22,6 +22,7 @@ def save_tree(folder: str | os.PathLike[str], tree: Any) -> None:
 
     Of an array that is spread over devices each process writes its parts.
     """
+    check_local(folder)
     ocp = import_orbax()
     saving = ocp.options.ArrayOptions.Saving(
         use_compression=False,  # trained weights hardly shrink, and load slower
@@ -54,6 +55,7 @@ def load_tree(
       UserError: if there is no tree, it is broken, has other arrays, or claims much more than its files hold; before
         anything of a claimed size is made.
     """
+    check_local(folder)
     ocp, path = import_orbax(), Path(folder)
     if not path.is_dir():
         raise UserError(f"no checkpoint at {path}", "a folder that nash_jax wrote")

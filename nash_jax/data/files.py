@@ -4,7 +4,7 @@ import glob
 from pathlib import Path
 
 from nash_jax.errors import UserError, did_you_mean
-from nash_jax.runtime.files import check_not_pointer
+from nash_jax.runtime.files import check_local, check_not_pointer
 
 FILE_KINDS = ".jsonl, .json, .csv, .tsv, .parquet or .arrow, also with .gz, or a folder of datasets.save_to_disk"
 _KINDS = {
@@ -31,9 +31,10 @@ def find_files(names: str, setting: str, split: str = "", output: Path | None = 
       output: a file that is written; patterns neither match it nor the files beside it, such as OUTPUT.partial.
 
     Raises:
-      UserError: for a file that does not exist or that is a pointer of Git LFS, a pattern without files, or a folder
-        of another kind.
+      UserError: for a URL, a file that does not exist or that is a pointer of Git LFS, a pattern without files, or a
+        folder of another kind.
     """
+    check_local(names, setting)
     whole = Path(names).expanduser()
     parts = [names] if whole.exists() else [part.strip() for part in names.split(",") if part.strip()]
     found = [path for part in parts or [names] for path in _matches(part, setting, output)]

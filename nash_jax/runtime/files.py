@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import stat
 from collections.abc import Iterable, Iterator
@@ -45,12 +46,38 @@ def writing(path: Path, do: str = "") -> Iterator[None]:
         raise UserError(reason, "a folder to write to and room in it", do) from error
 
 
+# A path of pathlib has lost one of the two slashes; then only names of stores count, for a folder may be called `a:`.
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://|(abfss?|azure|file|ftp|gc?s|hdfs|hf|https?|oci|r2|s3[an]?|wasbs?):/", re.I)
+
+
+def check_local(path: str | os.PathLike[str], setting: str = "") -> None:
+    """Refuses a URL, which would be taken for a folder of this machine: `gs:` in the current one.
+
+    A bucket has no renames of folders, no locks and no appending; runs, saves and outputs rely on all three.
+
+    Args:
+      path: a path, or several with commas between.
+      setting: where it was given, for the message; empty: not said.
+
+    Raises:
+      UserError: for a path that begins as a URL does.
+    """
+    for part in os.fsdecode(path).split(","):
+        if _URL.match(part.strip()):
+            raise UserError(
+                f"{setting}: {part.strip()} is a URL".removeprefix(": "),
+                "a local or mounted file or folder",
+                "mount the bucket (gcsfuse) or copy it before and after the run (rclone): launch/README.md",
+            )
+
+
 def find_folder(name: str) -> Path | None:
     """Returns the folder of a name, `~` expanded, or None if there is none.
 
     Raises:
-      UserError: for the name of a file.
+      UserError: for the name of a file, or a URL.
     """
+    check_local(name)
     try:
         path = Path(name).expanduser()
         if path.is_dir():

@@ -31,7 +31,7 @@ from nash_jax.runtime.checksums import (
     parse_checksums,
     resized_file,
 )
-from nash_jax.runtime.files import read_json, writing
+from nash_jax.runtime.files import check_local, read_json, writing
 from nash_jax.runtime.locks import LockedError, acquire, make_lock
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 
@@ -48,19 +48,21 @@ def resolve_folder(folder: Any) -> Path:
     """Returns the absolute path of a folder to write to: `~` and symbolic links are followed.
 
     Raises:
-      UserError: for something that is no path, or a path that leads to something other than a folder.
+      UserError: for something that is no path, a URL, or a path that leads to something other than a folder.
     """
     if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
         raise UserError(f"the folder is {' '.join(repr(folder).split())[:60]}", "a path")
-    if "://" in os.fsdecode(folder):
-        raise UserError(f"{folder} is not a local folder", "a path", "write to a local folder, or mount that storage")
+    check_local(folder)
     try:
-        found = Path(os.fsdecode(folder)).expanduser().resolve()
+        named = Path(os.fsdecode(folder)).expanduser().absolute()
+        found = named.resolve()
         wrong = found.exists() and not found.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unknown user, a NUL character
         raise UserError(f"{folder!r} is no path: {error}", "a folder to write to") from error
     if "\\" in str(found):  # TensorStore reads it as another separator
         raise UserError(f"{folder} lies in a folder with a backslash in its name", "a name without")
+    if wild := re.search(r"[\[*?]", f"{named}{found}"):  # Orbax finds its files by a pattern that has it
+        raise UserError(f"{folder} lies in a folder with {wild[0]} in its name", "a name without [, * and ?")
     if not str(found).isascii() and re.search(r"[\ud800-\udfff]", str(found)):
         raise UserError(f"{str(folder)!r} lies in a folder whose name is not UTF-8", "a name in UTF-8")
     if wrong:

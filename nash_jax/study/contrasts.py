@@ -20,7 +20,7 @@ import ml_collections
 from nash_jax.config.derived import teacher_settings
 from nash_jax.errors import UserError, did_you_mean
 from nash_jax.evaluation.metrics import METRICS
-from nash_jax.runtime.files import read_small
+from nash_jax.runtime.files import check_local, read_small
 from nash_jax.study.grid import Cell
 from nash_jax.study.paired import Interval
 
@@ -88,6 +88,7 @@ def read_contrasts(config: ml_collections.ConfigDict, cells: Sequence[Cell]) -> 
     named = config.get("contrasts", "")
     if not isinstance(named, str):
         raise UserError(f"config.contrasts is {named!r}", "the path of a JSON file, or an empty text")
+    check_local(named, "config.contrasts")
     rows = _read_file(Path(named).expanduser()) if named else []
     if len(rows) > MOST:
         do = "keep those that matter: every further one makes it harder for all to be shown (Holm)"
