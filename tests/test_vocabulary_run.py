@@ -15,6 +15,7 @@ from nash_jax.config.schema import Config, ShortenConfig
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.workdir import Workdir
+from nash_jax.runtime.mesh import make_mesh
 from nash_jax.testing import lively_model, random_batch
 
 pytestmark = [*TORCH_WARNINGS, pytest.mark.slow]
@@ -83,7 +84,8 @@ def test_the_report_says_what_became_of_the_tokens(done):
 
 def test_the_teacher_is_the_dense_model_without_the_other_logits(done, model, logits):
     """By their places in the logits of the dense model, for ids of the student's batches."""
-    context = RunContext(dataclasses.replace(Config(), shorten=ShortenConfig(vocabulary=True)), _workdir(done), None)
+    config = dataclasses.replace(Config(), shorten=ShortenConfig(vocabulary=True))
+    context = RunContext(config, _workdir(done), make_mesh(""))
     spec, params = context.teacher("retrain")
     batch = random_batch(spec, 0)
     before = {name: np.array(KEPT)[ids] for name, ids in batch.items()}

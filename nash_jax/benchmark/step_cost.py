@@ -1,11 +1,17 @@
-"""Cost of gates: a pruning step against a fine-tuning step of the same model, timed alternately.
+"""Time of a training step: fine-tuning, pruning with gates, and PyTorch's fine-tuning, of one model, timed in turn.
 
 python -m nash_jax.benchmark.step_cost [--preset=t5-small] [--batch_size=8] [--source=128] [--target=32]
+
+All in float32 with AdamW, dropout and a clipped gradient. PyTorch takes part where it is installed, with transformers'
+class and as many threads as this process may use cores.
 """
 
+import importlib.util
+import os
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +24,9 @@ from nash_jax.models import build
 from nash_jax.pruning.methods import make_constraints, make_gates
 from nash_jax.pruning.objective import PruningObjective
 from nash_jax.runtime.command import parse_flags, run_command
+from nash_jax.runtime.memory import keep_freed_memory
+from nash_jax.runtime.quiet import quiet_transformers
+from nash_jax.seq2seq import Seq2Seq
 from nash_jax.spec import ModelSpec, preset
 from nash_jax.testing import random_batch, random_params
 from nash_jax.training.losses import StudentLoss
@@ -28,37 +37,66 @@ from nash_jax.training.steps import make_step
 _NUMBERS = {"batch_size": 8, "source": 128, "target": 32, "runs": 10}  # flag → its default
 
 
-def make_steps(spec: ModelSpec) -> dict[str, tuple[Any, Any]]:
-    """Returns {"finetune", "prune"} → (step, state), with the same random weights and AdamW."""
+Step = Callable[[], object]  # trains once, and returns what is waited for
+
+
+def make_steps(spec: ModelSpec, batch: Mapping[str, np.ndarray]) -> dict[str, Step]:
+    """Returns {"finetune", "prune"} → a step on this batch, with the same random weights and AdamW."""
     model, params = build(spec), random_params(spec, scale=0.05)
     objective = PruningObjective(make_gates(spec), make_constraints(spec, {"encoder": 0.3}), 0, 100)
-    plain, joint = make_optimizer(TrainConfig(), 1000), make_optimizer(PruneConfig(), 1000)
     extra = objective.initial_params(jax.random.key(0))
 
-    def fresh() -> dict[str, Any]:
-        return {"model": jax.tree.map(jnp.array, params)}
+    def training(config: TrainConfig, extra: Mapping[str, Any], **gates: Any) -> Step:
+        tx = make_optimizer(config, 1000)
+        step = make_step(StudentLoss(model, DistillConfig(), **gates), tx)
+        state = make_state({"model": jax.tree.map(jnp.array, params), **extra}, tx, 0)
 
-    return {
-        "finetune": (make_step(StudentLoss(model, DistillConfig()), plain), make_state(fresh(), plain, 0)),
-        "prune": (
-            make_step(StudentLoss(model, DistillConfig(), objective=objective), joint),
-            make_state(fresh() | extra, joint, 0),
-        ),
-    }
+        def run() -> object:
+            nonlocal state
+            state, metrics = step(state, {}, batch)
+            return jax.block_until_ready((state, metrics))
+
+        return run
+
+    return {"finetune": training(TrainConfig(), {}), "prune": training(PruneConfig(), extra, objective=objective)}
 
 
-def time_steps(steps: dict[str, tuple[Any, Any]], batch: Any, runs: int) -> dict[str, list[float]]:
-    """Milliseconds of each kind of step, [runs], taken in turn; compilation is left out."""
-    states = {name: state for name, (_, state) in steps.items()}
+def make_torch_step(spec: ModelSpec, batch: Mapping[str, np.ndarray]) -> Step:
+    """Returns a fine-tuning step of transformers' class, with the same random weights and AdamW.
+
+    Args:
+      spec: of a model that transformers has.
+      batch: "input_ids" and "labels", padded with the model's padding.
+    """
+    import torch
+    import transformers
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+        Seq2Seq(spec, random_params(spec, scale=0.05)).save_hf(folder)
+        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).train()
+    config, ids = TrainConfig(), torch.tensor(batch["input_ids"]).long()
+    labels = torch.tensor(np.where(batch["labels"] == spec.pad_id, -100, batch["labels"])).long()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+    def run() -> object:
+        optimizer.zero_grad()
+        model(input_ids=ids, attention_mask=(ids != spec.pad_id).long(), labels=labels).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        return optimizer.step()
+
+    return run
+
+
+def time_steps(steps: Mapping[str, Step], runs: int) -> dict[str, np.ndarray]:
+    """Milliseconds of each kind of step, [runs], taken in turn; the first, which compiles, is left out."""
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for run in range(runs + 1):
-        for name, (step, _) in steps.items():
+    for _ in range(runs + 1):
+        for name, step in steps.items():
             start = time.perf_counter()
-            states[name], metrics = step(states[name], {}, batch)
-            jax.block_until_ready((states[name], metrics))
-            if run:  # the first run compiles
-                times[name].append(1000 * (time.perf_counter() - start))
-    return times
+            step()
+            times[name].append(1000 * (time.perf_counter() - start))
+    return {name: np.array(found[1:]) for name, found in times.items()}
 
 
 def _parse(argv: Sequence[str]) -> dict[str, Any]:
@@ -71,15 +109,26 @@ def _parse(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Times steps in turn and prints milliseconds and their ratio."""
+    """Times steps in turn and prints milliseconds and their ratios."""
     given = _parse(argv)
+    keep_freed_memory()  # as the main command
     spec = preset(given["preset"])
     batch = random_batch(spec, rows=given["batch_size"], source=given["source"], target=given["target"])
-    times = time_steps(make_steps(spec), batch, given["runs"])
+    steps = make_steps(spec, batch)
+    if importlib.util.find_spec("torch"):
+        steps["PyTorch"] = make_torch_step(spec, batch)
+    times = time_steps(steps, given["runs"])
     for name, ms in times.items():
         print(f"{name:9} {np.median(ms):8.1f} ms a step (mean {np.mean(ms):.1f} ± {np.std(ms, ddof=1):.1f})")
-    ratios = np.array(times["prune"]) / np.array(times["finetune"])
-    print(f"a pruning step costs {np.median(ratios):.3f} × a fine-tuning step (median of {len(ratios)} pairs)")
+    print(describe_ratio("a pruning step costs", times["prune"] / times["finetune"], "a fine-tuning step"))
+    for name in ("finetune", "prune") if "PyTorch" in times else ():
+        print(describe_ratio(f"{name} costs", times[name] / times["PyTorch"], "a fine-tuning step of PyTorch"))
+
+
+def describe_ratio(what: str, ratios: np.ndarray, against: str) -> str:
+    """Median of the ratios of pairs, with the quartiles."""
+    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+    return f"{what} {middle:.3f} × {against} (median of {len(ratios)} pairs; quartiles {low:.3f} to {high:.3f})"
 
 
 def main(argv: Sequence[str] = sys.argv) -> int:

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nash_jax.models.dropout import Dropout
 from nash_jax.models.positions import RelativePositionBias
 from nash_jax.runtime.mesh import split_rows, splits_model
 from nash_jax.spec import ModelSpec
@@ -133,7 +134,7 @@ class Sublayer(nn.Module):
 
     def _build_shared(self, bias_name: str) -> None:
         self.norm = make_norm(self.spec, self.dtype)
-        self.dropout = nn.Dropout(self.spec.dropout_rate)
+        self.dropout = Dropout(self.spec.dropout_rate)
         if self.spec.bias:
             self.output_bias = self.param(bias_name, nn.initializers.zeros, (self.spec.d_model,))
 
@@ -171,7 +172,7 @@ class FeedForward(Sublayer):
         s, normal = self.spec, nn.initializers.normal
         self._build_shared("wo_bias")
         rate = s.dropout_rate if s.activation_dropout_rate is None else s.activation_dropout_rate
-        self.hidden_dropout = nn.Dropout(rate)
+        self.hidden_dropout = Dropout(rate)
         if self.size == 0:
             return
         inner = (2, self.size) if s.gated else (self.size,)
@@ -206,9 +207,7 @@ class Attention(Sublayer):
     def setup(self) -> None:
         s, side = self.spec, self.place.partition(".")[0]
         self._build_shared("out_bias")
-        self.weight_dropout = nn.Dropout(
-            s.dropout_rate if s.attention_dropout_rate is None else s.attention_dropout_rate
-        )
+        self.weight_dropout = Dropout(s.dropout_rate if s.attention_dropout_rate is None else s.attention_dropout_rate)
         if self.size == 0:
             return
         self.head_dim = s.head_dim_of(side)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from nash_jax.axes import param_axes
+from nash_jax.models.dropout import Dropout
 from nash_jax.models.layers import (
     MASK_VALUE,
     Attention,
@@ -164,7 +165,7 @@ class _Stack(nn.Module):
         self.layers = [block(s, i, self.dtype) for i in range(len(s.decoder if decoder else s.encoder))]
         if s.pre_norm:
             self.final_norm = make_norm(s, self.dtype)
-        self.dropout = nn.Dropout(s.dropout_rate)
+        self.dropout = Dropout(s.dropout_rate)
         if f"{self.side}/position_bias/embedding" in axes:
             self.position_bias = RelativePositionBias(
                 s.position_buckets, s.position_max_distance, s.num_heads, not decoder
