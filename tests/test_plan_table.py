@@ -42,13 +42,16 @@ def row(part, fits, flops, **sizes):
 def test_what_is_shown():
     sizes = {"arguments": 3 * 2**30, "temporaries": 2**30, "collectives": {"all-gather": [7, 2**29]}}
     fits = [row("gradients", True, 197e12 / 1000, **sizes), row("update", True, 1.0, arguments=2**31)]
+    gpu = [row("gradients", True, None, **sizes), row("update", True, None, arguments=2**31)]
     full = [row("gradients", False, None, temporaries=2**40), row("update", False, 1.0, arguments=2**40)]
     lines = [
         {"model": "t5-base", "topology": "v5e:4x4", "programs": fits},
+        {"model": "t5-base", "topology": "h200:8", "programs": gpu},
         {"model": "t5-11b", "topology": "v5e:1x1", "programs": full},
     ]
     assert format_table(lines).splitlines()[2:] == [
         "| t5-base | v5e:4x4 | fsdp:16 | 2.00 | 4.00 | yes | 0.50 | 0.79 | 4 |",
+        "| t5-base | h200:8 | fsdp:16 | 2.00 | 4.00 | yes | 0.50 |  |  |",
         "| t5-11b | v5e:1x1 | fsdp:16 | 1024.00 | 1024.00 | no |  |  |  |",
     ]
 

@@ -7,7 +7,7 @@ What is compiled is the pruning of configs/cnn_dailymail.py in bfloat16, each pa
 what is in the output file already is not compiled again. A batch has 256 rows, of which a device computes four at a
 time. Devices hold the state whole (`data`) where it takes half of their memory at most, else in parts (`fsdp`). The
 last column is the least that a step can take: its operations at the device's peak. The compilers name no time of their
-own for these programs.
+own for these programs, and that of GPUs no operations.
 """
 
 import json
@@ -116,11 +116,13 @@ def _format_pair(line: Mapping[str, Any]) -> str:
     shown = [line["model"], line["topology"], update["mesh"], f"{update['arguments'] / _GIB:.2f}"]
     shown.append(f"{max(row['arguments'] + row['temporaries'] for row in line['programs']) / _GIB:.2f}")
     shown.append("yes" if update["fits"] and gradients["fits"] else "no")
-    if gradients["flops"] is None:  # not compiled, for the state alone does not fit
+    if not gradients["arguments"]:  # not compiled, for the state alone does not fit
         return f"| {' | '.join([*shown, '', '', ''])} |"
-    flops = _parts(describe_topology(line["topology"])[0]) * gradients["flops"]
     shown.append(f"{sum(size for _, size in gradients['collectives'].values()) / _GIB:.2f}")
-    peak = peak_flops(line["topology"])
+    flops, peak = gradients["flops"], peak_flops(line["topology"])
+    if flops is None:  # of GPUs
+        return f"| {' | '.join([*shown, '', ''])} |"
+    flops *= _parts(describe_topology(line["topology"])[0])
     return f"| {' | '.join([*shown, f'{flops / 1e12:.2f}', f'{1000 * flops / peak:,.0f}' if peak else ''])} |"
 
 
