@@ -42,7 +42,7 @@ Step = Callable[[], object]  # trains once, and returns what is waited for
 
 def make_steps(spec: ModelSpec, batch: Mapping[str, np.ndarray]) -> dict[str, Step]:
     """Returns {"finetune", "prune"} → a step on this batch, with the same random weights and AdamW."""
-    model, params = build(spec), random_params(spec, scale=0.05)
+    model, params, rows = build(spec), random_params(spec, scale=0.05), jax.device_put(dict(batch))
     objective = PruningObjective(make_gates(spec), make_constraints(spec, {"encoder": 0.3}), 0, 100)
     extra = objective.initial_params(jax.random.key(0))
 
@@ -53,7 +53,7 @@ def make_steps(spec: ModelSpec, batch: Mapping[str, np.ndarray]) -> dict[str, St
 
         def run() -> object:
             nonlocal state
-            state, metrics = step(state, {}, batch)
+            state, metrics = step(state, {}, rows)
             return jax.block_until_ready((state, metrics))
 
         return run
