@@ -7,11 +7,9 @@ class and as many threads as this process may use cores.
 """
 
 import importlib.util
-import os
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,14 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from nash_jax.benchmark.torch_step import Step, make_torch_step
 from nash_jax.config.schema import DistillConfig, PruneConfig, TrainConfig
 from nash_jax.models import build
 from nash_jax.pruning.methods import make_constraints, make_gates
 from nash_jax.pruning.objective import PruningObjective
 from nash_jax.runtime.command import parse_flags, run_command
 from nash_jax.runtime.memory import keep_freed_memory
-from nash_jax.runtime.quiet import quiet_transformers
-from nash_jax.seq2seq import Seq2Seq
 from nash_jax.spec import ModelSpec, preset
 from nash_jax.testing import random_batch, random_params
 from nash_jax.training.losses import StudentLoss
@@ -35,9 +32,6 @@ from nash_jax.training.state import make_state
 from nash_jax.training.steps import make_step
 
 _NUMBERS = {"batch_size": 8, "source": 128, "target": 32, "runs": 10}  # flag → its default
-
-
-Step = Callable[[], object]  # trains once, and returns what is waited for
 
 
 def make_steps(spec: ModelSpec, batch: Mapping[str, np.ndarray]) -> dict[str, Step]:
@@ -59,33 +53,6 @@ def make_steps(spec: ModelSpec, batch: Mapping[str, np.ndarray]) -> dict[str, St
         return run
 
     return {"finetune": training(TrainConfig(), {}), "prune": training(PruneConfig(), extra, objective=objective)}
-
-
-def make_torch_step(spec: ModelSpec, batch: Mapping[str, np.ndarray]) -> Step:
-    """Returns a fine-tuning step of transformers' class, with the same random weights and AdamW.
-
-    Args:
-      spec: of a model that transformers has.
-      batch: "input_ids" and "labels", padded with the model's padding.
-    """
-    import torch
-    import transformers
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
-        Seq2Seq(spec, random_params(spec, scale=0.05)).save_hf(folder)
-        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).train()
-    config, ids = TrainConfig(), torch.tensor(batch["input_ids"]).long()
-    labels = torch.tensor(np.where(batch["labels"] == spec.pad_id, -100, batch["labels"])).long()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-
-    def run() -> object:
-        optimizer.zero_grad()
-        model(input_ids=ids, attention_mask=(ids != spec.pad_id).long(), labels=labels).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        return optimizer.step()
-
-    return run
 
 
 def time_steps(steps: Mapping[str, Step], runs: int) -> dict[str, np.ndarray]:
