@@ -14,7 +14,7 @@ from commands import call
 
 from nash_jax.axes import leaf_shapes
 from nash_jax.benchmark import plan
-from nash_jax.benchmark.compiled import Costs, find_collectives
+from nash_jax.benchmark.compiled import Costs, compile_costs, find_collectives
 from nash_jax.benchmark.plan_programs import (
     fitting_meshes,
     generation_program,
@@ -99,6 +99,23 @@ def test_a_mesh_is_chosen_and_every_program_compiled() -> None:
     assert "all-gather" not in by_name["data:4", "finetune: gradients"].collectives
     table = plan.format_rows(rows, None)
     assert table.count("\n") == len(rows) + 1 and "| generate, 64 rows |" in table
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "RESOURCE_EXHAUSTED: Ran out of memory. Used 40.00G of 15.75G hbm. Exceeded by 24.25G.",
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (40.00G) exceeds available HBM (15.75G). HLO module: jit_update.",
+    ],
+)
+def test_what_a_compiler_refuses(words):
+    class Lowered:
+        def compile(self):
+            raise RuntimeError(words)
+
+    costs = compile_costs(Lowered())
+    assert costs.total == 40 * 2**30 and costs.refused == words[:200]
 
 
 HLO = """

@@ -10,7 +10,9 @@ _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collectiv
 _LINE = re.compile(rf"= (.+?) ({'|'.join(_KINDS)})(-start)?\(")
 _SHAPE = re.compile(r"\b(pred|bf16|[fsuc]\d+)(?:\w*)\[([\d,]*)\]")
 _PAIRED = ("all-gather", "collective-permute")  # their asynchronous form returns what it was given, too
-_FULL = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+_FULL = re.compile(
+    r"(?:Used |memory required for HLO temporaries \()([\d.]+)([KMGT]?)(?: of|\))"
+)  # two versions' words
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 

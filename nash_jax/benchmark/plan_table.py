@@ -93,7 +93,7 @@ def compile_pair(pair: Pair, rest: Sequence[str]) -> list[dict[str, Any]]:
     with say_while(lambda seconds: print(f"{' on '.join(pair)}: {seconds:,.0f} s", file=sys.stderr, flush=True)):
         done = subprocess.run(plan_command(pair, rest), capture_output=True, text=True, check=False)
     if done.returncode:
-        words = [line for line in done.stderr.splitlines() if line.strip()] or [f"status {done.returncode}"]
+        words = [f"status {done.returncode}", *(line for line in done.stderr.splitlines() if "Error" in line)]
         raise UserError(f"{' on '.join(pair)}: {words[-1]}", "programs that compile")
     return list(json.loads(done.stdout.splitlines()[-1]))
 
