@@ -10,40 +10,25 @@ import time
 from pathlib import Path
 
 import numpy as np
+import small_run
 from commands import LIMIT, on_devices
 from safetensors.numpy import load_file
+from small_run import PHASES, ROOT
 
 import nash_jax
 from nash_jax.training.writers import read_rows
 
-ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-m", "nash_jax.main"]
 ROWS = {"train": 32, "validation": 4, "test": 4}
-PHASES = ("finetune", "prune", "retrain")
-SETTINGS = {
-    "task.source_column": "word",
-    "task.target_column": "spelling",
-    "task.metric": "exact_match",
-    "task.max_new_tokens": 8,
-    "evaluate.batch_size": 4,
-    "shorten.decoder_layers": 1,
+SETTINGS = small_run.SETTINGS | {
     "shorten.selection": "importance",  # by losses, of which the main process decides
-    "prune.prepruning_epochs": 0,
-    "prune.sparsity_warmup_epochs": 0.5,
     "prune.distill.logits": 0.5,
     "prune.init": "importance",  # measured on each process, of which the main one decides
     "benchmark.batch_sizes": (4,),
-    "benchmark.source_length": 8,
     "benchmark.new_tokens": "(8,)",
     "benchmark.runs": 1,
-    **{
-        f"{phase}.{field}": value
-        for phase in PHASES
-        for field, value in {
-            "epochs": 1, "batch_size": 8, "optimizer": "adamw", "eval_every": 0.5, "learning_rate": 0.01,
-        }.items()
-    },
-}  # fmt: skip
+    **{f"{phase}.{name}": value for phase in PHASES for name, value in {"epochs": 1, "eval_every": 0.5}.items()},
+}
 
 
 def start(command: list[str], processes: int, devices: int, **more: str) -> list[subprocess.Popen[str]]:

@@ -10,9 +10,7 @@ _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collectiv
 _LINE = re.compile(rf"= (.+?) ({'|'.join(_KINDS)})(-start)?\(")
 _SHAPE = re.compile(r"\b(pred|bf16|[fsuc]\d+)(?:\w*)\[([\d,]*)\]")
 _PAIRED = ("all-gather", "collective-permute")  # their asynchronous form returns what it was given, too
-_FULL = re.compile(
-    r"(?:Used |memory required for HLO temporaries \()([\d.]+)([KMGT]?)(?: of|\))"
-)  # two versions' words
+_FULL = re.compile(r"(?:Used |required for HLO temporaries \()([\d.]+)([KMGT]?)(?: of|\))")  # words of two versions
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 

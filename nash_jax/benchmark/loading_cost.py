@@ -32,14 +32,14 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 
-from nash_jax.axes import param_axes
 from nash_jax.benchmark.padding_cost import prune_model
 from nash_jax.convert import hf
+from nash_jax.models.placement import model_shardings
 from nash_jax.runtime.command import parse_flags, print_result, run_command
 from nash_jax.runtime.memory import anonymous_memory, keep_freed_memory, return_freed_memory
 from nash_jax.runtime.mesh import make_mesh, mesh_text
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, end_together, is_host0, start_distributed
-from nash_jax.runtime.sharding import param_shardings, place_params
+from nash_jax.runtime.sharding import place_params
 from nash_jax.seq2seq import Seq2Seq, load
 from nash_jax.spec import ModelSpec, dense_spec, preset
 from nash_jax.testing import random_params
@@ -149,8 +149,8 @@ def write_zeros(folder: Path, spec: ModelSpec, dtype: str) -> None:
 def load_shards(folder: Path, mesh: Mesh, dtype: str) -> dict[str, jax.Array]:
     """The parameters of a folder on a mesh, by path."""
     model = load(folder, lazy=True)
-    shardings = param_shardings(mesh, param_axes(model.spec), model.spec.axis_sizes())
-    return flatten(jax.block_until_ready(place_params(mesh, model.params, shardings, dtype)))
+    placed = place_params(mesh, model.params, model_shardings(mesh, model.spec), dtype)
+    return flatten(jax.block_until_ready(placed))
 
 
 def measure_shards(folder: Path, tiny: Path, mesh: Mesh, dtype: str) -> str:

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from nash_jax.axes import param_axes
 from nash_jax.generation.inputs import PaddedInputs
 from nash_jax.generation.program_args import TracedArgs
-from nash_jax.runtime.sharding import param_shardings, place, replicated, rows_sharding
+from nash_jax.models.placement import model_shardings
+from nash_jax.runtime.sharding import place, replicated, rows_sharding
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
 
@@ -26,7 +26,7 @@ def weight_shardings(mesh: Mesh, spec: ModelSpec) -> dict[str, Any]:
       mesh: the devices.
       spec: the model.
     """
-    return unflatten(param_shardings(mesh, param_axes(spec), spec.axis_sizes()))
+    return unflatten(model_shardings(mesh, spec))
 
 
 def place_weights(mesh: Mesh, spec: ModelSpec, params: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def place_weights(mesh: Mesh, spec: ModelSpec, params: Mapping[str, Any], dtype:
       params: its parameters, of which the LM head may be missing: arrays of the host, or split over the mesh.
       dtype: compute dtype.
     """
-    shardings, dtype = flatten(weight_shardings(mesh, spec)), jnp.dtype(dtype)
+    shardings, dtype = model_shardings(mesh, spec), jnp.dtype(dtype)
     placed = {
         path: leaf if _is_on(leaf, mesh) else place(leaf, shardings[path], dtype)
         for path, leaf in flatten(params).items()

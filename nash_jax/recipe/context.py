@@ -11,7 +11,6 @@ import numpy as np
 from jax.sharding import Mesh
 from safetensors.numpy import load_file
 
-from nash_jax.axes import param_axes
 from nash_jax.config.schema import TEACHER_STAGES, Config, TrainConfig
 from nash_jax.convert.generation_config import load_generation_options
 from nash_jax.data.checks import DataIssues
@@ -27,12 +26,13 @@ from nash_jax.evaluation.metrics import METRICS
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.models.initialize import init_params
+from nash_jax.models.placement import model_shardings
 from nash_jax.ragged import Ragged
 from nash_jax.recipe.initial_model import output_start
 from nash_jax.recipe.labels import RunLabels, choose_targets
 from nash_jax.recipe.vocabulary import RunVocabulary
 from nash_jax.recipe.workdir import Workdir
-from nash_jax.runtime.sharding import param_shardings, place_params, splits_params, to_host
+from nash_jax.runtime.sharding import place_params, splits_params, to_host
 from nash_jax.seq2seq import Seq2Seq, load
 from nash_jax.spec import ModelSpec
 from nash_jax.training.planned_shapes import fresh_spec
@@ -219,7 +219,7 @@ class RunContext:
     def save(self, folder: Path, spec: ModelSpec, params: Mapping[str, Any]) -> None:
         """Writes the model of a stage into its folder; where the mesh splits parameters, each process its own part."""
         if splits_params(self.mesh):
-            params = place_params(self.mesh, params, param_shardings(self.mesh, param_axes(spec), spec.axis_sizes()))
+            params = place_params(self.mesh, params, model_shardings(self.mesh, spec))
         else:
             params = to_host(params)
         Seq2Seq(spec, params, generation=self.generation_of(folder.name)).save(folder / "model")

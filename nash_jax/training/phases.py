@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from nash_jax.axes import frozen_params, param_axes
+from nash_jax.axes import frozen_params
 from nash_jax.config.schema import Config, PruneConfig, TrainConfig
 from nash_jax.models.initialize import param_shapes
+from nash_jax.models.placement import model_shardings
 from nash_jax.pruning.lagrangian import Constraint
 from nash_jax.pruning.methods import make_constraints, make_gates, target_sparsities
 from nash_jax.pruning.objective import PruningObjective
-from nash_jax.runtime.sharding import param_shardings, place, place_params, state_shardings
+from nash_jax.runtime.sharding import place, place_params, state_shardings
 from nash_jax.spec import ModelSpec
 from nash_jax.training.averaging import make_average
 from nash_jax.training.losses import StudentLoss
@@ -111,15 +112,14 @@ class PhasePrograms:
           trained: {"model", and when pruning "gates", "multipliers", "projection"}, or their shapes.
         """
         shapes = jax.eval_shape(lambda params: self._fresh(params, 0), trained)
-        model = param_shardings(self.mesh, param_axes(self.spec), self.spec.axis_sizes())
+        model = model_shardings(self.mesh, self.spec)
         return _with_shardings(shapes, state_shardings(shapes, self.mesh, model))
 
     def teacher_shapes(self) -> Any:
         """Shapes, dtypes and shardings of the teacher's parameters; {} without a teacher."""
         if self.teacher is None:
             return {}
-        shapes, axes = param_shapes(self.teacher), param_axes(self.teacher)
-        own = param_shardings(self.mesh, axes, self.teacher.axis_sizes())
+        shapes, own = param_shapes(self.teacher), model_shardings(self.mesh, self.teacher)
         return _with_shardings({"model": shapes}, state_shardings({"model": shapes}, self.mesh, own))["model"]
 
     def start(self, trained: Mapping[str, Any], seed: int) -> State:
@@ -142,8 +142,7 @@ class PhasePrograms:
         """
         if self.teacher is None:
             return {}
-        shardings = param_shardings(self.mesh, param_axes(self.teacher), self.teacher.axis_sizes())
-        return place_params(self.mesh, params, shardings)
+        return place_params(self.mesh, params, model_shardings(self.mesh, self.teacher))
 
     def make_step(self, shapes: State) -> Any:
         """The training step.
