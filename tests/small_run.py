@@ -15,6 +15,7 @@ import nash_jax
 from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.spec import dense_spec
 from nash_jax.testing import random_params
+from nash_jax.training.throughput import RATES
 from nash_jax.training.writers import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,5 +95,7 @@ def start(command: list[str], workdir: Path, **environment: str) -> subprocess.P
 def results(workdir: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What must not depend on how a run was stopped: metrics, sizes, and every logged value but time."""
     report = json.loads((workdir / "report.json").read_text())
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(workdir / "metrics.jsonl")]
+    rows = [
+        {k: v for k, v in row.items() if k not in ("seconds", *RATES)} for row in read_rows(workdir / "metrics.jsonl")
+    ]
     return {"metrics": report["metrics"], "params": report["params"]}, rows

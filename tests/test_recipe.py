@@ -15,6 +15,7 @@ from seeds import in_turn
 
 import nash_jax
 from nash_jax.main import main
+from nash_jax.training.throughput import RATES
 from nash_jax.training.writers import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +68,9 @@ def unbroken(tmp_path_factory) -> Path:
 def numbers(workdir: Path) -> tuple[dict, list[dict]]:
     """What must not depend on how often a run was killed: metrics, sizes, and every logged value but time."""
     report = json.loads((workdir / "report.json").read_text())
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(workdir / "metrics.jsonl")]
+    rows = [
+        {k: v for k, v in row.items() if k not in ("seconds", *RATES)} for row in read_rows(workdir / "metrics.jsonl")
+    ]
     return {"metrics": report["metrics"], "params": report["params"]}, rows
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from nash_jax.axes import leaf_shapes
-from nash_jax.benchmark.topologies import describe_topology, peak_flops
+from nash_jax.benchmark.topologies import describe_topology, topology_peak
 from nash_jax.errors import UserError
 from nash_jax.runtime.command import run_command
 from nash_jax.runtime.progress import say_while
@@ -119,7 +119,7 @@ def _format_pair(line: Mapping[str, Any]) -> str:
     if not gradients["arguments"]:  # not compiled, for the state alone does not fit
         return f"| {' | '.join([*shown, '', '', ''])} |"
     shown.append(f"{sum(size for _, size in gradients['collectives'].values()) / _GIB:.2f}")
-    flops, peak = gradients["flops"], peak_flops(line["topology"])
+    flops, peak = gradients["flops"], topology_peak(line["topology"])
     if flops is None:  # of GPUs
         return f"| {' | '.join([*shown, '', ''])} |"
     flops *= _parts(describe_topology(line["topology"])[0])

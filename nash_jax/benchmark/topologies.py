@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from nash_jax.errors import UserError, did_you_mean
+from nash_jax.runtime.peaks import peak_flops
 
 _GIB = 2**30
 _FORCED = "xla_force_host_platform_device_count"  # the number of fake devices, given by the user
@@ -46,7 +47,7 @@ _NO_MACHINE = {  # to ask about itself, or that only one process could use; libt
 }  # fmt: skip
 _TPU_MEMORY = {"v4": 32 * _GIB, "v5e": 16 * _GIB, "v5p": 95 * _GIB, "v6e": 32 * _GIB}
 _GPUS = {"h200": (_H200, 141_000_000_000)}
-_PEAKS = {"v4": 275e12, "v5e": 197e12, "v5p": 459e12, "v6e": 918e12, "h200": 989e12}  # operations a second, bfloat16
+_DEVICE_KINDS = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite", "h200": "NVIDIA H200"}
 _KINDS = (*_TPU_MEMORY, *_GPUS, "cpu")
 
 
@@ -85,13 +86,13 @@ def describe_topology(name: str) -> tuple[int, int | None]:
     return math.prod(map(int, sides)), memory
 
 
-def peak_flops(name: str) -> float | None:
+def topology_peak(name: str) -> float | None:
     """Returns the operations a second of one device in bfloat16, as its maker says; None of fake devices.
 
     Args:
       name: as `find_topology` takes it.
     """
-    return _PEAKS.get(name.partition(":")[0])
+    return peak_flops(_DEVICE_KINDS.get(name.partition(":")[0], ""))
 
 
 def _fake_devices(name: str, size: str) -> Any:

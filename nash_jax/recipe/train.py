@@ -173,7 +173,8 @@ def _train(
     phase = Phase(
         name, state, programs.make_step(state), programs.place_teacher(teacher_params), batches, programs.num_steps,
         programs.eval_steps, evaluate, folder / "checkpoints",
-        context.writers if writers is None else writers, programs.average, config.keep_last,
+        context.writers if writers is None else writers, programs.average, programs.flops,
+        config.keep_last,
     )  # fmt: skip
     return train(phase, context.mesh)
 

@@ -22,9 +22,10 @@ from nash_jax.runtime.files import read_json, write_text
 from nash_jax.runtime.multihost import is_host0
 from nash_jax.runtime.sharding import device_name
 from nash_jax.spec import SIDES, ModelSpec
+from nash_jax.training.throughput import RATES
 
 _PACKAGES = ("nash_jax", "jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
-_STAGE_FACTS = ("seconds", "steps", "best_step")
+_STAGE_FACTS = ("seconds", "steps", "best_step", *RATES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ from nash_jax.runtime.stopping import end_saved, is_asked_to_stop, saving_on_sig
 from nash_jax.training.averaging import Average, averaged
 from nash_jax.training.checkpoint import Checkpointer, Rank
 from nash_jax.training.state import State, abstract_state
+from nash_jax.training.throughput import StepFlops, Throughput, mesh_peak
 from nash_jax.training.writers import JsonlWriter, Writer
 
 Evaluation = tuple[dict[str, float], Rank]
@@ -44,6 +45,7 @@ class Phase:
       folder: where its checkpoints go.
       writers: where its numbers go.
       average: of the parameters; it is what is evaluated, and what the result holds.
+      flops: of a step.
       keep_last: newest checkpoints that are kept.
     """
 
@@ -58,6 +60,7 @@ class Phase:
     folder: Path
     writers: Sequence[Writer]
     average: Average
+    flops: StepFlops
     keep_last: int = 1
 
 
@@ -70,7 +73,8 @@ def train(phase: Phase, mesh: Mesh) -> tuple[State, dict[str, Any]]:
     they are logged, so that logging does not hold the device up.
 
     Returns:
-      The state of the best checkpoint, and {"steps", "seconds", "best_step", "rows_checksum"}.
+      The state of the best checkpoint, and {"steps", "seconds", "best_step", "rows_checksum"} with the rates of all
+      steps since the process began, as of `Throughput`.
 
     Raises:
       UserError: at a loss that is not finite, naming the step; the last checkpoint stays.
@@ -90,22 +94,31 @@ def _train(phase: Phase, mesh: Mesh, checkpointer: Checkpointer) -> tuple[State,
             writer.rewind(phase.name, step)
     rows = _Rows(phase, extra)
     progress, window = Progress(phase.name, phase.num_steps, step), _Window(phase.name, step, extra.get("window", []))
+    throughput = Throughput(phase.flops, mesh_peak(mesh.devices))
     log_steps = max(1, phase.num_steps // 100)
     begun = time.monotonic() - extra["seconds"]
     compiled = set[Any]()  # what has run once, and so is compiled
     with contextlib.ExitStack() as during:
         while step < phase.num_steps:
-            batch = place_batch(mesh, next(batches))
+            with throughput.waiting():
+                read = next(batches)
+            batch = place_batch(mesh, read)
             ran: set[Any] = {tuple(rows.shape for rows in batch.values())}
             with contextlib.nullcontext() if ran <= compiled else progress.first_batch():
                 state, metrics = phase.step(state, phase.teacher_params, batch)
+                if not ran <= compiled:
+                    jax.block_until_ready(metrics)  # its time is told apart
             step += 1
             window.add(metrics)
+            evaluates = step % phase.eval_steps == 0 or step == phase.num_steps
+            is_logged = evaluates or step % log_steps == 0
             values, rank = dict[str, float](), None
-            if step % log_steps == 0 or step == phase.num_steps:
-                values = window.mean()
-            if step % phase.eval_steps == 0 or step == phase.num_steps:
-                values = values or window.mean()  # every loss up to here is finite before a checkpoint is written
+            if is_logged:
+                values = window.mean()  # every loss up to here is finite before a checkpoint is written
+            throughput.end_step(read, typical=ran <= compiled)
+            if is_logged:
+                values |= throughput.rates()
+            if evaluates:
                 ran.add("evaluate")
                 state = phase.average.before_evaluation(state)
                 found, rank = broadcast_from_host0(phase.evaluate(averaged(state)))
@@ -122,7 +135,7 @@ def _train(phase: Phase, mesh: Mesh, checkpointer: Checkpointer) -> tuple[State,
             if is_asked_to_stop():
                 checkpointer.wait()
                 _stop(phase, step)
-            progress.update(step, window.describe, typical=ran <= compiled)
+            progress.update(step, lambda: _describe(window, throughput), typical=ran <= compiled)
             if not compiled:  # until the first step is compiled and done, there is nothing to save
                 during.enter_context(saving_on_signals(alone=jax.process_count() == 1))
             compiled |= ran
@@ -130,7 +143,11 @@ def _train(phase: Phase, mesh: Mesh, checkpointer: Checkpointer) -> tuple[State,
     best = checkpointer.restore(shapes, best=True)
     assert best is not None  # the last step always writes one
     done = {"steps": step, "seconds": time.monotonic() - begun, "best_step": int(best[0]["step"])}
-    return averaged(best[0]), done | rows.checksum()
+    return averaged(best[0]), done | throughput.overall() | rows.checksum()
+
+
+def _describe(window: "_Window", throughput: Throughput) -> str:
+    return ", ".join(text for text in (window.describe(), throughput.describe()) if text)
 
 
 def _stop(phase: Phase, step: int) -> NoReturn:

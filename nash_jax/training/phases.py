@@ -21,6 +21,7 @@ from nash_jax.training.losses import StudentLoss
 from nash_jax.training.optim import make_optimizer
 from nash_jax.training.state import State, make_state
 from nash_jax.training.steps import build_student, make_step
+from nash_jax.training.throughput import StepFlops
 
 
 def has_teacher(config: TrainConfig, name: str) -> bool:
@@ -71,6 +72,7 @@ class PhasePrograms:
       num_steps: of the phase.
       eval_steps: between evaluations.
       average: of the parameters.
+      flops: of a step.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class PhasePrograms:
         self.num_steps = max(1, round(own.epochs * steps_per_epoch))
         self.eval_steps = max(1, round(own.eval_every * steps_per_epoch))
         self.average = make_average(own.average_decay, own.average_last, self.num_steps, self.eval_steps)
+        self.flops = StepFlops(spec, teacher, frozen_encoder=own.freeze_encoder, shared_encoder=shared_encoder)
         embeddings = bool(joint and joint.freeze_embeddings)
         self._tx = make_optimizer(
             own, self.num_steps,
