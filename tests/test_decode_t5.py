@@ -49,9 +49,9 @@ def forced_and_stepped(model, params, input_ids, mask, target_ids):
     encoded, _ = bound.encode(input_ids, mask)
     forced, _ = bound.decode(target_ids, encoded, mask)
     cross, bias = bound.cross_keys_values(encoded), bound.decode_bias(length)
-    sizes = [(rows, length, len(layer.self_heads), spec.head_dim) for layer in spec.decoder]
+    sizes = [(rows, len(layer.self_heads), length, spec.head_dim) for layer in spec.decoder]
     # full of 7, so that reading a position before it is written would show
-    cache = [(jnp.full(s, 7.0), jnp.full(s, 7.0)) if s[2] else None for s in sizes]
+    cache = [(jnp.full(s, 7.0), jnp.full(s, 7.0)) if s[1] else None for s in sizes]
 
     def step(cache, position):
         tokens = jax.lax.dynamic_index_in_dim(target_ids, position, 1, keepdims=False)
@@ -144,7 +144,8 @@ def test_dropout_acts_within_attention_and_feed_forward():
     attention = Attention(spec, "encoder.0.attention", jnp.float32)
     heads = np.zeros((1, 50, 1, 4), np.float32)  # equal scores
     params = {"out": np.eye(4, dtype=np.float32)[None], "qkv": np.zeros((4, 3, 1, 4), np.float32)}
-    run = functools.partial(attention.apply, {"params": params}, heads, heads, heads + 1, np.zeros((1, 1, 1, 1)), None)
+    keys = np.zeros((1, 1, 50, 4), np.float32)
+    run = functools.partial(attention.apply, {"params": params}, heads, keys, keys + 1, np.zeros((1, 1, 1, 1)), None)
     np.testing.assert_allclose(run(method="attend"), 1, rtol=1e-5)
     context = np.asarray(run(method="attend", deterministic=False, rngs={"dropout": key(0)}))
     assert context.std() > 0.05

@@ -19,8 +19,9 @@ from nash_jax.generation.engine import Engine
 from nash_jax.generation.inputs import pad_inputs
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.kernels import build
-from nash_jax.kernels.attention import attend_self, attend_sequence, attend_sequence_by_xla, attend_source, by_head
+from nash_jax.kernels.attention import attend_self, attend_sequence, attend_sequence_by_xla, attend_source, pad_heads
 from nash_jax.kernels.matrices import Quantized, argmax, pack, product, quantize, quantized_product, round_rows
+from nash_jax.models.attention import by_head
 from nash_jax.spec import FAMILIES
 from nash_jax.testing import lively_model, random_params, random_sources, random_spec
 from nash_jax.tree import flatten, unflatten
@@ -117,7 +118,7 @@ def test_self_attention_reads_each_position_from_its_ancestor(heads, head_dim, l
     qkv, bias = rng.normal(size=(rows, 3, heads, head_dim)), rng.normal(size=(heads, 2 * length - 1))
     ancestors = rng.integers(rows, size=(rows, length))
     ancestors[:, position] = range(rows)
-    cache = tuple(by_head(jnp.asarray(x, jnp.float32)) for x in (keys, values))
+    cache = tuple(pad_heads(by_head(jnp.asarray(x, jnp.float32))) for x in (keys, values))
     given = [jnp.asarray(x, jnp.float32) for x in (qkv.reshape(rows, -1), bias)]
     found, cache = jax.jit(lambda *x: attend_self(*x, 0.3))(
         given[0], cache, given[1], jnp.asarray(ancestors, jnp.int32), jnp.int32(position)
@@ -129,8 +130,8 @@ def test_self_attention_reads_each_position_from_its_ancestor(heads, head_dim, l
     weights = softmax(0.3 * np.einsum("RNH,RTNH->RNT", qkv[:, 0], own_keys) + by_distance)
     expected = np.einsum("RNT,RTNH->RNH", weights, own_values).reshape(rows, -1)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(cache[0], by_head(jnp.asarray(keys, jnp.float32)))
-    np.testing.assert_allclose(cache[1], by_head(jnp.asarray(values, jnp.float32)))
+    np.testing.assert_allclose(cache[0], pad_heads(by_head(jnp.asarray(keys, jnp.float32))))
+    np.testing.assert_allclose(cache[1], pad_heads(by_head(jnp.asarray(values, jnp.float32))))
 
 
 @pytest.mark.parametrize("attends_padding", [False, True])
@@ -140,7 +141,7 @@ def test_cross_attention_leaves_padding_out(attends_padding):
     keys, values = rng.normal(size=(2, sources, length, 8, 64))
     bias = np.zeros((sources, length))
     bias[0, 40:], bias[1, :7], bias[2, :9], bias[2, 9:] = -1e9, -1e9, -1e9, -2e9  # right, left, nothing else
-    cross = tuple(by_head(jnp.asarray(x, jnp.float32)) for x in (keys, values))
+    cross = tuple(pad_heads(by_head(jnp.asarray(x, jnp.float32))) for x in (keys, values))
     found = jax.jit(lambda *a: attend_source(*a, 0.1, attends_padding=attends_padding))(
         jnp.asarray(query.reshape(6, -1), jnp.float32), cross, jnp.asarray(bias, jnp.float32)
     )

@@ -20,7 +20,7 @@ class Encoded(NamedTuple):
     """Values computed once for a batch.
 
     Attributes:
-      cross: cross-attention keys and values [B, S, N, H] of each decoder layer (None: sub-layer removed).
+      cross: cross-attention keys and values [B, N, S, H] of each decoder layer (None: sub-layer removed).
       cross_bias: additive padding bias, float32 [B, 1, 1, S].
       bias: self-attention bias for T positions, from `decode_bias` of the model.
     """
@@ -71,11 +71,11 @@ class CachedDecoder:
         return self.repeat(cache, times)
 
     def empty_cache(self, rows: int, max_length: int) -> Any:
-        """Returns an empty cache: self-attention keys and values [R, T, N, H] for each layer with heads."""
+        """Returns an empty cache: self-attention keys and values [R, N, T, H] for each layer with heads."""
         spec, dtype = self.model.spec, self.model.dtype
 
         def zeros(heads: int) -> KeysValues | None:
-            shape = (rows, max_length, heads, spec.head_dim_of("decoder"))
+            shape = (rows, heads, max_length, spec.head_dim_of("decoder"))
             return (split_heads(jnp.zeros(shape, dtype)), split_heads(jnp.zeros(shape, dtype))) if heads else None
 
         return [zeros(len(layer.self_heads)) for layer in spec.decoder]

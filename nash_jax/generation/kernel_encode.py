@@ -12,6 +12,7 @@ from nash_jax.generation.cache import Encoded, KeysValues
 from nash_jax.generation.kernel_layers import KernelLayers, Packed, as_matrix, layer_bias
 from nash_jax.kernels.attention import attend_sequence, attend_sequence_by_xla
 from nash_jax.kernels.matrices import quantized_product, round_rows
+from nash_jax.models.attention import by_head
 from nash_jax.models.layers import attention_bias
 
 
@@ -63,10 +64,10 @@ class KernelEncoder(KernelLayers):
         return self.add(path, "out", x, context)
 
     def _cross(self, index: int, x: jax.Array, rows: int) -> KeysValues | None:
-        """Keys and values [B, S, N, H] of a decoder layer from the encoder's output [R, D]."""
+        """Keys and values [B, N, S, H] of a decoder layer from the encoder's output [R, D]."""
         heads = len(self.model.spec.decoder[index].cross_heads)
         if not heads:
             return None
         found = self.project(f"decoder/layers_{index}/cross_attention/kv", x)
         found = found.reshape(rows, x.shape[0] // rows, 2, heads, -1)
-        return found[:, :, 0], found[:, :, 1]
+        return by_head(found[:, :, 0]), by_head(found[:, :, 1])

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from nash_jax.generation.cache import CachedDecoder, Encoded, KeysValues, set_column
 from nash_jax.generation.kernel_layers import KernelLayers, Packed, layer_bias
-from nash_jax.kernels.attention import attend_self, attend_source, by_head
+from nash_jax.kernels.attention import attend_self, attend_source, pad_heads
 from nash_jax.kernels.matrices import argmax, product
 
 
@@ -36,7 +36,7 @@ def in_kernel_layout(model: Any, encoded: Encoded) -> Encoded:
     """
     cross, cross_bias, bias = encoded
     biases = [layer_bias(bias, i, layer.self_heads) for i, layer in enumerate(model.spec.decoder)]
-    return Encoded([jax.tree.map(by_head, layer) for layer in cross], cross_bias[:, 0, 0], biases)
+    return Encoded([jax.tree.map(pad_heads, layer) for layer in cross], cross_bias[:, 0, 0], biases)
 
 
 def _own_rows(rows: int, length: int) -> jax.Array:
@@ -62,7 +62,7 @@ class KernelDecoder(CachedDecoder, KernelLayers):
     def empty_cache(self, rows: int, max_length: int) -> RowCache:
         """As `CachedDecoder.empty_cache`."""
         layers = super().empty_cache(rows, max_length)
-        return RowCache([jax.tree.map(by_head, layer) for layer in layers], _own_rows(rows, max_length))
+        return RowCache([jax.tree.map(pad_heads, layer) for layer in layers], _own_rows(rows, max_length))
 
     def step(self, token_ids: jax.Array, position: jax.Array, cache: RowCache) -> tuple[jax.Array, RowCache]:
         """As `CachedDecoder.step`."""

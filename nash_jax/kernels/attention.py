@@ -14,13 +14,8 @@ MASKED = -5e8  # a bias below: the position is padding, as in common.h
 KeysValues = tuple[jax.Array, jax.Array]
 
 
-def by_head(keys: jax.Array) -> jax.Array:
-    """Keys or values [B, S, N, H] → [B, N, S, H'], as the kernels read them; padded with zeros."""
-    return pad_heads(jnp.swapaxes(keys, 1, 2))
-
-
 def pad_heads(x: jax.Array) -> jax.Array:
-    """[..., H] → [..., H'], padded with zeros."""
+    """Keys or values [B, N, S, H] → [B, N, S, H'], as the kernels read them; padded with zeros."""
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % LANES)])
 
 

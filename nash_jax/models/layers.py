@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nash_jax.models.attention import attend_few, attention_context, attention_scores, by_head
 from nash_jax.models.dropout import Dropout
 from nash_jax.models.positions import RelativePositionBias
 from nash_jax.runtime.mesh import split_rows, splits_model
@@ -235,14 +236,14 @@ class Attention(Sublayer):
         return project(x, weight.astype(self.dtype), bias)
 
     def keys_values(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns cross-attention keys and values, each [B, S, N, H], from the encoder output [B, S, D]."""
+        """Returns cross-attention keys and values, each [B, N, S, H], from the encoder output [B, S, D]."""
         kv = self._project(encoded.astype(self.dtype), self.kv)  # [B, S, 2, N, H]
-        return kv[:, :, 0], kv[:, :, 1]
+        return by_head(kv[:, :, 0]), by_head(kv[:, :, 1])
 
     def query_keys_values(self, x: jax.Array, masks: Masks | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns self-attention query, key and value, each [B, T, N, H], from the residual stream [B, T, D]."""
+        """Returns self-attention query [B, T, N, H], key and value [B, N, T, H], from the residual stream [B, T, D]."""
         qkv = self._project(self.pre_norm_input(x, masks), self.qkv)  # [B, T, 3, N, H]
-        return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        return qkv[:, :, 0], by_head(qkv[:, :, 1]), by_head(qkv[:, :, 2])
 
     def query(self, x: jax.Array, masks: Masks | None = None) -> jax.Array:
         """Returns the cross-attention query [B, T, N, H] from the residual stream [B, T, D]."""
@@ -262,8 +263,8 @@ class Attention(Sublayer):
 
         Args:
           query: [B, T, N, H].
-          key: [B, S, N, H].
-          value: [B, S, N, H].
+          key: [B, N, S, H].
+          value: [B, N, S, H].
           bias: added to the scores, broadcastable to [B, N, T, S], float32.
           masks: masks by name.
           deterministic: disable dropout.
@@ -271,20 +272,31 @@ class Attention(Sublayer):
         Returns:
           The `product` argument of `add_residual`, [B, T, D].
         """
-        if self.spec.scaled_attention:
-            query = query * jnp.asarray(self.head_dim**-0.5, query.dtype)
-        scores = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores + bias, axis=-1)
-        if self.spec.absolute_positions and not self.place.endswith("self_attention"):
-            # a row of nothing but padding attends to nothing, as in transformers (to all of it in T5's families)
-            weights = weights * (jnp.max(bias, axis=-1, keepdims=True) > MASK_VALUE / 2)
-        weights = weights.astype(self.dtype)
+        weights = self._weigh(attention_scores(self._scaled(query), key), bias)
         weights = self.weight_dropout(weights, deterministic=deterministic)
-        context = jnp.einsum("BNTS,BSNH->BTNH", weights, value)
+        context = attention_context(weights, value)
         heads = f"{self.place}.heads"
         if masks is not None and heads in masks:
             context = context * masks[heads].astype(context.dtype)[None, None, :, None]
         self.sow("intermediates", "heads", context)
+        return self._output(context)
+
+    def attend_step(self, query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array) -> jax.Array:
+        """As `attend`, without masks and dropout, for the few queries of a decoding step."""
+        return self._output(attend_few(self._scaled(query), key, value, lambda scores: self._weigh(scores, bias)))
+
+    def _scaled(self, query: jax.Array) -> jax.Array:
+        return query * jnp.asarray(self.head_dim**-0.5, query.dtype) if self.spec.scaled_attention else query
+
+    def _weigh(self, scores: jax.Array, bias: jax.Array) -> jax.Array:
+        """Weights [B, N, T, S] from scores and a bias that is broadcast to them, both float32."""
+        weights = jax.nn.softmax(scores + bias, axis=-1)
+        if self.spec.absolute_positions and not self.place.endswith("self_attention"):
+            # a row of nothing but padding attends to nothing, as in transformers (to all of it in T5's families)
+            weights = weights * (jnp.max(bias, axis=-1, keepdims=True) > MASK_VALUE / 2)
+        return weights.astype(self.dtype)
+
+    def _output(self, context: jax.Array) -> jax.Array:
         context = context.reshape(*context.shape[:2], -1)  # [B, T, N·H]
         return context @ self.out.astype(self.dtype).reshape(-1, self.spec.d_model)
 

@@ -100,45 +100,45 @@ class DecoderBlock(_Block):
         """x [B, T, D], causal bias, encoded [B, S, D], cross_bias [B, 1, 1, S] → [B, T, D]."""
         heads = self.spec.decoder[self.index].self_heads
         x = self._attend_self(self.self_attention, x, self_bias, "decoder", heads, masks, deterministic)
-        return self._rest(x, self.keys_values(encoded), cross_bias, masks, deterministic)
+        attention, cross = self.cross_attention, self.keys_values(encoded)
+        if attention is not None:
+            product = None
+            if cross is not None:
+                query = attention.query(x, masks)
+                product = attention.attend(query, *cross, cross_bias, masks, deterministic=deterministic)
+            x = attention.add_residual(x, product, masks, deterministic=deterministic)
+        return self._transform(x, masks, deterministic)
 
     def step(
         self, x: jax.Array, cache: KeysValues | None, position: jax.Array, bias: Bias,
         cross: KeysValues | None, cross_bias: jax.Array,
     ) -> tuple[jax.Array, KeysValues | None]:  # fmt: skip
-        """Decodes one token of B·K rows: x [B·K, 1, D], cached keys and values [B·K, T, N, H], cross [B, S, N, H]."""
+        """Decodes one token of B·K rows: x [B·K, 1, D], cached keys and values [B·K, N, T, H], cross [B, N, S, H]."""
         attention = self.self_attention
         if attention is not None:
             product = None
             if cache is not None:
                 q, k, v = attention.query_keys_values(x)
-                start = (0, position, 0, 0)
+                start = (0, 0, position, 0)
                 cache = (
                     jax.lax.dynamic_update_slice(cache[0], k.astype(cache[0].dtype), start),
                     jax.lax.dynamic_update_slice(cache[1], v.astype(cache[1].dtype), start),
                 )
                 layer_bias = self._layer_bias(bias, "decoder", self.spec.decoder[self.index].self_heads)
-                product = attention.attend(q, *cache, layer_bias)
+                product = attention.attend_step(q, *cache, layer_bias)
             x = attention.add_residual(x, product)
-        return self._rest(x, cross, cross_bias, None, True), cache
+        if self.cross_attention is not None:
+            product = None
+            if cross is not None:
+                q = self.cross_attention.query(x)
+                q = q.reshape(cross[0].shape[0], -1, *q.shape[2:])  # the K beams of a source are K queries to its keys
+                product = self.cross_attention.attend_step(q, *cross, cross_bias).reshape(x.shape)
+            x = self.cross_attention.add_residual(x, product)
+        return self._transform(x, None, True), cache
 
     def keys_values(self, encoded: jax.Array) -> KeysValues | None:
         """Returns this layer's cross-attention keys and values, or None if it has no cross-attention heads."""
         return self.cross_attention.keys_values(encoded) if self.spec.decoder[self.index].cross_heads else None
-
-    def _rest(
-        self, x: jax.Array, cross: KeysValues | None, cross_bias: jax.Array, masks: Masks | None, deterministic: bool
-    ) -> jax.Array:
-        attention = self.cross_attention
-        if attention is not None:
-            product = None
-            if cross is not None:
-                q = attention.query(x, masks)
-                # the K beams of a source are K queries to its keys
-                q = q.reshape(cross[0].shape[0], -1, *q.shape[2:])
-                product = attention.attend(q, *cross, cross_bias, masks, deterministic=deterministic).reshape(x.shape)
-            x = attention.add_residual(x, product, masks, deterministic=deterministic)
-        return self._transform(x, masks, deterministic)
 
 
 class _Stack(nn.Module):
@@ -362,7 +362,7 @@ class EncoderDecoder(nn.Module):
         Args:
           token_ids: last token of each row, int [B·K].
           position: its position, int32 scalar.
-          cache: for each layer, keys and values [B·K, T, N, H] of the earlier positions.
+          cache: for each layer, keys and values [B·K, N, T, H] of the earlier positions.
           bias: `decode_bias(T)`.
           cross: `cross_keys_values(encoded)` for B sources.
           cross_bias: `attention_bias(attention_mask)` for B sources.

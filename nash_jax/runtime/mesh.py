@@ -150,7 +150,7 @@ def split_rows(x: jax.Array) -> jax.Array:
 
 
 def split_heads(x: jax.Array) -> jax.Array:
-    """As `split_rows`, for keys and values [B, T, N, H], whose heads are split as far as they can be divided.
+    """As `split_rows`, for keys and values [B, N, T, H], whose heads are split as far as they can be divided.
 
     Args:
       x: keys or values.
@@ -158,8 +158,8 @@ def split_heads(x: jax.Array) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if not _is_ours(mesh):
         return x
-    heads = "model" if x.shape[2] % mesh.shape["model"] == 0 else None
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(row_axes(mesh, x.shape[0]), None, heads, None))
+    heads = "model" if x.shape[1] % mesh.shape["model"] == 0 else None
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(row_axes(mesh, x.shape[0]), heads, None, None))
 
 
 def map_rows(function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
