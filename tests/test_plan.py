@@ -15,6 +15,7 @@ from commands import call
 from nash_jax.axes import leaf_shapes
 from nash_jax.benchmark import plan
 from nash_jax.benchmark.compiled import Costs, compile_costs, find_collectives
+from nash_jax.benchmark.plan_configs import documented_memory
 from nash_jax.benchmark.plan_programs import (
     fitting_meshes,
     generation_program,
@@ -32,6 +33,7 @@ from nash_jax.config.schema import (
     TaskConfig,
     TrainConfig,
 )
+from nash_jax.config.shipped import names
 from nash_jax.pruning.layer_selection import select_layers
 from nash_jax.runtime.mesh import make_mesh
 from nash_jax.runtime.sharding import place_batch
@@ -173,6 +175,18 @@ def test_largest_presets(name: str, billions: float) -> None:
 def test_mistakes(flags: list[str], message: str) -> None:
     done = call(plan.main, "--config=configs/local.py", "--config.task.train_file=rows.jsonl", *flags)
     assert done.returncode == 2 and done.stderr.startswith(message), done.stderr
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", [name for name in names() if documented_memory(name)])
+def test_every_config_for_an_accelerator_compiles(name: str) -> None:
+    """All programs, with a small model on two fake devices; `plan_configs` compiles them at full size."""
+    small = [f"--config.model.{size}={number}" for size, number in (SIZES | {"decoder_layers": 4}).items()]
+    done = call(plan.main, f"--config={name}", "--config.model.init=", *small, "--topology=cpu:2", "--mesh=data:2")
+    assert done.returncode == 0, done.stderr
+    rows = [row.split(" | ") for row in done.stdout.splitlines() if row.startswith("| data:2")]
+    assert {"prune: gradients", "prune: update"} <= {row[1] for row in rows} and rows[-1][1].startswith("generate")
+    assert all(row[4] == "yes" for row in rows)
 
 
 @pytest.mark.slow

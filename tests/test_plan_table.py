@@ -5,9 +5,10 @@ import json
 import pytest
 from commands import call
 
-from nash_jax.benchmark import plan_table
-from nash_jax.benchmark.plan_table import Pair, choose_mesh, format_table, plan_command
+from nash_jax.benchmark import plan_configs, plan_jobs, plan_table
+from nash_jax.benchmark.plan_table import Pair, choose_mesh, format_table, make_job
 from nash_jax.benchmark.topologies import describe_topology
+from nash_jax.config.shipped import names, shipped_file
 from nash_jax.errors import UserError
 
 
@@ -29,7 +30,7 @@ def test_the_state_is_divided_where_it_takes_more_than_half():
 
 
 def test_a_device_computes_four_rows_at_a_time():
-    flags = {topology: plan_command(Pair("t5-11b", topology), []) for topology in ("v5e:1x1", "v5e:4x4", "v6e:16x16")}
+    flags = {topology: make_job(Pair("t5-11b", topology), []).flags for topology in ("v5e:1x1", "v5e:4x4", "v6e:16x16")}
     found = [next(flag for flag in own if "accumulation" in flag).partition("=")[2] for own in flags.values()]
     assert found == ["64", "4", "1"] and "--mesh=fsdp:256" in flags["v6e:16x16"]
 
@@ -56,23 +57,49 @@ def test_what_is_shown():
     ]
 
 
-def test_what_is_in_the_file_is_not_compiled_again(tmp_path, monkeypatch):
-    compiled = []
+@pytest.fixture
+def compiled(monkeypatch):
+    """Names of the jobs that were compiled."""
+    jobs = []
 
-    def compile_pair(pair, rest):
-        compiled.append(pair)
-        return [row("gradients", True, 1.0), row("update", True, 1.0)]
+    def compile_job(job):
+        jobs.append(tuple(job.names.values()))
+        sizes = {"arguments": 3 * 2**30, "temporaries": 2**30}
+        return [row("gradients", True, 1.0, **sizes), row("update", True, 1.0)]
 
-    monkeypatch.setattr(plan_table, "compile_pair", compile_pair)
+    monkeypatch.setattr(plan_jobs, "compile_job", compile_job)
+    return jobs
+
+
+def test_what_is_in_the_file_is_not_compiled_again(tmp_path, compiled):
     output = tmp_path / "plan.jsonl"
-    argv = ["plan_table", f"--output={output}", "--models=t5-small,t5-base", "--topologies=v5e:1x1"]
-    assert [call(plan_table.main, *argv[1:]).returncode for _ in range(2)] == [0, 0]
+    argv = [f"--output={output}", "--models=t5-small,t5-base", "--topologies=v5e:1x1"]
+    assert [call(plan_table.main, *argv).returncode for _ in range(2)] == [0, 0]
     assert compiled == [("t5-small", "v5e:1x1"), ("t5-base", "v5e:1x1")]
     assert len(output.read_text().splitlines()) == 2
-    assert call(plan_table.main, *argv[1:], "--config.model.remat=True").returncode == 0
+    assert call(plan_table.main, *argv, "--config.model.remat=True").returncode == 0
     assert len(compiled) == 4
     done = call(plan_table.main, "--models=t5-huge", f"--output={output}")
     assert done.returncode == 2 and "unknown preset 't5-huge'" in done.stderr
+
+
+def test_every_config_that_names_a_gpu_or_tpu_is_planned(tmp_path, compiled):
+    done = call(plan_configs.main, f"--output={tmp_path / 'plan.jsonl'}")
+    assert done.returncode == 0, done.stderr
+    own = {name for name in names() if "one GPU or TPU host" in shipped_file(name).read_text()}
+    assert {"samsum", "cnn_dailymail"} <= own and set(compiled) == {(n, t) for n in own for t in ("h200:1", "v6e:1x1")}
+    assert "| samsum | v6e:1x1 | 2 | 4.00 | 24 | yes |" in done.stdout
+    done = call(plan_configs.main, "--configs=quickstart")
+    assert done.returncode == 2 and "--configs: quickstart names no GPU or TPU host" in done.stderr
+
+
+def test_what_does_not_fit_or_compile_is_said():
+    large = [row("update", True, 1.0, arguments=30 * 2**30)]
+    lines = [{"config": "samsum", "topology": "h200:1", "programs": large}]
+    assert plan_configs.format_rows(lines).endswith("| samsum | h200:1 | 1 | 30.00 | 24 | no |")
+    refused = [row("update", False, None) | {"refused": "too large"}]
+    lines = [{"config": "samsum", "topology": "h200:1", "programs": refused}]
+    assert plan_configs.format_rows(lines).endswith("| no: prune: update does not compile |")
 
 
 @pytest.mark.full
@@ -83,3 +110,21 @@ def test_fake_devices(tmp_path):
     [line] = [json.loads(line) for line in (tmp_path / "plan.jsonl").read_text().splitlines()]
     assert [own["program"] for own in line["programs"]] == ["prune: gradients", "prune: update"]
     assert "| t5-small | cpu:4 | data:4 |" in done.stdout
+
+
+@pytest.mark.full
+def test_a_config_on_fake_devices(tmp_path):
+    """All programs of a shipped config, compiled in a process of its own."""
+    small = ["--config.model.init=", "--config.model.preset=t5-small", "--programs=generate"]
+    done = call(
+        plan_configs.main, f"--output={tmp_path / 'plan.jsonl'}", "--configs=glue", "--topologies=cpu:1", *small
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| glue | cpu:1 | 1 |" in done.stdout and done.stdout.strip().endswith("| 24 | yes |")
+
+
+def test_a_plan_that_fails_is_told(tmp_path):
+    flags = [f"--output={tmp_path / 'plan.jsonl'}", "--configs=glue", "--topologies=cpu:1", "--mesh=data:2"]
+    done = call(plan_configs.main, *flags)
+    assert done.returncode == 2 and "glue on cpu:1: error: " in done.stderr
+    assert not (tmp_path / "plan.jsonl").exists()

@@ -10,9 +10,7 @@ last column is the least that a step can take: its operations at the device's pe
 own for these programs, and that of GPUs no operations.
 """
 
-import json
 import math
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +19,9 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from nash_jax.axes import leaf_shapes
+from nash_jax.benchmark.plan_jobs import Job, run_jobs
 from nash_jax.benchmark.topologies import describe_topology, topology_peak
-from nash_jax.errors import UserError
 from nash_jax.runtime.command import run_command
-from nash_jax.runtime.progress import say_while
 from nash_jax.spec import preset
 
 MODELS = ("t5-base", "t5-large", "bart-large", "t5-3b", "t5-11b")
@@ -53,8 +50,8 @@ def choose_mesh(parameters: int, devices: int, memory: int | None) -> str:
     return f"{'data' if whole else 'fsdp'}:{devices}"
 
 
-def plan_command(pair: Pair, rest: Sequence[str]) -> list[str]:
-    """Returns the command that compiles the pruning of a pair.
+def make_job(pair: Pair, rest: Sequence[str]) -> Job:
+    """Returns what compiles the pruning of a pair.
 
     Args:
       pair: model and topology.
@@ -66,36 +63,15 @@ def plan_command(pair: Pair, rest: Sequence[str]) -> list[str]:
     devices, memory = describe_topology(pair.topology)
     batch = [f"--config.prune.batch_size={_BATCH}", f"--config.prune.accumulation={_parts(devices)}"]
     parameters = sum(math.prod(shape) for shape in leaf_shapes(preset(pair.model)).values())
-    return [
-        sys.executable, "-m", "nash_jax.benchmark.plan", "--config=configs/cnn_dailymail.py",
-        "--config.model.init=", f"--config.model.preset={pair.model}", "--config.model.dtype=bfloat16",
-        "--config.stages=prune", *batch,
-        f"--topology={pair.topology}", f"--mesh={choose_mesh(parameters, devices, memory)}", "--programs=prune",
-        "--json", *rest,
-    ]  # fmt: skip
+    chosen = [f"--config.model.preset={pair.model}", "--config.model.dtype=bfloat16", "--config.stages=prune", *batch]
+    mesh = f"--mesh={choose_mesh(parameters, devices, memory)}"
+    devices_flags = [f"--topology={pair.topology}", mesh, "--programs=prune"]
+    return Job(pair._asdict(), ["--config=cnn_dailymail", "--config.model.init=", *chosen, *devices_flags, *rest])
 
 
 def _parts(devices: int) -> int:
     """In how many parts a step computes its batch."""
     return max(1, _BATCH // (_AT_A_TIME * devices))
-
-
-def compile_pair(pair: Pair, rest: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the programs of a pair as `Row.to_json` gives them, compiled in a process of its own.
-
-    Args:
-      pair: model and topology.
-      rest: as of `plan_command`.
-
-    Raises:
-      UserError: with its last words where the process fails.
-    """
-    with say_while(lambda seconds: print(f"{' on '.join(pair)}: {seconds:,.0f} s", file=sys.stderr, flush=True)):
-        done = subprocess.run(plan_command(pair, rest), capture_output=True, text=True, check=False)
-    if done.returncode:
-        words = [f"status {done.returncode}", *(line for line in done.stderr.splitlines() if "Error" in line)]
-        raise UserError(f"{' on '.join(pair)}: {words[-1]}", "programs that compile")
-    return list(json.loads(done.stdout.splitlines()[-1]))
 
 
 def format_table(found: Sequence[Mapping[str, Any]]) -> str:
@@ -126,12 +102,6 @@ def _format_pair(line: Mapping[str, Any]) -> str:
     return f"| {' | '.join([*shown, f'{flops / 1e12:.2f}', f'{1000 * flops / peak:,.0f}' if peak else ''])} |"
 
 
-def _read_lines(path: Path, rest: Sequence[str]) -> dict[Pair, dict[str, Any]]:
-    """What an earlier command with the same flags left in the output file."""
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
-    return {Pair(line["model"], line["topology"]): line for line in lines if line["flags"] == list(rest)}
-
-
 def run(argv: Sequence[str]) -> None:
     """Compiles what is missing, and prints the table."""
     own = flags.FlagValues()
@@ -139,20 +109,9 @@ def run(argv: Sequence[str]) -> None:
     flags.DEFINE_list("models", list(MODELS), "", flag_values=own)
     flags.DEFINE_list("topologies", list(TOPOLOGIES), "", flag_values=own)
     rest = own(list(argv), known_only=True)[1:]
-    output = Path(str(own["output"].value))
     models, topologies = (list[str](own[name].value or ()) for name in ("models", "topologies"))
-    pairs = [Pair(model, topology) for topology in topologies for model in models]
-    for pair in pairs:
-        plan_command(pair, rest)  # names that are not known end it before anything is compiled
-    found = _read_lines(output, rest)
-    for number, pair in enumerate(pairs, 1):
-        if pair in found:
-            continue
-        print(f"{number} of {len(pairs)}: {' on '.join(pair)}", file=sys.stderr, flush=True)
-        found[pair] = pair._asdict() | {"flags": list(rest), "programs": compile_pair(pair, rest)}
-        with output.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(found[pair]) + "\n")
-    print(format_table([found[pair] for pair in pairs]))
+    jobs = [make_job(Pair(model, topology), rest) for topology in topologies for model in models]
+    print(format_table(run_jobs(jobs, Path(str(own["output"].value)))))
 
 
 def main(argv: Sequence[str] = sys.argv) -> int:

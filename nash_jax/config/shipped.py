@@ -28,7 +28,7 @@ def resolve_names(argv: Sequence[str]) -> list[str]:
             check_local(value, "--config")
             name, colon, arguments = value.partition(":")
             if re.fullmatch(r"[\w-]+", name) and not Path(name).is_file():
-                arg = f"{flag}{equals}{_find(name)}{colon}{arguments}"
+                arg = f"{flag}{equals}{shipped_file(name)}{colon}{arguments}"
         follows = arg in _FLAGS
         found.append(arg)
     return found
@@ -39,7 +39,15 @@ def names() -> list[str]:
     return sorted(path.stem for path in _folder().glob("*.py"))
 
 
-def _find(name: str) -> Path:
+def shipped_file(name: str) -> Path:
+    """The file of a shipped config.
+
+    Args:
+      name: one of `names()`.
+
+    Raises:
+      UserError: for another name.
+    """
     if name not in names():
         raise UserError(
             f"--config: no config {name!r}{did_you_mean(name, names())}", f"a file, or one of {', '.join(names())}"
