@@ -15,9 +15,10 @@ from nash_jax.pruning.compact import compact, kept_positions, removed_fraction
 from nash_jax.pruning.final_masks import final_masks
 from nash_jax.pruning.gates import HardConcreteGates, gate_groups
 from nash_jax.pruning.lagrangian import Constraint, expected_size, prunable_size, size_terms
+from nash_jax.runtime.stored import StoredArray
 from nash_jax.spec import DecoderLayer, EncoderLayer
 from nash_jax.testing import random_batch, random_masks, random_params, random_spec
-from nash_jax.tree import count_params, flatten
+from nash_jax.tree import count_params, flatten, map_with_path
 
 seeds = st.integers(0, 2**32 - 1)
 KINDS = ["heads", "units", "sublayers", "embed", "heads units sublayers embed"]
@@ -211,6 +212,28 @@ def test_inputs_are_left_alone(seed):
     params = random_params(spec, seed)
     compact(spec, params, random_masks(spec, seed))
     assert_same_bits(params, random_params(spec, seed))
+
+
+def test_stored_arrays_stay_stored_and_parts_are_those_of_the_whole():
+    spec = random_spec(3, ragged=True)
+    params, masks, asked = random_params(spec), random_masks(spec, 2), []
+
+    def stored(path, leaf):
+        def read(index):
+            asked.append(path)
+            return leaf[index]
+
+        return StoredArray(leaf.shape, read, leaf.dtype)
+
+    narrow, small = compact(spec, map_with_path(stored, params), masks)
+    assert not asked
+    whole_spec, whole = compact(spec, params, masks)
+    assert narrow == whole_spec
+    for path, leaf in flatten(small).items():
+        assert leaf.shape == flatten(whole)[path].shape
+        part = tuple(slice(0, max(1, size // 2)) for size in leaf.shape)
+        np.testing.assert_array_equal(leaf[part], flatten(whole)[path][part])
+    assert_same_bits(map_with_path(lambda _, leaf: np.asarray(leaf), small), whole)
 
 
 def test_dtypes_are_kept():

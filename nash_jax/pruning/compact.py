@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from nash_jax.axes import mask_sites, param_axes
+from nash_jax.axes import leaf_shapes, mask_sites, param_axes
 from nash_jax.errors import UserError, did_you_mean
 from nash_jax.pruning.lagrangian import prunable_size, size_terms
+from nash_jax.runtime.stored import StoredArray
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
 
@@ -94,7 +95,8 @@ def compact(spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, Any]
         kept as it is.
 
     Returns:
-      The narrower spec and its parameters, NumPy arrays of the same dtypes.
+      The narrower spec and its parameters, NumPy arrays of the same dtypes. Of a `StoredArray` another one, which reads
+      and narrows the whole array for each part that is asked for.
 
     Raises:
       UserError: as `check_masks`.
@@ -113,10 +115,18 @@ def compact(spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, Any]
     keep, sites, axes = kept_positions(spec, masks), mask_sites(spec), param_axes(spec)
     left = {name: np.asarray(mask)[keep[name]] if np.ndim(mask) else mask for name, mask in masks.items()}
     flat, narrow = flatten(params), spec.pruned({axis: positions.tolist() for axis, positions in keep.items()})
-    small = dict[str, np.ndarray]()
-    for path in param_axes(narrow):  # one after the other: nothing but the result is held beside `params`
+
+    def smaller(path: str) -> np.ndarray:
         leaf = take_kept(np.asarray(flat[path]), axes[path], keep)
-        small[path] = _fold_leaf(leaf, axes[path], left, sites.get(path, ()))
+        return _fold_leaf(leaf, axes[path], left, sites.get(path, ()))
+
+    def stored(path: str, shape: tuple[int, ...]) -> StoredArray:
+        return StoredArray(shape, lambda index: smaller(path)[index], flat[path].dtype)
+
+    small = {  # one after the other: nothing but the result is held beside `params`
+        path: stored(path, shape) if isinstance(flat[path], StoredArray) else smaller(path)
+        for path, shape in leaf_shapes(narrow).items()
+    }
     return narrow, unflatten(small)
 
 

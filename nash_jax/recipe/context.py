@@ -218,11 +218,14 @@ class RunContext:
 
     def save(self, folder: Path, spec: ModelSpec, params: Mapping[str, Any]) -> None:
         """Writes the model of a stage into its folder; where the mesh splits parameters, each process its own part."""
+        own = self.own_parts(spec, params)
+        Seq2Seq(spec, own, generation=self.generation_of(folder.name)).save(folder / "model")
+
+    def own_parts(self, spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters as processes write them together: where the mesh splits them, each its own part."""
         if splits_params(self.mesh):
-            params = place_params(self.mesh, params, model_shardings(self.mesh, spec))
-        else:
-            params = to_host(params)
-        Seq2Seq(spec, params, generation=self.generation_of(folder.name)).save(folder / "model")
+            return place_params(self.mesh, params, model_shardings(self.mesh, spec))
+        return to_host(params)
 
     def model(self, stage: str) -> Model:
         """The model that a finished stage wrote."""

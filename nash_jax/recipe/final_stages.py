@@ -15,6 +15,7 @@ from nash_jax.evaluation.row_statistics import FILE, save_statistics
 from nash_jax.recipe.context import RunContext
 from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
 from nash_jax.runtime.sharding import device_name
+from nash_jax.runtime.stored import read_stored
 from nash_jax.seq2seq import Seq2Seq
 
 _SAVE: dict[str, Callable[[Seq2Seq, Path], None]] = {  # EXPORT_FORMATS → how each is written
@@ -61,8 +62,10 @@ def _time_peers(context: RunContext) -> list[dict[str, Any]]:
 def export(context: RunContext, folder: Path) -> dict[str, Any]:
     """The pruned model: the export, and the formats that were asked for in folders of their names."""
     tokenizer, generation = context.tokenizer_of("retrain"), context.generation_of("retrain")
-    pruned = Seq2Seq(*context.model("retrain"), tokenizer, generation=generation)
-    pruned.save(folder)
+    spec, params = context.stored("retrain")
+    Seq2Seq(spec, context.own_parts(spec, params), tokenizer, generation=generation).save(folder)
+    whole = read_stored(params) if is_host0() else params  # it alone writes the formats of others
+    pruned = Seq2Seq(spec, whole, tokenizer, generation=generation)
     for name in export_formats(context.config):
         try:
             _SAVE[name](pruned, folder / name)

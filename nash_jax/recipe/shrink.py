@@ -85,5 +85,5 @@ def _trim(context: RunContext, folder: Path, spec: ModelSpec, params: Any) -> tu
 
 def compact(context: RunContext, folder: Path) -> dict[str, Any]:
     """Folds the final masks into the weights and slices what they closed."""
-    context.save(folder, *compact_model(*context.model("prune"), context.masks()))
+    context.save(folder, *compact_model(*context.stored("prune"), context.masks()))
     return {}
