@@ -125,15 +125,15 @@ def make_folders(place: Path) -> list[str]:
 def _stop_training(command: list[str], workdir: Path) -> None:
     """Ends a run in its first phase, after the first evaluation: the best checkpoint is not the newest.
 
-    The signal lets it save one more.
+    The signal lets it save one more. The phase is long, so that it is not done when the signal comes.
     """
-    process = start(command, workdir)
+    process = start([*command, "--config.finetune.epochs=100", "--config.finetune.eval_every=50"], workdir)
     checkpoints = workdir / "finetune" / "checkpoints"
-    while process.poll() is None and not (checkpoints / "8").exists():
+    while process.poll() is None and not (checkpoints / "400").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     process.communicate()
-    assert (checkpoints / "8").exists() and not (workdir / "finetune" / "done").exists()
+    assert (checkpoints / "400").exists() and not (workdir / "finetune" / "done").exists()
 
 
 def _finish_results(folder: Path, stop_at: int = 40) -> str:
