@@ -18,7 +18,7 @@ from nash_jax.pruning.lagrangian import (
     size_terms,
     target_at,
 )
-from nash_jax.spec import dense_spec
+from nash_jax.spec import dense_spec, preset
 from nash_jax.testing import random_spec
 
 seeds = st.integers(0, 2**32 - 1)
@@ -112,6 +112,20 @@ def test_sparsity():
     # encoder: 2 heads of 4·4·2 and 6 units of 2·4: 64 + 48; 1.5 heads are gone; the decoder does not count
     np.testing.assert_allclose(constraint.sparsity(probs), 48 / 112, rtol=1e-6)
     np.testing.assert_allclose(constraint.sparsity({}), 0, atol=1e-7)
+
+
+def test_sparsity_of_more_parameters_than_an_int32_holds():
+    """T5-11B's encoder has 4.8e9 that can be pruned; half of the units of each layer are a third of them."""
+    spec = preset("t5-11b")
+    sizes = spec.axis_sizes()
+    constraint = Constraint(size_terms(param_axes(spec), sizes, "encoder"), sizes, 0.5)
+    assert prunable_size(constraint.terms, sizes) == 24 * 1024 * (4 * 128 * 128 + 2 * 65536)
+    units = {
+        axis: jnp.full(sizes[axis], 0.5) for axis in sizes if axis.startswith("encoder") and axis.endswith("units")
+    }
+    for sparsity in (constraint.sparsity, jax.jit(constraint.sparsity)):
+        np.testing.assert_allclose(sparsity({}), 0, atol=1e-6)
+        np.testing.assert_allclose(sparsity(units), 1 / 3, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

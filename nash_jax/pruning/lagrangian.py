@@ -91,7 +91,8 @@ class Constraint:
 
     def sparsity(self, probs: Mapping[str, jax.Array]) -> jax.Array:
         """ŝ = 1 - expected / prunable, float32 scalar."""
-        return 1 - expected_size(self.terms, self.sizes, probs) / prunable_size(self.terms, self.sizes)
+        whole = float(prunable_size(self.terms, self.sizes))  # more than an int32 holds, of T5-11B's encoder
+        return 1 - expected_size(self.terms, self.sizes, probs) / whole
 
     def counted(self, kept: Mapping[str, int]) -> float:
         """1 - kept / prunable, when axes keep so many positions; those that are not named keep all of them.
