@@ -45,15 +45,18 @@ def test_what_is_shown():
     fits = [row("gradients", True, 197e12 / 1000, **sizes), row("update", True, 1.0, arguments=2**31)]
     gpu = [row("gradients", True, None, **sizes), row("update", True, None, arguments=2**31)]
     full = [row("gradients", False, None, temporaries=2**40), row("update", False, 1.0, arguments=2**40)]
+    refused = [row("gradients", False, None, temporaries=2**35), row("update", False, None, temporaries=2**35)]
     lines = [
         {"model": "t5-base", "topology": "v5e:4x4", "programs": fits},
         {"model": "t5-base", "topology": "h200:8", "programs": gpu},
         {"model": "t5-11b", "topology": "v5e:1x1", "programs": full},
+        {"model": "t5-3b", "topology": "v5e:1x1", "programs": refused},
     ]
     assert format_table(lines).splitlines()[2:] == [
         "| t5-base | v5e:4x4 | fsdp:16 | 2.00 | 4.00 | yes | 0.50 | 0.79 | 4 |",
         "| t5-base | h200:8 | fsdp:16 | 2.00 | 4.00 | yes | 0.50 |  |  |",
         "| t5-11b | v5e:1x1 | fsdp:16 | 1024.00 | 1024.00 | no |  |  |  |",
+        "| t5-3b | v5e:1x1 | fsdp:16 |  | 32.00 | no |  |  |  |",
     ]
 
 

@@ -89,7 +89,8 @@ def _format_pair(line: Mapping[str, Any]) -> str:
     update, gradients = (
         next(row for row in line["programs"] if row["program"].endswith(end)) for end in ("update", "gradients")
     )
-    shown = [line["model"], line["topology"], update["mesh"], f"{update['arguments'] / _GIB:.2f}"]
+    shown = [line["model"], line["topology"], update["mesh"]]
+    shown.append(f"{update['arguments'] / _GIB:.2f}" if update["arguments"] else "")  # refused: only the sum is known
     shown.append(f"{max(row['arguments'] + row['temporaries'] for row in line['programs']) / _GIB:.2f}")
     shown.append("yes" if update["fits"] and gradients["fits"] else "no")
     if not gradients["arguments"]:  # not compiled, for the state alone does not fit
