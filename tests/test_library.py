@@ -202,7 +202,14 @@ def test_broken_rows_are_told_with_their_place(tmp_path):
         nash_jax.prune(tiny_model(), rows, workdir=tmp_path / "run")
 
 
-@pytest.mark.parametrize("module", ["nash_jax.pruning", "nash_jax.pruning.compact", "nash_jax.recipe.api"])
+EXAMPLES = [
+    path.relative_to(ROOT) for path in sorted((ROOT / "nash_jax").rglob("*.py")) if ">>> " in path.read_text("utf-8")
+]
+
+
+@pytest.mark.parametrize(
+    "module", [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in EXAMPLES]
+)
 def test_examples_in_docstrings(module):
     import sys
 

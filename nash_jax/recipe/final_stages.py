@@ -64,9 +64,10 @@ def export(context: RunContext, folder: Path) -> dict[str, Any]:
     tokenizer, generation = context.tokenizer_of("retrain"), context.generation_of("retrain")
     spec, params = context.stored("retrain")
     Seq2Seq(spec, context.own_parts(spec, params), tokenizer, generation=generation).save(folder)
-    whole = read_stored(params) if is_host0() else params  # it alone writes the formats of others
+    formats = export_formats(context.config)
+    whole = read_stored(params) if formats and is_host0() else params  # it alone writes the formats of others
     pruned = Seq2Seq(spec, whole, tokenizer, generation=generation)
-    for name in export_formats(context.config):
+    for name in formats:
         try:
             _SAVE[name](pruned, folder / name)
         except UserError as error:  # the export holds the model all the same

@@ -104,9 +104,10 @@ def _train(phase: Phase, mesh: Mesh, checkpointer: Checkpointer) -> tuple[State,
                 read = next(batches)
             batch = place_batch(mesh, read)
             ran: set[Any] = {tuple(rows.shape for rows in batch.values())}
-            with contextlib.nullcontext() if ran <= compiled else progress.first_batch():
+            is_first = not ran <= compiled
+            with progress.first_batch() if is_first else contextlib.nullcontext():
                 state, metrics = phase.step(state, phase.teacher_params, batch)
-                if not ran <= compiled:
+                if is_first:
                     jax.block_until_ready(metrics)  # its time is told apart
             step += 1
             window.add(metrics)
@@ -115,7 +116,7 @@ def _train(phase: Phase, mesh: Mesh, checkpointer: Checkpointer) -> tuple[State,
             values, rank = dict[str, float](), None
             if is_logged:
                 values = window.mean()  # every loss up to here is finite before a checkpoint is written
-            throughput.end_step(read, typical=ran <= compiled)
+            throughput.end_step(read, typical=not is_first)
             if is_logged:
                 values |= throughput.rates()
             if evaluates:

@@ -105,11 +105,12 @@ class Throughput:
         """The last rates, shortly: `51,234 tokens/s, 13 % waiting for input`; the wait only where it matters."""
         if not self._last:
             return ""
-        shown = {"utilization": "of peak"} | (
-            {"input_wait": "waiting for input"} if self._last["input_wait"] >= 0.05 else {}
-        )
-        shares = [f"{100 * self._last[name]:.0f} % {text}" for name, text in shown.items() if name in self._last]
-        return ", ".join([f"{self._last['tokens_per_second']:,.0f} tokens/s", *shares])
+        shown = [f"{self._last['tokens_per_second']:,.0f} tokens/s"]
+        if "utilization" in self._last:
+            shown.append(f"{100 * self._last['utilization']:.0f} % of peak")
+        if self._last["input_wait"] >= 0.05:
+            shown.append(f"{100 * self._last['input_wait']:.0f} % waiting for input")
+        return ", ".join(shown)
 
     def _of(self, sums: np.ndarray) -> dict[str, float]:
         seconds, waited, tokens, flops = map(float, sums)
