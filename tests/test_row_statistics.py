@@ -76,6 +76,19 @@ def test_a_stage_has_its_checksum(scored, tmp_path):
         read_done(file.parent)
 
 
+def test_any_bit_of_a_marker(scored, tmp_path):
+    workdir = Workdir(tmp_path / "run", {})
+    workdir.run("evaluate", lambda folder: save_statistics(folder / "statistics.npz", scored[1]) or {"metrics": {}})
+    marker = workdir.stage("evaluate") / "done"
+    written = marker.read_bytes()
+    for place in range(len(written)):
+        changed = bytearray(written)
+        changed[place] ^= 1 << place % 8
+        marker.write_bytes(changed)
+        with pytest.raises(UserError, match=r"done was changed or is damaged"):
+            read_done(marker.parent)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"PK\x03\x04", b"text", "object", "array"], ids=["empty", "cut", "text", "pickle", "array"]
 )

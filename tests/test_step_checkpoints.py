@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from nash_jax.errors import UserError
+from nash_jax.runtime.checksums import json_checksum
 from nash_jax.training import checkpoint
-from nash_jax.training.checkpoint import Checkpointer
+from nash_jax.training.checkpoint import Checkpointer, check_checkpoints
 from nash_jax.training.state import abstract_state
 
 STATE = {"params": {"w": jnp.arange(3.0)}, "opt_state": (jnp.ones(2),)}
@@ -22,6 +23,15 @@ OTHERS = {
     "a part less": {"params": STATE["params"]},
     "another structure": {**STATE, "opt_state": {"mu": jnp.ones(2)}},
 }
+
+
+def known_steps(folder):
+    return json.loads((folder / "checksums.json").read_text())["checkpoints"]
+
+
+def write_known_steps(folder, known):
+    content = {"checksum": json_checksum(known), "checkpoints": known}
+    (folder / "checksums.json").write_text(json.dumps(content))
 
 
 @pytest.fixture
@@ -75,11 +85,11 @@ def test_a_checkpoint_is_written_while_training_goes_on(tmp_path, monkeypatch):
     made.check()
     may_end.set()
     made.wait()
-    assert not made.is_writing() and json.loads((folder / "checksums.json").read_text()).keys() == {"1"}
+    assert not made.is_writing() and known_steps(folder).keys() == {"1"}
     made.save(2, STATE, {"position": 0}, rank=None)
     made.save(3, STATE, {"position": 0}, rank=None)
     made.close()
-    assert json.loads((folder / "checksums.json").read_text()).keys() == {"3"}
+    assert known_steps(folder).keys() == {"3"}
 
 
 @pytest.mark.parametrize("call", ["check", "wait", "save", "restore", "close"])
@@ -163,15 +173,29 @@ def test_the_only_checkpoint_is_damaged(two, tmp_path):
     assert (folder / "2").is_dir()
 
 
+def test_any_bit_of_the_checksums(two, tmp_path):
+    """Of a hash that only `verify` compares, of a step, of a name: it is not the file as it was written."""
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(two, folder)
+    check_checkpoints(folder)
+    written = (folder / "checksums.json").read_bytes()
+    for place in range(len(written)):
+        changed = bytearray(written)
+        changed[place] ^= 1 << place % 8
+        (folder / "checksums.json").write_bytes(changed)
+        with pytest.raises(UserError, match=r"checksums\.json was changed or is damaged"):
+            check_checkpoints(folder)
+
+
 def test_a_process_killed_before_the_checksums(two, tmp_path):
     """A checkpoint without them is taken: Orbax wrote it whole."""
     folder = tmp_path / "checkpoints"
     shutil.copytree(two, folder)
-    known = json.loads((folder / "checksums.json").read_text())
-    (folder / "checksums.json").write_text(json.dumps({"1": known["1"]}))
+    known = known_steps(folder)
+    write_known_steps(folder, {"1": known["1"]})
     made = Checkpointer(folder)
     assert made.restore(abstract_state(STATE))[1] == {"position": 2}
-    assert json.loads((folder / "checksums.json").read_text()) == known
+    assert known_steps(folder) == known
     made.close()
 
 
@@ -180,8 +204,8 @@ def test_a_process_killed_while_a_checkpoint_is_deleted(gone, two, tmp_path):
     """Killed before the checksums of step 1, and again while it was deleted: what is left of it is no checkpoint."""
     folder = tmp_path / "checkpoints"
     shutil.copytree(two, folder)
-    known = json.loads((folder / "checksums.json").read_text())
-    (folder / "checksums.json").write_text(json.dumps({"2": known["2"]}))
+    known = known_steps(folder)
+    write_known_steps(folder, {"2": known["2"]})
     shutil.rmtree(folder / "1" / gone)
     made = Checkpointer(folder)
     assert made.restore(abstract_state(STATE), best=True)[1] == {"position": 2}

@@ -176,7 +176,8 @@ class Workdir:
                 json.loads(json.dumps(done))
             )  # waits for all: nothing is missing when the marker is there
             if is_host0():
-                sums = {"done": json_checksum(done), "files": _own_checksums(self.stage(name))}
+                files = _own_checksums(self.stage(name))
+                sums = {"done": json_checksum([done, files]), "files": files}
                 write_text(self.stage(name) / "done", json.dumps(done | {"checksums": sums}))
         if is_host0():
             shutil.rmtree(self.stage(name) / "checkpoints", ignore_errors=True)  # three times the model; not needed now
@@ -199,7 +200,7 @@ def read_done(folder: Path, verify_files: bool = True) -> dict[str, Any]:
     try:
         found = read_json(folder / "done")
         sums = found.pop("checksums")
-        wrong = None if sums["done"] == json_checksum(found) else "done"
+        wrong = None if sums["done"] == json_checksum([found, sums["files"]]) else "done"
         if wrong is None and verify_files:
             wrong = changed_file(folder, parse_checksums(sums["files"]))
     except (UserError, AttributeError, KeyError, TypeError, ValueError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nash_jax.errors import UserError
-from nash_jax.runtime.checksums import Checksum, changed_file, checksums, parse_checksums
+from nash_jax.runtime.checksums import Checksum, changed_file, checksums, json_checksum, parse_checksums
 from nash_jax.runtime.files import read_json, write_text
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 from nash_jax.runtime.quiet import import_orbax
@@ -25,13 +25,13 @@ Rank = tuple[float, ...]
 
 
 def check_checkpoints(folder: Path) -> None:
-    """Compares the checkpoints in a folder with their checksums.
+    """Compares the checkpoints in a folder with their checksums, SHA-256 too.
 
     Raises:
       UserError: naming a file that was changed or is missing.
     """
     for step, entries in _read_checksums(folder).items():
-        if (folder / step).is_dir() and (wrong := changed_file(folder / step, entries)):
+        if (folder / step).is_dir() and (wrong := changed_file(folder / step, entries, every_hash=True)):
             raise UserError(f"{folder / step / wrong} was changed or is missing", "the checkpoint as it was written")
 
 
@@ -40,7 +40,7 @@ class Checkpointer:
 
     A checkpoint holds the state and a JSON dict (data position, seconds spent). Orbax writes beside and
     renames, so a killed write leaves no checkpoint; its temporary files are deleted here. FOLDER/checksums.json has the
-    checksums of each checkpoint's files, from when it is complete. One that was damaged since is deleted if there is
+    checksums of each checkpoint's files, from when it is complete, and one of its own. One that was damaged since is deleted if there is
     another, with a note.
 
     Args:
@@ -116,7 +116,7 @@ class Checkpointer:
         """Adds those of some checkpoints, and leaves out what is no longer there."""
         there = {name: entry for name, entry in self._checksums().items() if (self._folder / name).is_dir()}
         there |= {step: checksums(self._folder / step) for step in steps}
-        write_text(self._folder / CHECKSUMS, json.dumps(there))
+        write_text(self._folder / CHECKSUMS, json.dumps({"checksum": json_checksum(there), "checkpoints": there}))
 
     def _checksums(self) -> dict[str, dict[str, Checksum]]:
         """Step → checksums of its checkpoint; a checkpoint whose process was killed just then has none yet."""
@@ -190,8 +190,11 @@ def _read_checksums(folder: Path) -> dict[str, dict[str, Checksum]]:
     """
     path = folder / CHECKSUMS
     try:
-        return {step: parse_checksums(found) for step, found in read_json(path).items() if step.isdecimal()}
-    except (UserError, ValueError) as error:
+        content = read_json(path)
+        if content["checksum"] != json_checksum(content["checkpoints"]):
+            raise ValueError("not what was written")
+        return {step: parse_checksums(found) for step, found in content["checkpoints"].items()}
+    except (UserError, AttributeError, KeyError, ValueError) as error:
         raise UserError(
             f"{path} was changed or is damaged",
             "the file as it was written",
