@@ -38,10 +38,10 @@ def check_checkpoints(folder: Path) -> None:
 class Checkpointer:
     """Checkpoints of one training phase: the newest, and the best by rank. They are written in the background.
 
-    A checkpoint holds the state and a JSON dict (data position, seconds spent). Orbax writes beside and
-    renames, so a killed write leaves no checkpoint; its temporary files are deleted here. FOLDER/checksums.json has the
-    checksums of each checkpoint's files, from when it is complete, and one of its own. One that was damaged since is deleted if there is
-    another, with a note.
+    A checkpoint holds the state and a JSON dict (data position, seconds spent). Orbax writes beside and renames, so a
+    killed write leaves no checkpoint; its temporary files are deleted here. FOLDER/checksums.json has the checksums of
+    each checkpoint's files, from when it is complete, and one of its own. A checkpoint that was damaged since is
+    deleted if there is another, with a note.
 
     Args:
       folder: of the checkpoints.
