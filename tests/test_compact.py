@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -8,17 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seeds import some
 
-from nash_jax.axes import param_axes
+from nash_jax.axes import mask_sites, param_axes
 from nash_jax.models.layers import RMSNorm
+from nash_jax.models.placement import place_model
 from nash_jax.pruning import hard_concrete as hc
-from nash_jax.pruning.compact import compact, kept_positions, removed_fraction
+from nash_jax.pruning.compact import compact, cut, fold, kept_positions, removed_fraction
 from nash_jax.pruning.final_masks import final_masks
 from nash_jax.pruning.gates import HardConcreteGates, gate_groups
 from nash_jax.pruning.lagrangian import Constraint, expected_size, prunable_size, size_terms
+from nash_jax.runtime.mesh import make_mesh
+from nash_jax.runtime.sharding import to_host
 from nash_jax.runtime.stored import StoredArray
-from nash_jax.spec import DecoderLayer, EncoderLayer
+from nash_jax.spec import DecoderLayer, EncoderLayer, dense_spec
 from nash_jax.testing import random_batch, random_masks, random_params, random_spec
-from nash_jax.tree import count_params, flatten, map_with_path
+from nash_jax.tree import count_params, flatten, map_with_path, unflatten
 
 seeds = st.integers(0, 2**32 - 1)
 KINDS = ["heads", "units", "sublayers", "embed", "heads units sublayers embed"]
@@ -226,6 +230,9 @@ def test_stored_arrays_stay_stored_and_parts_are_those_of_the_whole():
         return StoredArray(leaf.shape, read, leaf.dtype)
 
     narrow, small = compact(spec, map_with_path(stored, params), masks)
+    folded = fold(map_with_path(stored, params), masks, param_axes(spec), mask_sites(spec))
+    kept = {"vocab": np.arange(spec.vocab_size - 3)}
+    _, fewer = cut(spec, flatten(map_with_path(stored, params)), kept)
     assert not asked
     whole_spec, whole = compact(spec, params, masks)
     assert narrow == whole_spec
@@ -233,7 +240,28 @@ def test_stored_arrays_stay_stored_and_parts_are_those_of_the_whole():
         assert leaf.shape == flatten(whole)[path].shape
         part = tuple(slice(0, max(1, size // 2)) for size in leaf.shape)
         np.testing.assert_array_equal(leaf[part], flatten(whole)[path][part])
-    assert_same_bits(map_with_path(lambda _, leaf: np.asarray(leaf), small), whole)
+    assert_same_bits(to_host(small), whole)
+    assert_same_bits(to_host(unflatten(folded)), unflatten(fold(params, masks, param_axes(spec), mask_sites(spec))))
+    assert_same_bits(to_host(fewer), cut(spec, flatten(params), kept)[1])
+
+
+@pytest.mark.parametrize("mesh", ["fsdp:4", "data:2,model:2"])
+def test_arrays_that_are_split_over_devices_stay_there(mesh):
+    """Folded and cut on the devices that have their parts: the numbers of the host, bit for bit."""
+    mesh = make_mesh(mesh, jax.devices()[:4])
+    spec = dense_spec(vocab_size=24, d_model=8, d_ff=12, num_heads=4, encoder_layers=1, decoder_layers=1)
+    params, masks = random_params(spec), random_masks(spec, 3)
+    placed, axes, sites = place_model(spec, params, mesh), param_axes(spec), mask_sites(spec)
+    folded = fold(placed, masks, axes, sites)
+    assert_same_bits(to_host(unflatten(folded)), unflatten(fold(params, masks, axes, sites)))
+    (narrow, small), (expected_spec, expected) = compact(spec, placed, masks), compact(spec, params, masks)
+    assert narrow == expected_spec != spec
+    assert_same_bits(to_host(small), expected)
+    kept = {"vocab": np.arange(spec.vocab_size - 3)}
+    assert_same_bits(to_host(cut(spec, flatten(placed), kept)[1]), cut(spec, flatten(params), kept)[1])
+    for path, leaf in folded.items():
+        assert leaf.sharding.is_equivalent_to(flatten(placed)[path].sharding, leaf.ndim), path
+    assert all(len(leaf.sharding.device_set) == 4 for leaf in flatten(small).values())
 
 
 def test_dtypes_are_kept():

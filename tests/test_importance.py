@@ -12,16 +12,23 @@ from test_layer_importance import token_losses
 
 from nash_jax.config.schema import ModelConfig
 from nash_jax.errors import UserError
+from nash_jax.models.placement import place_model
 from nash_jax.pruning import hard_concrete as hc
 from nash_jax.pruning.budget import close_least_important, initial_log_alpha
 from nash_jax.pruning.compact import compact, masked_fraction, removed_fraction
-from nash_jax.pruning.importance import gradient_importance, open_masks
+from nash_jax.pruning.importance import IMPORTANCES, gradient_importance, open_masks
 from nash_jax.pruning.lagrangian import Constraint, SizeTerm
 from nash_jax.pruning.methods import METHODS, make_constraints, make_gates, target_sparsities
 from nash_jax.pruning.objective import PruningObjective
+from nash_jax.ragged import Ragged
 from nash_jax.recipe.calibration import Calibration
+from nash_jax.recipe.layer_importance import ForcedLoss
+from nash_jax.recipe.prune_at_once import fit_outputs
+from nash_jax.runtime.mesh import make_mesh
+from nash_jax.runtime.sharding import to_host
 from nash_jax.spec import DecoderLayer, EncoderLayer, dense_spec
 from nash_jax.testing import random_batch, random_params, random_spec
+from nash_jax.tree import flatten
 
 ROWS = 4
 SPEC = random_spec(  # two kinds of biases, norms after the sub-layers: what T5 has not
@@ -37,7 +44,7 @@ def measured():
     """Kind of importance → what was measured on one batch, given in two parts."""
     parts = [{name: rows[part] for name, rows in BATCH.items()} for part in (slice(0, 2), slice(2, 4))]
     whole = Calibration(SPEC, PARAMS, parts, ModelConfig())
-    return {kind: whole.importance(kind) for kind in ("fisher", "taylor", "activation")}
+    return {kind: whole.importance(kind) for kind in IMPORTANCES}
 
 
 def slopes(logits, change):
@@ -77,6 +84,29 @@ def test_all_that_can_be_pruned_is_measured(measured):
     for found in measured.values():
         assert {name: np.shape(value) for name, value in found.items()} == wanted
         assert all(np.isfinite(value).all() and (value >= 0).all() for value in found.values())
+
+
+@pytest.mark.parametrize("mesh", ["fsdp:4", "data:2,model:2"])
+def test_a_model_that_is_split_over_devices(mesh):
+    """Importances, Gram matrices, losses, outputs fitted to a cut: what one device finds."""
+    spec = dense_spec(vocab_size=24, d_model=8, d_ff=12, num_heads=2, encoder_layers=1, decoder_layers=1)
+    params, batch, config = random_params(spec, 1, scale=0.3), random_batch(spec, 1, rows=ROWS), ModelConfig()
+    pairs = tuple(Ragged.from_lists(batch[name].tolist()) for name in ("input_ids", "labels"))
+    masks = {axis: np.arange(size) % 2 for axis, size in spec.sublayers().values()}
+    found = []
+    for own in (None, make_mesh(mesh, jax.devices()[:4])):
+        calibration = Calibration(spec, params, [batch], config, mesh=own)
+        sums = {f"{kind} {k}": v for kind in IMPORTANCES for k, v in calibration.importance(kind).items()}
+        placed, fitted = place_model(spec, params, own), fit_outputs(calibration, spec, params, masks)
+        loss = ForcedLoss(pairs, spec.pad_id, config, own)
+        found.append(sums | calibration.grams(masks) | flatten(to_host(fitted)) | {"loss": loss(spec, placed)})
+    assert len(flatten(placed)["encoder/layers_0/ffn/wo"].sharding.device_set) == 4
+    one, split = found
+    assert split.keys() == one.keys() and not np.array_equal(
+        one["encoder/layers_0/ffn/wo"], flatten(params)["encoder/layers_0/ffn/wo"]
+    )
+    for name, value in one.items():
+        np.testing.assert_allclose(split[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_activations_by_hand():

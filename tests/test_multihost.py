@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 from commands import LIMIT
-from processes import COMMAND, ROWS, SETTINGS, finish, losses, start
+from processes import COMMAND, ROWS, SETTINGS, finish, losses, outcome, start
+from safetensors.numpy import load_file
 from seeds import in_turn
 from small_run import make_flags
 
@@ -52,6 +53,35 @@ def test_two_processes_train_as_one(mesh: str, command: list[str], tmp_path: Pat
     first, second = (nash_jax.load(folder / "export") for folder in (alone, together))
     assert second.generate(["fade", "cab"]) == first.generate(["fade", "cab"])
     assert not [p for p in together.rglob("*") if ".partial" in p.name or ".nash_jax" in p.name]
+
+
+@in_turn
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "oneshot", "shorten.vocabulary": True, "prune.distill.logits": 0.0},
+        {"method": "cofi", "prune.sparsity": 0.3, "prune.gate_learning_rate": 0.01},
+    ],
+    ids=["at once, with a smaller vocabulary", "gates of the width"],
+)
+def test_what_is_computed_on_parts_is_what_one_device_computes(
+    settings: dict[str, object], command: list[str], tmp_path: Path
+) -> None:
+    """Layers chosen by losses, importances, outputs fitted; a model evaluated under its gates."""
+    command = [*command, *(f"--config.{name}={value}" for name, value in settings.items())]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    started = start([*command, f"--workdir={alone}"], processes=1, devices=1)
+    started += start([*command, "--config.mesh=fsdp:2", f"--workdir={together}"], processes=2, devices=1)
+    finish(started)
+    one, two = losses(alone), losses(together)
+    assert two == pytest.approx(one, rel=1e-5) and ("retrain", 4) in one
+    reports = [json.loads((folder / "report.json").read_text()) for folder in (alone, together)]
+    for key, value in reports[0].get("cutting", {"losses": {}})["losses"].items():
+        assert reports[1]["cutting"]["losses"][key] == pytest.approx(value, rel=1e-5)
+    assert outcome(together) == outcome(alone)
+    masks = load_file(alone / "prune" / "masks.safetensors")
+    assert any((mask == 0).any() for mask in masks.values())
+    assert ("embed" in masks) == (settings["method"] == "cofi")
 
 
 # A model spread over both processes: its batch, its gathering, its checkpoint, and what the main process says.

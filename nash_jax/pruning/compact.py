@@ -1,14 +1,20 @@
-"""From a masked dense model to a narrower one with the same function: fold, then slice. Host side."""
+"""From a masked dense model to a narrower one with the same function: fold, then slice.
 
+On the host, unless the arrays are split over devices: then each device works on its part.
+"""
+
+import functools
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from nash_jax.axes import leaf_shapes, mask_sites, param_axes
 from nash_jax.errors import UserError, did_you_mean
 from nash_jax.pruning.lagrangian import prunable_size, size_terms
-from nash_jax.runtime.stored import StoredArray
+from nash_jax.runtime.stored import change_array
 from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
 
@@ -58,20 +64,24 @@ def fold(
     masks: Mapping[str, Any],
     axes: Mapping[str, tuple[str, ...]],
     sites: Mapping[str, tuple[str, ...]],
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """Flat parameters with the mask values multiplied into the places where the masks act.
 
     Args:
-      params: parameters of the masked model.
+      params: parameters of the masked model; what becomes of stored and split ones is as in `compact`.
       masks: mask values by name.
       axes: parameter path → axis names.
       sites: parameter path → masks that fold there.
     """
-    flat = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
-    return {path: _fold_leaf(leaf, axes[path], masks, sites.get(path, ())) for path, leaf in flat.items()}
+
+    def folded(path: str, leaf: Any) -> Any:
+        own = functools.partial(_fold_leaf, axes=axes[path], masks=masks, sites=sites.get(path, ()))
+        return change_array(leaf, leaf.shape, own)
+
+    return {path: folded(path, leaf) for path, leaf in flatten(params).items()}
 
 
-def _fold_leaf(leaf: np.ndarray, axes: tuple[str, ...], masks: Mapping[str, Any], sites: Iterable[str]) -> np.ndarray:
+def _fold_leaf(leaf: Any, axes: tuple[str, ...], masks: Mapping[str, Any], sites: Iterable[str]) -> Any:
     """One parameter times the masks that fold there; the same array where these are ones."""
     for name in sites:
         value = np.asarray(masks.get(name, 1), leaf.dtype)
@@ -81,8 +91,12 @@ def _fold_leaf(leaf: np.ndarray, axes: tuple[str, ...], masks: Mapping[str, Any]
             shape = [1] * leaf.ndim
             shape[axes.index(name)] = -1
             value = value.reshape(shape)
-        leaf = leaf * value
+        leaf = leaf * value if isinstance(leaf, np.ndarray) else _multiply(leaf, value)
     return leaf
+
+
+_multiply = jax.jit(operator.mul)  # of arrays that several processes hold together
+_take = jax.jit(lambda leaf, positions, dim: leaf.take(positions, axis=dim), static_argnums=2)
 
 
 def compact(spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, Any]) -> tuple[ModelSpec, dict[str, Any]]:
@@ -96,7 +110,8 @@ def compact(spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, Any]
 
     Returns:
       The narrower spec and its parameters, NumPy arrays of the same dtypes. Of a `StoredArray` another one, which reads
-      and narrows the whole array for each part that is asked for.
+      and narrows the whole array for each part that is asked for; of an array that is split over devices another that
+      is.
 
     Raises:
       UserError: as `check_masks`.
@@ -116,23 +131,17 @@ def compact(spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, Any]
     left = {name: np.asarray(mask)[keep[name]] if np.ndim(mask) else mask for name, mask in masks.items()}
     flat, narrow = flatten(params), spec.pruned({axis: positions.tolist() for axis, positions in keep.items()})
 
-    def smaller(path: str) -> np.ndarray:
-        leaf = take_kept(np.asarray(flat[path]), axes[path], keep)
-        return _fold_leaf(leaf, axes[path], left, sites.get(path, ()))
+    def smaller(path: str, shape: tuple[int, ...]) -> Any:
+        def narrowed(leaf: Any) -> Any:
+            return _fold_leaf(take_kept(leaf, axes[path], keep), axes[path], left, sites.get(path, ()))
 
-    def stored(path: str, shape: tuple[int, ...]) -> StoredArray:
-        return StoredArray(shape, lambda index: smaller(path)[index], flat[path].dtype)
+        return change_array(flat[path], shape, narrowed)
 
-    small = {  # one after the other: nothing but the result is held beside `params`
-        path: stored(path, shape) if isinstance(flat[path], StoredArray) else smaller(path)
-        for path, shape in leaf_shapes(narrow).items()
-    }
-    return narrow, unflatten(small)
+    # one after the other: nothing but the result is held beside `params`
+    return narrow, unflatten({path: smaller(path, shape) for path, shape in leaf_shapes(narrow).items()})
 
 
-def cut(
-    spec: ModelSpec, flat: Mapping[str, np.ndarray], keep: Mapping[str, np.ndarray]
-) -> tuple[ModelSpec, dict[str, Any]]:
+def cut(spec: ModelSpec, flat: Mapping[str, Any], keep: Mapping[str, np.ndarray]) -> tuple[ModelSpec, dict[str, Any]]:
     """The model that is left when only some positions of its axes are kept, also of `vocab` and `encoder_vocab`.
 
     Args:
@@ -141,16 +150,20 @@ def cut(
       keep: axis name → increasing positions; axes that are not named stay whole.
 
     Returns:
-      The narrower spec and its parameters, nested.
+      The narrower spec and its parameters, nested, as those of `compact`.
 
     Raises:
       UserError: as `ModelSpec.pruned`.
     """
     axes, narrow = param_axes(spec), spec.pruned({axis: positions.tolist() for axis, positions in keep.items()})
-    return narrow, unflatten({path: take_kept(flat[path], axes[path], keep) for path in param_axes(narrow)})
+
+    def smaller(path: str, shape: tuple[int, ...]) -> Any:
+        return change_array(flat[path], shape, functools.partial(take_kept, axes=axes[path], keep=keep))
+
+    return narrow, unflatten({path: smaller(path, shape) for path, shape in leaf_shapes(narrow).items()})
 
 
-def take_kept(leaf: np.ndarray, axes: tuple[str, ...], keep: Mapping[str, np.ndarray]) -> np.ndarray:
+def take_kept(leaf: Any, axes: tuple[str, ...], keep: Mapping[str, np.ndarray]) -> Any:
     """One parameter with only the kept positions of each of its named axes.
 
     Args:
@@ -160,8 +173,9 @@ def take_kept(leaf: np.ndarray, axes: tuple[str, ...], keep: Mapping[str, np.nda
     """
     for dim, axis in enumerate(axes):
         if axis in keep and len(keep[axis]) < leaf.shape[dim]:
-            leaf = np.take(leaf, keep[axis], axis=dim)
-    return np.ascontiguousarray(leaf)
+            own = isinstance(leaf, np.ndarray)
+            leaf = np.take(leaf, keep[axis], axis=dim) if own else _take(leaf, keep[axis], dim)
+    return np.ascontiguousarray(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
 def removed_fraction(dense: ModelSpec, pruned: ModelSpec, side: str = "") -> float:

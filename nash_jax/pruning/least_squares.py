@@ -114,17 +114,28 @@ def refit_outputs(
       damping: λ.
 
     Returns:
-      Parameters of the same shapes and dtypes, NumPy.
+      Parameters of the same shapes and dtypes; those that are fitted are NumPy's, the others as they came.
     """
-    flat = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+    return unflatten(flatten(params) | refitted_outputs(spec, params, masks, grams, damping))
+
+
+def refitted_outputs(
+    spec: ModelSpec,
+    params: Mapping[str, Any],
+    masks: Mapping[str, np.ndarray],
+    grams: Mapping[str, np.ndarray],
+    damping: float = DAMPING,
+) -> dict[str, np.ndarray]:
+    """As `refit_outputs`: path → what is fitted, alone."""
+    flat, found = flatten(params), dict[str, np.ndarray]()
     for path, names in param_axes(spec).items():
         axis = names[0]
         if path.rpartition("/")[2] in ("out", "wo") and axis in grams and np.any(np.asarray(masks[axis]) == 0):
-            weight, bias = flat[path], flat.get(f"{path}_bias")
+            weight, bias = np.asarray(flat[path]), flat.get(f"{path}_bias")
             matrix = weight.reshape(-1, weight.shape[-1])
             kept = np.repeat(np.asarray(masks[axis]) != 0, len(matrix) // len(masks[axis]))
             new, shift = refit(matrix, kept, grams[axis], bias=bias is not None, damping=damping)
-            flat[path] = new.reshape(weight.shape).astype(weight.dtype)
+            found[path] = new.reshape(weight.shape).astype(weight.dtype)
             if bias is not None:
-                flat[f"{path}_bias"] = (bias + shift).astype(bias.dtype)
-    return unflatten(flat)
+                found[f"{path}_bias"] = (np.asarray(bias) + shift).astype(bias.dtype)
+    return found

@@ -1,15 +1,17 @@
 """What is measured on some training rows before anything is trained: importances, Gram matrices, losses."""
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from nash_jax.config.schema import ModelConfig
 from nash_jax.data.pipeline import Batches
+from nash_jax.models.placement import place_model
 from nash_jax.pruning.importance import (
     activation_importance,
     gradient_importance,
@@ -19,12 +21,15 @@ from nash_jax.pruning.importance import (
 )
 from nash_jax.pruning.least_squares import gram_matrix
 from nash_jax.recipe.layer_importance import BATCH_SIZE
+from nash_jax.runtime.mesh import use_mesh
 from nash_jax.runtime.progress import Progress
+from nash_jax.runtime.sharding import place_batch, to_host
 from nash_jax.spec import ModelSpec
 from nash_jax.training.losses import Batch, shift_right
 from nash_jax.training.steps import build_student
 
 Sums = dict[str, np.ndarray]
+_MOST_GRAM = 2**27  # numbers of Gram matrices that are measured together: a GiB in float64
 
 
 def first_batches(batches: Batches, num_rows: int) -> list[dict[str, np.ndarray]]:
@@ -42,7 +47,7 @@ def first_batches(batches: Batches, num_rows: int) -> list[dict[str, np.ndarray]
 
 
 class Calibration:
-    """A model and some rows, on one device; every process computes the whole.
+    """A model and some rows.
 
     Args:
       spec: the model.
@@ -50,14 +55,18 @@ class Calibration:
       batches: rows, from `first_batches`.
       config: compute dtype, and whether activations are computed again in the backward pass.
       stage: whose progress it is.
+      mesh: the devices that the model is split over; None: one device, on which every process computes the whole.
+
+    Attributes:
+      mesh: the same.
     """
 
     def __init__(
         self, spec: ModelSpec, params: Mapping[str, Any], batches: Sequence[Mapping[str, np.ndarray]],
-        config: ModelConfig, stage: str = "prune",
+        config: ModelConfig, stage: str = "prune", mesh: Mesh | None = None,
     ) -> None:  # fmt: skip
-        self._spec, self._config, self._stage = spec, config, stage
-        self._params, self._batches = jax.device_put(params), batches
+        self._spec, self._config, self._stage, self.mesh = spec, config, stage, mesh
+        self._params, self._batches = place_model(spec, params, mesh), batches
 
     def importance(self, kind: str) -> Sums:
         """Importance of all that can be pruned, and of whole layers, float64.
@@ -75,11 +84,32 @@ class Calibration:
         """The sum over all batches, in float64."""
         progress, sums = Progress(self._stage, len(self._batches), 0, unit="batch"), Sums()
         for number, batch in enumerate(self._batches, 1):
-            for key, value in jax.device_get(measure(self._params, batch)).items():
+            with use_mesh(self.mesh):
+                found = measure(self._params, batch if self.mesh is None else place_batch(self.mesh, batch))
+            for key, value in to_host(found).items():
                 sums[key] = np.asarray(value, np.float64) + sums.get(key, 0.0)
             progress.update(number, lambda: name)
         progress.close()
         return sums
+
+
+def gram_groups(spec: ModelSpec, axes: Collection[str]) -> Iterator[list[str]]:
+    """Axes of heads and units, in groups whose Gram matrices fit into memory together.
+
+    Args:
+      spec: the model.
+      axes: of sub-layers that are not empty.
+    """
+    sizes, group, total = spec.axis_sizes(), list[str](), 0
+    for axis in axes:
+        width = sizes[axis] * (1 if axis.endswith(".units") else spec.head_dim_of(axis.partition(".")[0]))
+        if group and total + width**2 > _MOST_GRAM:
+            yield group
+            group, total = [], 0
+        group.append(axis)
+        total += width**2
+    if group:
+        yield group
 
 
 def _run(spec: ModelSpec, config: ModelConfig, params: Any, batch: Batch, masks: Any, **options: Any) -> Any:

@@ -26,13 +26,13 @@ from nash_jax.evaluation.metrics import METRICS
 from nash_jax.generation.engine import Engine
 from nash_jax.generation.options import GenerationOptions
 from nash_jax.models.initialize import init_params
-from nash_jax.models.placement import model_shardings
+from nash_jax.models.placement import place_model
 from nash_jax.ragged import Ragged
 from nash_jax.recipe.initial_model import output_start
 from nash_jax.recipe.labels import RunLabels, choose_targets
 from nash_jax.recipe.vocabulary import RunVocabulary
 from nash_jax.recipe.workdir import Workdir
-from nash_jax.runtime.sharding import place_params, splits_params, to_host
+from nash_jax.runtime.sharding import splits_params, to_host
 from nash_jax.seq2seq import Seq2Seq, load
 from nash_jax.spec import ModelSpec
 from nash_jax.training.planned_shapes import fresh_spec
@@ -223,9 +223,12 @@ class RunContext:
 
     def own_parts(self, spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters as processes write them together: where the mesh splits them, each its own part."""
-        if splits_params(self.mesh):
-            return place_params(self.mesh, params, model_shardings(self.mesh, spec))
-        return to_host(params)
+        return to_host(params) if self.split_mesh is None else place_model(spec, params, self.split_mesh)
+
+    @property
+    def split_mesh(self) -> Mesh | None:
+        """The devices that models are split over; None where each has them whole."""
+        return self.mesh if splits_params(self.mesh) else None
 
     def model(self, stage: str) -> Model:
         """The model that a finished stage wrote."""

@@ -9,13 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from nash_jax.config.schema import Config, DistillConfig, ModelConfig, TaskConfig
 from nash_jax.data.pipeline import assign_buckets, choose_shapes, tokenize
+from nash_jax.models.placement import place_model
 from nash_jax.pruning.layer_selection import Candidates, Loss, drop_least_important, select_layers
 from nash_jax.ragged import Ragged
+from nash_jax.runtime.mesh import use_mesh
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 from nash_jax.runtime.progress import Progress
+from nash_jax.runtime.sharding import place_batch
 from nash_jax.spec import ModelSpec
 from nash_jax.training.losses import Batch, StudentLoss
 from nash_jax.training.planned_shapes import depths_of, find_candidates
@@ -88,16 +92,21 @@ class ForcedLoss:
       pairs: source and target ids to measure on.
       pad_id: padding token id.
       config: compute dtype.
+      mesh: the devices that models are split over; None: one device.
     """
 
-    def __init__(self, pairs: tuple[Ragged, Ragged], pad_id: int, config: ModelConfig) -> None:
+    def __init__(
+        self, pairs: tuple[Ragged, Ragged], pad_id: int, config: ModelConfig, mesh: Mesh | None = None
+    ) -> None:
         batches = make_batches(*pairs, pad_id)
         self._config, self._num_tokens = config, sum(int(np.sum(batch["labels"] != pad_id)) for batch in batches)
-        self._batches = jax.device_put(batches)
+        self._batches: list[Any] = jax.device_put(batches) if mesh is None else [place_batch(mesh, b) for b in batches]
+        self._mesh = mesh
 
     def __call__(self, spec: ModelSpec, params: Any) -> float:
-        """The loss of a model whose parameters are on the device."""
-        sums = [sum_losses(spec, self._config, params, batch) for batch in self._batches]
+        """The loss of a model whose parameters are on the devices, as `place_model` places them."""
+        with use_mesh(self._mesh):
+            sums = [sum_losses(spec, self._config, params, batch) for batch in self._batches]
         return math.fsum(map(float, jax.device_get(sums))) / self._num_tokens
 
 
@@ -105,20 +114,22 @@ class ShortenedLoss:
     """`ForcedLoss` of a model that keeps some of its layers.
 
     `sum_losses` is compiled once for each shape of batches and each shorter spec: where layers are alike, for each pair
-    of depths. Every process computes the whole on one device of its own.
+    of depths.
 
     Args:
       spec: the deep model.
       params: its parameters.
       pairs: source and target ids to measure on.
       config: its compute dtype.
+      mesh: the devices that it is split over; None: one device, on which every process computes the whole.
     """
 
     def __init__(
-        self, spec: ModelSpec, params: Mapping[str, Any], pairs: tuple[Ragged, Ragged], config: ModelConfig
-    ) -> None:
-        self._spec, self._params = spec, jax.device_put(params)
-        self._loss = ForcedLoss(pairs, spec.pad_id, config)
+        self, spec: ModelSpec, params: Mapping[str, Any], pairs: tuple[Ragged, Ragged], config: ModelConfig,
+        mesh: Mesh | None = None,
+    ) -> None:  # fmt: skip
+        self._spec, self._params = spec, place_model(spec, params, mesh)
+        self._loss = ForcedLoss(pairs, spec.pad_id, config, mesh)
 
     def __call__(self, encoder: Sequence[int], decoder: Sequence[int]) -> float:
         """The loss with these layers alone."""

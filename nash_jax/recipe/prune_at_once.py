@@ -5,25 +5,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 from safetensors.numpy import load_file, save_file
 
 from nash_jax.axes import mask_sites, param_axes
 from nash_jax.errors import UserError
+from nash_jax.models.placement import place_model
 from nash_jax.pruning.budget import close_least_important, initial_log_alpha
 from nash_jax.pruning.compact import fold
 from nash_jax.pruning.gates import HardConcreteGates
 from nash_jax.pruning.lagrangian import Constraint
-from nash_jax.pruning.least_squares import refit_outputs
+from nash_jax.pruning.least_squares import refitted_outputs
 from nash_jax.pruning.methods import METHODS, make_constraints, make_gates, target_sparsities
-from nash_jax.recipe.calibration import Calibration, first_batches
+from nash_jax.recipe.calibration import Calibration, first_batches, gram_groups
 from nash_jax.recipe.context import RunContext
 from nash_jax.recipe.layer_importance import ForcedLoss, tokenize_first
 from nash_jax.runtime.files import read_json, write_text
 from nash_jax.runtime.multihost import broadcast_from_host0, is_host0
 from nash_jax.spec import ModelSpec
-from nash_jax.tree import unflatten
+from nash_jax.tree import flatten, unflatten
 
 
 def prune_at_once(context: RunContext, folder: Path) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def prune_at_once(context: RunContext, folder: Path) -> dict[str, Any]:
       `losses` per target token on the first validation rows: of the model as it came (`before`), `cut`, and `fitted`;
       `importance` of whole layers and sub-layers.
     """
-    spec, params = context.model("shorten")
+    spec, params = context.stored("shorten")
     calibration = _calibrate(context, spec, params)
     masks, found = _masks_of(context, spec, calibration)
     fitted = fit_outputs(calibration, spec, params, masks)
@@ -45,9 +46,9 @@ def prune_at_once(context: RunContext, folder: Path) -> dict[str, Any]:
     if is_host0():
         save_file(masks, folder / "masks.safetensors")
     pairs = tokenize_first(context.rows["validation"], context.tokenizer_of("prune"), context.config.task, folder)
-    loss = ForcedLoss(pairs, spec.pad_id, context.config.model)
+    loss = ForcedLoss(pairs, spec.pad_id, context.config.model, context.split_mesh)
     models = {"before": (params, {}), "cut": (params, masks), "fitted": (fitted, masks)}
-    losses = {name: loss(spec, _masked(spec, *model)) for name, model in models.items()}
+    losses = {name: loss(spec, _masked(spec, *model, context.split_mesh)) for name, model in models.items()}
     return {"steps": 0, "expected_encoder_sparsity": 0.0, "losses": losses, "importance": _coarse(found)}
 
 
@@ -66,7 +67,9 @@ def _masks_of(
 def fit_outputs(
     calibration: Calibration, spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """Parameters whose output projections are fitted to what masks leave, as `refit_outputs`.
+    """Parameters whose output projections are fitted to what masks leave, as `refit_outputs` does.
+
+    What is fitted is split over the calibration's mesh where it has one, and all else as it came.
 
     Args:
       calibration: of the model, with the rows to fit on.
@@ -74,8 +77,11 @@ def fit_outputs(
       params: its parameters.
       masks: of heads and units, zeros and ones.
     """
-    narrowed = [axis for axis, mask in masks.items() if not mask.all()]
-    return refit_outputs(spec, params, masks, calibration.grams(narrowed) if narrowed else {})
+    flat = flatten(params)
+    for group in gram_groups(spec, [axis for axis, mask in masks.items() if not mask.all()]):
+        fitted: Mapping[str, Any] = refitted_outputs(spec, params, masks, calibration.grams(group))
+        flat |= fitted if calibration.mesh is None else flatten(place_model(spec, unflatten(fitted), calibration.mesh))
+    return unflatten(flat)
 
 
 def importance_start(
@@ -107,7 +113,7 @@ def importance_start(
 def _calibrate(context: RunContext, spec: ModelSpec, params: Any) -> Calibration:
     own = context.config.prune
     rows = first_batches(context.batches(own, "prune"), own.importance_rows)
-    return Calibration(spec, params, rows, context.config.model)
+    return Calibration(spec, params, rows, context.config.model, mesh=context.split_mesh)
 
 
 def _of_gates(found: Mapping[str, np.ndarray], gates: HardConcreteGates) -> dict[str, np.ndarray]:
@@ -129,9 +135,9 @@ def _agreed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.asarray(value, np.float32) for name, value in lists.items()}
 
 
-def _masked(spec: ModelSpec, params: Any, masks: Mapping[str, np.ndarray]) -> Any:
-    """Parameters on the device with the masks of heads and units folded in."""
-    return jax.device_put(unflatten(fold(params, masks, param_axes(spec), mask_sites(spec))))
+def _masked(spec: ModelSpec, params: Any, masks: Mapping[str, np.ndarray], mesh: Mesh | None) -> Any:
+    """Parameters on the devices with the masks of heads and units folded in."""
+    return place_model(spec, unflatten(fold(params, masks, param_axes(spec), mask_sites(spec))), mesh)
 
 
 def _coarse(found: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -105,7 +105,7 @@ class PrunePhase:
 
     def _masked(self, state: Any, masks: dict[str, np.ndarray]) -> Engine:
         """The model under the masks, ready to generate: folded, or cut where the norms depend on what is kept."""
-        params = to_host(state["params"]["model"])
+        params = state["params"]["model"]
         if "embed" in masks:
             small = compact(self._spec, params, masks)
             return Engine(*small, self._dtype, mesh=self._mesh)

@@ -15,13 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nash_jax.axes import sublayer_path
 from nash_jax.config.schema import ModelConfig
 from nash_jax.models import build
 from nash_jax.pruning.distill import logits_loss
 from nash_jax.pruning.layer_selection import choose_layers, select_layers
-from nash_jax.pruning.least_squares import refit_outputs
-from nash_jax.recipe.calibration import Calibration
+from nash_jax.pruning.least_squares import refitted_outputs
+from nash_jax.recipe.calibration import Calibration, gram_groups
 from nash_jax.runtime.progress import Progress
 from nash_jax.spec import SIDES, ModelSpec
 from nash_jax.training.losses import shift_right
@@ -30,7 +29,6 @@ from nash_jax.tree import flatten, unflatten
 Batches = Sequence[Mapping[str, np.ndarray]]
 _MOST_ROWS = 128  # that a KL is taken of
 _MOST_LOGITS = 2**27  # numbers of the dense model's logits that are kept in memory: half a GiB
-_MOST_GRAM = 2**27  # numbers of Gram matrices that are measured together: a GiB in float64
 
 
 class Harm(NamedTuple):
@@ -117,37 +115,21 @@ def _narrowed(
     spec: ModelSpec, params: Mapping[str, Any], calibration: Calibration, importance: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, Iterator[tuple[int, dict[str, np.ndarray]]]]]:
     """Sub-layer → its sizes, each with the parameters that change; the whole size without any."""
-    sublayers = {name: own for name, own in spec.sublayers().items() if own[1]}
-    for group in _groups(spec, {name: axis for name, (axis, _) in sublayers.items()}):
-        grams = calibration.grams([sublayers[name][0] for name in group])
-        for name in group:
-            axis, whole = sublayers[name]
-            narrow = functools.partial(_fitted_leaves, spec, params, name, {axis: grams[axis]}, importance[axis])
+    sublayers = {axis: (name, whole) for name, (axis, whole) in spec.sublayers().items() if whole}
+    for group in gram_groups(spec, sublayers):
+        grams = calibration.grams(group)
+        for axis in group:
+            name, whole = sublayers[axis]
+            narrow = functools.partial(_fitted_leaves, spec, params, {axis: grams[axis]}, importance[axis])
             yield name, ((size, narrow(size) if size < whole else {}) for size in sizes_to_try(whole))
 
 
-def _groups(spec: ModelSpec, axes: Mapping[str, str]) -> Iterator[list[str]]:
-    """Sub-layers in groups whose Gram matrices fit into memory together."""
-    sizes, group, total = spec.axis_sizes(), list[str](), 0
-    for name, axis in axes.items():
-        width = sizes[axis] * (1 if axis.endswith(".units") else spec.head_dim_of(name.partition(".")[0]))
-        if group and total + width**2 > _MOST_GRAM:
-            yield group
-            group, total = [], 0
-        group.append(name)
-        total += width**2
-    yield group
-
-
 def _fitted_leaves(
-    spec: ModelSpec, params: Mapping[str, Any], name: str, grams: Mapping[str, np.ndarray], importance: np.ndarray,
-    size: int,
+    spec: ModelSpec, params: Mapping[str, Any], grams: Mapping[str, np.ndarray], importance: np.ndarray, size: int
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Output projection, and its bias, of a sub-layer that keeps so many heads or units; rows of others are 0."""
     (axis,) = grams
-    fitted = flatten(refit_outputs(spec, params, {axis: most_important(importance, size)}, grams))
-    path, leaf = sublayer_path(name), "wo" if name.endswith(".ffn") else "out"
-    return {p: fitted[p] for p in (f"{path}/{leaf}", f"{path}/{leaf}_bias") if p in fitted}
+    return refitted_outputs(spec, params, {axis: most_important(importance, size)}, grams)
 
 
 class _Divergence:

@@ -18,7 +18,6 @@ from nash_jax.recipe.layer_importance import (
 )
 from nash_jax.recipe.prepare_data import check_sizes
 from nash_jax.recipe.vocabulary import RunVocabulary, choose_vocabulary, compare_sizes
-from nash_jax.runtime.stored import read_stored
 from nash_jax.spec import SIDES, ModelSpec
 
 
@@ -64,7 +63,7 @@ def choose_layers(
     if all(len(own.layers) <= own.keep for own in sides.values()):
         return {side: list(own.layers) for side, own in sides.items()}, {}
     pairs = tokenize_first(context.rows["validation"], context.tokenizer, config.task, folder)
-    kept, steps = measure_layers(sides, ShortenedLoss(spec, read_stored(params), pairs, config.model))
+    kept, steps = measure_layers(sides, ShortenedLoss(spec, params, pairs, config.model, context.split_mesh))
     return kept, {"importance": steps}
 
 

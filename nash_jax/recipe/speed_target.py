@@ -29,6 +29,6 @@ def dense_table(context: RunContext, folder: Path) -> LatencyTable:
     """
     path = folder / "latency.json"
     if is_host0() and not path.exists():
-        save_table(get_table(context.model("finetune")[0], setup_of(context.config)), path)
+        save_table(get_table(context.stored("finetune")[0], setup_of(context.config)), path)
     barrier("latency table")
     return read_table(path)

@@ -78,7 +78,7 @@ def prune(context: RunContext, folder: Path) -> dict[str, Any]:
     )
     objective, start = phase.objective, None
     if config.init == "importance":
-        start = importance_start(context, folder, *context.model("shorten"), objective.gates, objective.constraints)
+        start = importance_start(context, folder, *context.stored("shorten"), objective.gates, objective.constraints)
     trained = {"model": params} | objective.initial_params(jax.random.key(context.seed("gates")), start)
     best, result = _train(context, "prune", folder, spec, trained, batches, phase.evaluate, objective)
     masks, expected = phase.result(best)

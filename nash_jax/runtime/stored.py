@@ -33,6 +33,23 @@ class StoredArray:
         return whole if dtype is None else whole.astype(dtype, copy=False)
 
 
+def change_array(leaf: Any, shape: tuple[int, ...], change: Callable[[Any], Any]) -> Any:
+    """What a function makes of an array; of a stored one, whenever a part of the result is asked for.
+
+    Args:
+      leaf: an array, which the function gets as NumPy has it; one that is split over devices stays there.
+      shape: of the result, whose type is that of `leaf`.
+      change: the function.
+    """
+    if isinstance(leaf, StoredArray):
+        return StoredArray(shape, lambda index: change(np.asarray(leaf))[index], leaf.dtype)
+    return change(leaf if _is_split(leaf) else np.asarray(leaf))
+
+
+def _is_split(leaf: Any) -> bool:
+    return len(leaf.sharding.device_set) > 1 if hasattr(leaf, "sharding") else False
+
+
 def read_stored(params: Mapping[str, Any]) -> dict[str, Any]:
     """The tree with stored arrays read whole, and others as they are."""
     return map_with_path(lambda _, leaf: np.asarray(leaf) if isinstance(leaf, StoredArray) else leaf, params)

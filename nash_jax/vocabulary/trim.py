@@ -143,13 +143,13 @@ def trim_model(spec: ModelSpec, params: Any, old_ids: np.ndarray) -> tuple[Model
 
     Args:
       spec: the model.
-      params: its parameters.
+      params: its parameters; stored ones stay so.
       old_ids: ids to keep, increasing.
     """
     keep = {"vocab": old_ids[old_ids < spec.vocab_size]}
     if spec.encoder_vocab_size is not None:
         keep["encoder_vocab"] = old_ids[old_ids < spec.encoder_vocab_size]
-    return cut(spec, {path: np.asarray(leaf) for path, leaf in flatten(params).items()}, keep)
+    return cut(spec, flatten(params), keep)
 
 
 def note_rules(options: GenerationOptions, new_ids: Mapping[int, int]) -> None:
