@@ -41,8 +41,18 @@ def pytest_configure(config):
     settings.load_profile("few" if "not full" in config.option.markexpr else "full")
 
 
-def pytest_collection_modifyitems(items):
-    """Files with slow tests first, so that no process is left alone with one at the end."""
+def pytest_addoption(parser):
+    parser.addoption("--share", default="0/1", help="K/N: of every N tests that are chosen the one numbered K, from 0")
+
+
+@pytest.hookimpl(trylast=True)  # after those that the marks leave out are gone
+def pytest_collection_modifyitems(config, items):
+    """A share of the tests; files with slow tests first, so that no process is left alone with one at the end."""
+    number, count = map(int, config.option.share.split("/"))
+    if not 0 <= number < count:
+        raise pytest.UsageError(f"--share is {config.option.share}: a number below the second one")
+    config.hook.pytest_deselected(items=[item for i, item in enumerate(items) if i % count != number])
+    items[:] = items[number::count]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from seeds import in_turn
 
 import nash_jax
 import nash_jax.pruning
@@ -81,7 +80,7 @@ def generated(folder, report):
     return nash_jax.load(folder).generate([report["config"]["task"]["prefix"] + "A text."], max_new_tokens=tokens)
 
 
-@in_turn
+@pytest.mark.full
 def test_a_run_leaves_a_card_whose_commands_run(recipe, torch, monkeypatch, capsys):
     folder, report = (
         recipe.workdir.folder / "export" / "hf",

@@ -11,7 +11,6 @@ import pytest
 from commands import LIMIT
 from processes import COMMAND, ROWS, SETTINGS, finish, losses, outcome, start
 from safetensors.numpy import load_file
-from seeds import in_turn
 from small_run import make_flags
 
 import nash_jax
@@ -30,7 +29,7 @@ def command(tmp_path: Path) -> list[str]:
     return [*COMMAND, *make_flags(tmp_path, ROWS, SETTINGS)]
 
 
-@in_turn
+@pytest.mark.full
 @pytest.mark.parametrize("mesh", ["fsdp:2", "data:2"])
 def test_two_processes_train_as_one(mesh: str, command: list[str], tmp_path: Path) -> None:
     """Each with its rows; with `fsdp` each also reads, keeps and saves its half of every model alone."""
@@ -55,7 +54,7 @@ def test_two_processes_train_as_one(mesh: str, command: list[str], tmp_path: Pat
     assert not [p for p in together.rglob("*") if ".partial" in p.name or ".nash_jax" in p.name]
 
 
-@in_turn
+@pytest.mark.full
 @pytest.mark.parametrize(
     "settings",
     [

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from processes import COMMAND, PHASES, ROWS, SETTINGS, finish, losses, outcome, start, stop
-from seeds import in_turn
 from small_run import make_flags
 
 EPOCHS = {f"{phase}.epochs": 2 for phase in PHASES}  # 8 steps each, a checkpoint every second one
@@ -54,12 +53,12 @@ def check(unbroken: Run, stops: dict[int, tuple[str, str]], last: int) -> None:
     assert outcome(run.workdir) == outcome(unbroken.workdir)
 
 
-@in_turn
+@pytest.mark.full
 def test_two_then_four_then_one(unbroken: Run) -> None:
     check(unbroken, {2: ("finetune", "SIGKILL of one"), 4: ("prune", "SIGTERM of all")}, last=1)
 
 
-@in_turn
+@pytest.mark.full
 @pytest.mark.parametrize("numbers", [(4, 1, 2), (1, 2, 4)], ids=str)
 def test_other_orders(unbroken: Run, numbers: tuple[int, int, int]) -> None:
     first, second, last = numbers

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 from commands import call, finish, kill_when, on_devices
-from seeds import in_turn
 from small_run import results
 
 import nash_jax
@@ -138,7 +137,7 @@ def test_killed_three_times_it_ends_as_if_unbroken(unbroken, tmp_path) -> None:
     assert results(workdir) == results(unbroken)
 
 
-@in_turn
+@pytest.mark.full
 def test_four_devices_give_the_losses_of_one(unbroken, tmp_path) -> None:
     """The first 20 steps of each phase, ≤ 1e-5 relative; this process has the four."""
     workdir = tmp_path / "run"

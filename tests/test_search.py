@@ -8,7 +8,6 @@ import pytest
 from commands import call
 from html_page import Page
 from safetensors.numpy import load_file
-from seeds import in_turn
 from small_run import SETTINGS, make_flags
 
 import nash_jax
@@ -183,7 +182,7 @@ def test_a_target_out_of_reach(tmp_path, searched):
     assert done.returncode == 2 and "config.target_speedup is 500; expected no more than" in done.stderr
 
 
-@in_turn
+@pytest.mark.full
 def test_a_run_whose_gates_pay_for_time(tmp_path, searched, logits):
     """On the same table; what the report says is predicted of the compact model, which is the masked one."""
     with pytest.MonkeyPatch.context() as patch:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from commands import LIMIT, finish, kill_when, on_devices
-from seeds import in_turn
 
 from nash_jax.config.command_line import cell_commands
 from nash_jax.config.derived import teacher_settings
@@ -385,7 +384,7 @@ def check_grid(workdir: Path) -> None:
     assert len(rows) == 1 + 4  # the dense model and three cells
 
 
-@in_turn
+@pytest.mark.full
 def test_two_processes_killed_and_started_again(command, tmp_path):
     """One is killed while it trains the teacher, one in a cell; whoever is left goes on, and nothing is done twice."""
     workdir = tmp_path / "study"
@@ -494,7 +493,7 @@ def test_the_best_trial_is_run_to_its_end_and_for_the_other_seeds(command, tmp_p
     assert markers(workdir) == first
 
 
-@in_turn
+@pytest.mark.full
 def test_a_shape_is_timed(command, tmp_path):
     """The smallest shape there is, cut in two ways, at tiny lengths."""
     path = tmp_path / "shapes.py"
