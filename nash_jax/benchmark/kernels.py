@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from nash_jax.benchmark.topologies import GPUS, gpu_devices
 from nash_jax.errors import UserError
 from nash_jax.generation.beam import beam_search
 from nash_jax.generation.cache import CachedDecoder, encode
@@ -38,19 +38,6 @@ from nash_jax.runtime.command import parse_flags, print_result, run_command
 from nash_jax.seq2seq import load
 from nash_jax.spec import ModelSpec, preset
 
-DEVICES = {
-    "h200": """
-gpu_device_info {
-  threads_per_block_limit: 1024  threads_per_warp: 32  threads_per_core_limit: 2048  core_count: 132
-  fpus_per_core: 128  shared_memory_per_block: 49152  shared_memory_per_core: 233472
-  shared_memory_per_block_optin: 232448  registers_per_core_limit: 65536  registers_per_block_limit: 65536
-  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
-  memory_bandwidth: 4800000000000  l2_cache_size: 52428800  clock_rate_ghz: 1.98  device_memory_size: 150000000000
-  cuda_compute_capability { major: 9 minor: 0 }
-}
-platform_name: "CUDA"  dnn_version_info { major: 9 minor: 8 patch: 0 }  device_description_str: "NVIDIA H200"
-"""
-}
 _NUMBERS = {"batch_size": 1, "num_beams": 1, "source_length": 256, "new_tokens": 64}
 _NO_KERNEL = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "call", "after-all")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*)$")
@@ -83,8 +70,8 @@ class StepCount(NamedTuple):
 def cuda_problem() -> str:
     """Returns why nothing can be compiled for a GPU here; an empty text: it can."""
     try:
-        _topology("h200")
-    except (RuntimeError, ValueError, ImportError) as error:
+        gpu_devices("h200")
+    except (RuntimeError, ValueError, ImportError, FileNotFoundError) as error:
         return f"nothing to compile for GPUs with: {str(error).splitlines()[0][:120]}"
     return ""
 
@@ -94,7 +81,7 @@ def count_kernels(spec: ModelSpec, device: str, given: dict[str, Any]) -> StepCo
 
     Args:
       spec: a model; the LM head is separate, as the engine has it.
-      device: of `DEVICES`.
+      device: of `GPUS`.
       given: `batch_size`, `num_beams`, `source_length`, `new_tokens`.
     """
     compiled = _compile(dataclasses.replace(spec, tied=False), device, given)
@@ -155,10 +142,6 @@ def _size(shape: str) -> int:
     return sum(_BYTES.get(kind, 0) * math.prod(int(n) for n in sizes.split(",") if n) for kind, sizes in parts)
 
 
-def _topology(device: str) -> Any:
-    return topologies.get_topology_desc(platform="cuda", target_config=DEVICES[device], topology="1x1x1")
-
-
 def _compile(spec: ModelSpec, device: str, given: dict[str, Any]) -> Any:
     model, ids = build(spec, dtype=jnp.bfloat16), np.ones((given["batch_size"], given["source_length"]), np.int32)
     options = GenerationOptions(max_new_tokens=given["new_tokens"], num_beams=given["num_beams"])
@@ -171,7 +154,7 @@ def _compile(spec: ModelSpec, device: str, given: dict[str, Any]) -> Any:
         return search(CachedDecoder(model, params, encoded), static, traced)
 
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), param_shapes(spec))
-    mesh = Mesh(np.array(_topology(device).devices), ("all",), axis_types=(AxisType.Auto,))
+    mesh = Mesh(np.array(gpu_devices(device)), ("all",), axis_types=(AxisType.Auto,))
     everywhere = NamedSharding(mesh, PartitionSpec())
     jitted = jax.jit(generate, in_shardings=everywhere, out_shardings=everywhere)
     shapes = jax.eval_shape(lambda *x: x, params, inputs.input_ids, inputs.attention_mask, traced)
@@ -189,8 +172,8 @@ def _parse(argv: Sequence[str]) -> dict[str, Any]:
     given = own.flag_values_dict()
     if bool(given["model"]) == bool(given["preset"]):
         raise UserError("command line: no model, or two", "either --model=FOLDER or --preset=NAME")
-    if given["device"] not in DEVICES:
-        raise UserError(f"--device is {given['device']!r}", f"one of {', '.join(DEVICES)}")
+    if given["device"] not in GPUS:
+        raise UserError(f"--device is {given['device']!r}", f"one of {', '.join(GPUS)}")
     return given
 
 

@@ -47,6 +47,7 @@ _NO_MACHINE = {  # to ask about itself, or that only one process could use; libt
 }  # fmt: skip
 _TPU_MEMORY = {"v4": 32 * _GIB, "v5e": 16 * _GIB, "v5p": 95 * _GIB, "v6e": 32 * _GIB}
 _GPUS = {"h200": (_H200, 141_000_000_000)}
+GPUS = tuple(_GPUS)  # kinds that `gpu_devices` knows
 _DEVICE_KINDS = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite", "h200": "NVIDIA H200"}
 _KINDS = (*_TPU_MEMORY, *_GPUS, "cpu")
 
@@ -116,16 +117,29 @@ def _tpu(name: str) -> Any:
         raise _unknown(name, error, "libtpu") from error
 
 
-def _gpu(name: str, kind: str, size: str) -> Any:
+def gpu_devices(kind: str, count: int = 1) -> Any:
+    """Returns so many GPUs that are not here.
+
+    Args:
+      kind: of `GPUS`.
+      count: of devices in one machine.
+
+    Raises:
+      RuntimeError, ValueError, FileNotFoundError: from jax, where its CUDA plugin is missing or refuses.
+    """
     from jax.experimental import topologies
 
+    topology = f"1x1x{count}"
+    return topologies.get_topology_desc(platform="cuda", target_config=_GPUS[kind][0], topology=topology).devices
+
+
+def _gpu(name: str, kind: str, size: str) -> Any:
     if not size.isdecimal() or int(size) == 0:
         raise UserError(f"--topology is {name!r}", _EXPECTED)
     try:
-        described = topologies.get_topology_desc(platform="cuda", target_config=_GPUS[kind][0], topology=f"1x1x{size}")
+        return gpu_devices(kind, int(size))
     except (RuntimeError, ValueError, FileNotFoundError) as error:
         raise _unknown(name, error, "jax[cuda13]") from error
-    return described.devices
 
 
 def _unknown(name: str, error: Exception, package: str) -> UserError:
