@@ -66,7 +66,7 @@ def test_a_second_row_of_padding_changes_no_token():
     np.testing.assert_array_equal(*found)
 
 
-@pytest.mark.parametrize(("batch_size", "num_beams", "most"), [(1, 1, 14), (8, 1, 14), (8, 4, 17)])
+@pytest.mark.parametrize(("batch_size", "num_beams", "most"), [(1, 1, 14), (8, 1, 14), (1, 4, 14), (8, 4, 15)])
 def test_a_step_on_a_gpu_has_no_more_kernels(batch_size, num_beams, most):
     """Of T5-base, a layer; from two depths, so that what a step does once is left out."""
     if problem := kernels.cuda_problem():

@@ -80,10 +80,9 @@ def test_candidates_are_as_fast_as_asked(target):
 
 def test_the_fastest_candidate():
     space = Space(make_table(DENSE), make_harm(DENSE), "uniform")
-    fastest = space.fastest_ms()
-    assert space.candidate(1, 1, fastest) is not None
-    assert space.candidates(0.999 * fastest) == []
-    one = space.candidate(1, 1, fastest)
+    one = space.fastest()
+    assert one.depths == (1, 1) and space.candidate(1, 1, one.predicted_ms) == one
+    assert space.candidates(0.999 * one.predicted_ms) == []
     assert {name for name, size in one.sizes.items() if size} == {"decoder.0.cross_attention"}
 
 

@@ -7,13 +7,13 @@ The result for an input does not depend on the other inputs: a finished input do
 Source of the algorithm: `GenerationMixin._beam_search` of transformers 5.23.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nash_jax.generation import sampling
-from nash_jax.generation.cache import Cache, CachedDecoder, get_column, pick_beams, set_column
+from nash_jax.generation.cache import CachedDecoder, get_column, pick_beams, set_column
 from nash_jax.generation.outputs import Decoded
 from nash_jax.generation.processors import apply_processors
 from nash_jax.generation.program_args import StaticArgs, TracedArgs
@@ -65,7 +65,7 @@ class BeamState(NamedTuple):
       log_probs: of running beams, as in `Beams`.
       finished: the best finished sequences.
       open: bool [B]; whether a running beam may still become better than a finished one.
-      cache: self-attention keys and values for each layer, [B·K, …].
+      cache: self-attention keys and values, from `decoder.start_beams`.
     """
 
     length: jax.Array
@@ -74,7 +74,7 @@ class BeamState(NamedTuple):
     log_probs: jax.Array | None
     finished: Finished
     open: jax.Array
-    cache: Cache
+    cache: Any
 
 
 def beam_search(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs) -> Decoded:
@@ -120,13 +120,13 @@ def _start(decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs, real:
     log_probs = jnp.zeros(tokens.shape) if static.return_scores else None
     nothing = jnp.full(shape, REJECTED)
     finished = Finished(tokens, nothing, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool), log_probs)
-    cache = decoder.start_cache(traced.prompt, traced.prompt_length, static.num_beams, static.long_prompt)
+    cache = decoder.start_beams(traced.prompt, traced.prompt_length, static.num_beams, static.long_prompt)
     return BeamState(traced.prompt_length, tokens, nothing.at[:, 0].set(0), log_probs, finished, real, cache)
 
 
 def _log_probs(
     decoder: CachedDecoder, static: StaticArgs, traced: TracedArgs, state: BeamState
-) -> tuple[jax.Array, jax.Array, Cache]:
+) -> tuple[jax.Array, jax.Array, Any]:
     """Log-probabilities of the next token [B, K, V] after all processors, those before, and the updated cache."""
     tokens = state.tokens.reshape(-1, state.tokens.shape[-1])  # [B·K, L]
     logits, cache = decoder.step(get_column(tokens, state.length - 1), state.length - 1, state.cache)

@@ -16,6 +16,18 @@ KeysValues = tuple[jax.Array, jax.Array]
 Cache = list[KeysValues | None]
 
 
+class BeamCache(NamedTuple):
+    """Self-attention keys and values of beams, which read positions from the beams that computed them: none is copied.
+
+    Attributes:
+      layers: keys and values [B, N, K, T, H] of each layer (None: no heads).
+      ancestors: the beam of the same input that has each position of a beam, int32 [B, K, T].
+    """
+
+    layers: Cache
+    ancestors: jax.Array
+
+
 class Encoded(NamedTuple):
     """Values computed once for a batch.
 
@@ -44,10 +56,13 @@ class CachedDecoder:
 
     def step(self, token_ids: jax.Array, position: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
         """Decodes one step: tokens [R] at a position → logits [R, V] float32, and the updated cache."""
-        cross, cross_bias, bias = self.encoded
-        return self.model.apply(
-            {"params": self.params}, token_ids, position, cache, bias, cross, cross_bias, method="decode_step"
-        )
+        (cross, cross_bias, bias), layers, ancestors = self.encoded, cache, None
+        if isinstance(cache, BeamCache):
+            layers, own = cache.layers, _own_beams(*cache.ancestors.shape[:2])
+            ancestors = set_column(cache.ancestors, own, position)
+        given = (token_ids, position, layers, bias, cross, cross_bias, ancestors)
+        logits, layers = self.model.apply({"params": self.params}, *given, method="decode_step")
+        return logits, layers if ancestors is None else BeamCache(layers, ancestors)
 
     def start_cache(self, prompt: jax.Array, prompt_length: jax.Array, times: int, long_prompt: bool) -> Any:
         """Returns the cache with all tokens of the prompts except the last.
@@ -70,6 +85,13 @@ class CachedDecoder:
         )
         return self.repeat(cache, times)
 
+    def start_beams(self, prompt: jax.Array, prompt_length: jax.Array, num_beams: int, long_prompt: bool) -> Any:
+        """As `start_cache`, for so many beams of each prompt."""
+        cache = self.start_cache(prompt, prompt_length, 1, long_prompt)
+        layers = jax.tree.map(lambda x: split_heads(jnp.repeat(x[:, :, None], num_beams, axis=2)), cache)
+        own = _own_beams(len(prompt), num_beams)[..., None]
+        return BeamCache(layers, jnp.broadcast_to(own, (len(prompt), num_beams, prompt.shape[1] - 1)))
+
     def empty_cache(self, rows: int, max_length: int) -> Any:
         """Returns an empty cache: self-attention keys and values [R, N, T, H] for each layer with heads."""
         spec, dtype = self.model.spec, self.model.dtype
@@ -91,10 +113,15 @@ class CachedDecoder:
     def reorder(self, cache: Any, parents: jax.Array) -> Any:
         """Returns the cache of beams that continue those of the given numbers, int32 [B, K], of the same input.
 
-        Indices of each input by itself, so that a mesh which splits the inputs exchanges nothing.
+        Indices of each input by itself, so that a mesh which splits the inputs exchanges nothing. Keys and values stay
+        where they are.
         """
-        by_input = jax.tree.map(lambda x: x.reshape(*parents.shape, *x.shape[1:]), cache)
-        return jax.tree.map(lambda x, own: own.reshape(x.shape), cache, pick_beams(by_input, parents))
+        return cache._replace(ancestors=pick_beams(cache.ancestors, parents))
+
+
+def _own_beams(inputs: int, num_beams: int) -> jax.Array:
+    """The number of each beam, int32 [B, K]."""
+    return jnp.broadcast_to(jnp.arange(num_beams, dtype=jnp.int32)[None], (inputs, num_beams))
 
 
 def pick_beams(tree: Any, index: jax.Array) -> Any:

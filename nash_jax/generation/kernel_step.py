@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nash_jax.generation.cache import CachedDecoder, Encoded, KeysValues, set_column
+from nash_jax.generation.cache import CachedDecoder, Encoded, KeysValues, pick_beams, set_column
 from nash_jax.generation.kernel_layers import KernelLayers, Packed, layer_bias
 from nash_jax.kernels.attention import attend_self, attend_source, pad_heads
 from nash_jax.kernels.matrices import argmax, product
@@ -80,9 +80,15 @@ class KernelDecoder(CachedDecoder, KernelLayers):
         layers, (rows, length) = super().repeat(cache.layers, times), cache.ancestors.shape
         return RowCache(layers, _own_rows(rows * times, length))
 
+    def start_beams(self, prompt: jax.Array, prompt_length: jax.Array, num_beams: int, long_prompt: bool) -> RowCache:
+        """As `CachedDecoder.start_beams`."""
+        cache: RowCache = self.start_cache(prompt, prompt_length, num_beams, long_prompt)
+        return cache
+
     def reorder(self, cache: RowCache, parents: jax.Array) -> RowCache:
-        """As `CachedDecoder.reorder`; keys and values stay where they are."""
-        return RowCache(cache.layers, super().reorder(cache.ancestors, parents))
+        """As `CachedDecoder.reorder`."""
+        by_input = cache.ancestors.reshape(*parents.shape, -1)
+        return RowCache(cache.layers, pick_beams(by_input, parents).reshape(cache.ancestors.shape))
 
     def best_tokens(self, scores: jax.Array) -> jax.Array:
         """As `CachedDecoder.best_tokens`."""

@@ -89,9 +89,12 @@ class Space:
         encoder, decoder = (len(getattr(self.dense, side)) for side in SIDES)
         return [(e, d) for e in range(1, encoder + 1) for d in range(1, decoder + 1)]
 
-    def fastest_ms(self) -> float:
-        """Milliseconds of the fastest candidate: a layer of either side, as narrow as can be."""
-        return min(self._least_ms(*pair) for pair in self.pairs())
+    def fastest(self) -> Candidate:
+        """The fastest candidate: few layers, as narrow as can be."""
+        pair = min(self.pairs(), key=lambda pair: self._least_ms(*pair))
+        found = self.candidate(*pair, self._least_ms(*pair))
+        assert found is not None  # its own time is its budget
+        return found
 
     def candidate(self, encoder: int, decoder: int, budget_ms: float) -> Candidate | None:
         """The candidate of these depths that does least harm; None if none is so fast.
@@ -103,7 +106,7 @@ class Space:
         """
         kept, blocks, fixed = self._blocks(encoder, decoder)
         least = sum(min(o.cost for o in options) for options in blocks.values())
-        if fixed + least > budget_ms * (1 + _ROUNDING):
+        if fixed + least > budget_ms + _ROUNDING * abs(budget_ms):
             return None
         sizes = choose_sizes(blocks, max(least, budget_ms - fixed))
         chosen = [next(o for o in blocks[name] if o.size == size) for name, size in sizes.items()]

@@ -150,7 +150,7 @@ def split_rows(x: jax.Array) -> jax.Array:
 
 
 def split_heads(x: jax.Array) -> jax.Array:
-    """As `split_rows`, for keys and values [B, N, T, H], whose heads are split as far as they can be divided.
+    """As `split_rows`, for keys and values [B, N, ..., H], whose heads are split as far as they can be divided.
 
     Args:
       x: keys or values.
@@ -159,7 +159,7 @@ def split_heads(x: jax.Array) -> jax.Array:
     if not _is_ours(mesh):
         return x
     heads = "model" if x.shape[1] % mesh.shape["model"] == 0 else None
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(row_axes(mesh, x.shape[0]), heads, None, None))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(row_axes(mesh, x.shape[0]), heads))
 
 
 def map_rows(function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
