@@ -17,10 +17,10 @@ Cache = list[KeysValues | None]
 
 
 class BeamCache(NamedTuple):
-    """Self-attention keys and values of beams, which read positions from the beams that computed them: none is copied.
+    """Self-attention keys and values of beams, which read positions from the beams that computed them.
 
     Attributes:
-      layers: keys and values [B, N, K, T, H] of each layer (None: no heads).
+      layers: keys and values [B·K, N, T, H] of each layer (None: no heads).
       ancestors: the beam of the same input that has each position of a beam, int32 [B, K, T].
     """
 
@@ -87,10 +87,11 @@ class CachedDecoder:
 
     def start_beams(self, prompt: jax.Array, prompt_length: jax.Array, num_beams: int, long_prompt: bool) -> Any:
         """As `start_cache`, for so many beams of each prompt."""
-        cache = self.start_cache(prompt, prompt_length, 1, long_prompt)
-        layers = jax.tree.map(lambda x: split_heads(jnp.repeat(x[:, :, None], num_beams, axis=2)), cache)
-        own = _own_beams(len(prompt), num_beams)[..., None]
-        return BeamCache(layers, jnp.broadcast_to(own, (len(prompt), num_beams, prompt.shape[1] - 1)))
+        layers, own = (
+            self.start_cache(prompt, prompt_length, num_beams, long_prompt),
+            _own_beams(len(prompt), num_beams),
+        )
+        return BeamCache(layers, jnp.broadcast_to(own[..., None], (*own.shape, prompt.shape[1] - 1)))
 
     def empty_cache(self, rows: int, max_length: int) -> Any:
         """Returns an empty cache: self-attention keys and values [R, N, T, H] for each layer with heads."""
@@ -114,9 +115,18 @@ class CachedDecoder:
         """Returns the cache of beams that continue those of the given numbers, int32 [B, K], of the same input.
 
         Indices of each input by itself, so that a mesh which splits the inputs exchanges nothing. Keys and values stay
-        where they are.
+        where they are, but on CPUs (see `Attention.attend_step`).
         """
-        return cache._replace(ancestors=pick_beams(cache.ancestors, parents))
+
+        def follow(cache: BeamCache) -> BeamCache:
+            return cache._replace(ancestors=pick_beams(cache.ancestors, parents))
+
+        def copy(cache: BeamCache) -> BeamCache:
+            by_input = jax.tree.map(lambda x: x.reshape(*parents.shape, *x.shape[1:]), cache.layers)
+            picked = pick_beams(by_input, parents)
+            return cache._replace(layers=jax.tree.map(lambda x, own: own.reshape(x.shape), cache.layers, picked))
+
+        return jax.lax.platform_dependent(cache, cpu=copy, default=follow)
 
 
 def _own_beams(inputs: int, num_beams: int) -> jax.Array:

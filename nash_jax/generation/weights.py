@@ -33,7 +33,7 @@ from nash_jax.spec import ModelSpec
 from nash_jax.tree import flatten, unflatten
 
 # rows up to which kernels are known to be faster than XLA: python -m nash_jax.benchmark.kernel_cost
-MAX_ROWS = 32
+MAX_ROWS = 128
 _ALIGNED = 64  # bytes
 _lock = threading.RLock()  # one thread packs what another reads; of the module, so that stores can be copied
 

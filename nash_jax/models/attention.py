@@ -45,16 +45,12 @@ def attend_few(query: jax.Array, key: jax.Array, value: jax.Array, weigh: Weigh)
         return attention_context(weigh(attention_scores(query, key)), value)
 
     by_sums = functools.partial(attend_by_sums, weigh=weigh)
-    on_cpu = by_sums if query.shape[1] > 1 else by_products  # of one query XLA makes a product of vectors again
-    found: jax.Array = jax.lax.platform_dependent(query, key, value, cuda=by_sums, cpu=on_cpu, default=by_products)
+    found: jax.Array = jax.lax.platform_dependent(query, key, value, cuda=by_sums, default=by_products)
     return found
 
 
 def attend_by_sums(query: jax.Array, key: jax.Array, value: jax.Array, weigh: Weigh) -> jax.Array:
-    """As `attend_few`, without matrix products.
-
-    XLA for GPUs makes one kernel of it, where products would be five. On CPUs it takes half of the time that XLA's own
-    code for products of a few rows takes.
+    """As `attend_few`, without matrix units: XLA for GPUs makes one kernel of it, where products would be five.
 
     Args:
       query: as of `attend_few`.

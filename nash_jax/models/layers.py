@@ -58,6 +58,23 @@ def project(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> j
     return y if bias is None else y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)
 
 
+def beam_bias(bias: jax.Array, ancestors: jax.Array) -> jax.Array:
+    """The bias of the K beams of an input to the positions of all of them, of which each reads those of its ancestors.
+
+    Args:
+      bias: float32 [1, N, 1, T].
+      ancestors: the beam that has computed each position of a beam, int32 [B, K, T].
+
+    Returns:
+      float32 [B, N, K, K·T].
+    """
+    (count, beams, length), heads = ancestors.shape, bias.shape[1]
+    own = ancestors[:, None, :, None] == jnp.arange(beams)[None, None, None, :, None]  # [B, 1, K, K, T]
+    shape = (count, heads, beams, beams, length)
+    found = jnp.where(jnp.broadcast_to(own, shape), jnp.broadcast_to(bias[:, :, :, None], shape), MASK_VALUE)
+    return found.reshape(count, heads, beams, beams * length)
+
+
 def attention_bias(attention_mask: jax.Array) -> jax.Array:
     """Converts a padding mask [B, S] to an additive bias, float32 [B, 1, 1, S].
 
@@ -281,9 +298,42 @@ class Attention(Sublayer):
         self.sow("intermediates", "heads", context)
         return self._output(context)
 
-    def attend_step(self, query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array) -> jax.Array:
-        """As `attend`, without masks and dropout, for the few queries of a decoding step."""
-        return self._output(attend_few(self._scaled(query), key, value, lambda scores: self._weigh(scores, bias)))
+    def attend_step(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array, ancestors: jax.Array | None = None
+    ) -> jax.Array:
+        """As `attend`, without masks and dropout, for the few queries of a decoding step.
+
+        With `ancestors` the rows are the K beams of each input, and their positions lie with the beams that computed
+        them. Accelerators read those of all beams, and a mask chooses. On CPUs each beam has its own:
+        `CachedDecoder.reorder` copies them there, which takes XLA less time.
+
+        Args:
+          query: [R, T, N, H].
+          key: [R, N, S, H].
+          value: [R, N, S, H].
+          bias: float32, broadcastable to [R, N, T, S]; with `ancestors` [1, N, 1, S] or [1, 1, 1, S].
+          ancestors: of beams, the beam that has computed each position of a beam, int32 [B, K, S]; T is 1.
+
+        Returns:
+          The `product` argument of `add_residual`, [R, T, D].
+        """
+
+        def of_own(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+            return attend_few(query, key, value, lambda scores: self._weigh(scores, bias))
+
+        def of_all(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+            assert ancestors is not None
+            by_beam = (x.reshape(*ancestors.shape[:2], *x.shape[1:]) for x in (key, value))  # [B, K, N, S, H]
+            keys, values = (by_head(x).reshape(len(x), x.shape[2], -1, x.shape[-1]) for x in by_beam)  # [B, N, K·S, H]
+            queries = query.reshape(*ancestors.shape[:2], *query.shape[2:])
+            whole = beam_bias(bias, ancestors)
+            return attend_few(queries, keys, values, lambda scores: self._weigh(scores, whole)).reshape(query.shape)
+
+        given = self._scaled(query), key, value
+        if ancestors is None:
+            return self._output(of_own(*given))
+        found: jax.Array = jax.lax.platform_dependent(*given, cpu=of_own, default=of_all)
+        return self._output(found)
 
     def _scaled(self, query: jax.Array) -> jax.Array:
         return query * jnp.asarray(self.head_dim**-0.5, query.dtype) if self.spec.scaled_attention else query

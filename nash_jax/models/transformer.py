@@ -111,22 +111,24 @@ class DecoderBlock(_Block):
 
     def step(
         self, x: jax.Array, cache: KeysValues | None, position: jax.Array, bias: Bias,
-        cross: KeysValues | None, cross_bias: jax.Array,
+        cross: KeysValues | None, cross_bias: jax.Array, ancestors: jax.Array | None,
     ) -> tuple[jax.Array, KeysValues | None]:  # fmt: skip
-        """Decodes tokens of rows: x [B·K, 1, D], cached keys and values [B, N, K, T, H], cross [B, N, S, H].
+        """Decodes C tokens of each row: x [R, C, D], cached keys and values [R, N, T, H], cross [B, N, S, H].
 
-        Rows that are not beams, x [B, C, D], have caches [B, N, T, H].
+        With `ancestors` [B, K, T] rows are beams, and C is 1.
         """
         attention = self.self_attention
         if attention is not None:
             product = None
             if cache is not None:
                 q, k, v = attention.query_keys_values(x)
-                cache = write_cache(cache[0], k, position), write_cache(cache[1], v, position)
-                keys, values = (own.reshape(*own.shape[:2], -1, own.shape[-1]) for own in cache)  # [B, N, K·T, H]
-                q = q.reshape(keys.shape[0], -1, *q.shape[2:])
+                start = (0, 0, position, 0)
+                cache = (
+                    jax.lax.dynamic_update_slice(cache[0], k.astype(cache[0].dtype), start),
+                    jax.lax.dynamic_update_slice(cache[1], v.astype(cache[1].dtype), start),
+                )
                 layer_bias = self._layer_bias(bias, "decoder", self.spec.decoder[self.index].self_heads)
-                product = attention.attend_step(q, keys, values, layer_bias).reshape(x.shape)
+                product = attention.attend_step(q, *cache, layer_bias, ancestors)
             x = attention.add_residual(x, product)
         if self.cross_attention is not None:
             product = None
@@ -140,30 +142,6 @@ class DecoderBlock(_Block):
     def keys_values(self, encoded: jax.Array) -> KeysValues | None:
         """Returns this layer's cross-attention keys and values, or None if it has no cross-attention heads."""
         return self.cross_attention.keys_values(encoded) if self.spec.decoder[self.index].cross_heads else None
-
-
-def write_cache(cache: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
-    """Returns the cache [B, N, T, H], or [B, N, K, T, H] of beams, with `new` [R, N, C, H] written at a position."""
-    if cache.ndim == 5:
-        new = jnp.swapaxes(new.reshape(cache.shape[0], cache.shape[2], *new.shape[1:]), 1, 2)  # [B, N, K, C, H]
-    return jax.lax.dynamic_update_slice(cache, new.astype(cache.dtype), (*[0] * (cache.ndim - 2), position, 0))
-
-
-def beam_bias(bias: jax.Array, ancestors: jax.Array) -> jax.Array:
-    """The bias of the K beams of an input to the positions of all of them, of which each reads those of its ancestors.
-
-    Args:
-      bias: float32 [1, N, 1, T].
-      ancestors: the beam that has computed each position of a beam, int32 [B, K, T].
-
-    Returns:
-      float32 [B, N, K, K·T].
-    """
-    (count, beams, length), heads = ancestors.shape, bias.shape[1]
-    own = ancestors[:, None, :, None] == jnp.arange(beams)[None, None, None, :, None]  # [B, 1, K, K, T]
-    shape = (count, heads, beams, beams, length)
-    found = jnp.where(jnp.broadcast_to(own, shape), jnp.broadcast_to(bias[:, :, :, None], shape), MASK_VALUE)
-    return found.reshape(count, heads, beams, beams * length)
 
 
 class _Stack(nn.Module):
@@ -388,8 +366,7 @@ class EncoderDecoder(nn.Module):
         Args:
           token_ids: last token of each row, int [B·K].
           position: its position, int32 scalar.
-          cache: for each layer, keys and values [B·K, N, T, H] of the earlier positions; with `ancestors`
-            [B, N, K, T, H].
+          cache: for each layer, keys and values [B·K, N, T, H] of the earlier positions.
           bias: `decode_bias(T)`.
           cross: `cross_keys_values(encoded)` for B sources.
           cross_bias: `attention_bias(attention_mask)` for B sources.
@@ -435,12 +412,10 @@ class EncoderDecoder(nn.Module):
             return jnp.stack(rows, axis=1)[None]
 
         block_bias = jax.tree.map(at_positions, bias)
-        if ancestors is not None:
-            block_bias = jax.tree.map(lambda own: beam_bias(own, ancestors), block_bias)
         x = jnp.concatenate([self.embed_token(token_ids[:, i], position + i) for i in range(count)], axis=1)
         updated = []
         for layer, layer_cache, keys_values in zip(self.decoder.layers, cache, cross, strict=True):
-            x, new_cache = layer.step(x, layer_cache, position, block_bias, keys_values, cross_bias)
+            x, new_cache = layer.step(x, layer_cache, position, block_bias, keys_values, cross_bias, ancestors)
             updated.append(new_cache)
         return self._logits(self.decoder_output(x)), updated
 

@@ -91,7 +91,7 @@ class Space:
 
     def fastest(self) -> Candidate:
         """The fastest candidate: few layers, as narrow as can be."""
-        pair = min(self.pairs(), key=lambda pair: self._least_ms(*pair))
+        pair = min(self.pairs(), key=lambda pair: (round(self._least_ms(*pair), 9), sum(pair)))
         found = self.candidate(*pair, self._least_ms(*pair))
         assert found is not None  # its own time is its budget
         return found

@@ -150,7 +150,7 @@ def split_rows(x: jax.Array) -> jax.Array:
 
 
 def split_heads(x: jax.Array) -> jax.Array:
-    """As `split_rows`, for keys and values [B, N, ..., H], whose heads are split as far as they can be divided.
+    """As `split_rows`, for keys and values [B, N, T, H], whose heads are split as far as they can be divided.
 
     Args:
       x: keys or values.
