@@ -100,7 +100,11 @@ def _format_pair(line: Mapping[str, Any]) -> str:
     if flops is None:  # of GPUs
         return f"| {' | '.join([*shown, '', ''])} |"
     flops *= _parts(describe_topology(line["topology"])[0])
-    return f"| {' | '.join([*shown, f'{flops / 1e12:.2f}', f'{1000 * flops / peak:,.0f}' if peak else ''])} |"
+    return f"| {' | '.join([*shown, f'{flops / 1e12:.2f}', _format_ms(1000 * flops / peak) if peak else ''])} |"
+
+
+def _format_ms(ms: float) -> str:
+    return f"{ms:,.0f}" if ms >= 10 else f"{ms:.1f}"
 
 
 def run(argv: Sequence[str]) -> None:
