@@ -53,7 +53,7 @@ def test_what_is_shown():
         {"model": "t5-3b", "topology": "v5e:1x1", "programs": refused},
     ]
     assert format_table(lines).splitlines()[2:] == [
-        "| t5-base | v5e:4x4 | fsdp:16 | 2.00 | 4.00 | yes | 0.50 | 0.79 | 4 |",
+        "| t5-base | v5e:4x4 | fsdp:16 | 2.00 | 4.00 | yes | 0.50 | 0.79 | 4.0 |",
         "| t5-base | h200:8 | fsdp:16 | 2.00 | 4.00 | yes | 0.50 |  |  |",
         "| t5-11b | v5e:1x1 | fsdp:16 | 1024.00 | 1024.00 | no |  |  |  |",
         "| t5-3b | v5e:1x1 | fsdp:16 |  | 32.00 | no |  |  |  |",
