@@ -151,8 +151,10 @@ def test_a_run_with_a_target(searched):
     chosen = [own for own in found["candidates"] if own["chosen"]]
     assert len(chosen) == 1 and len(chosen[0]["losses"]) == max(len(own["losses"]) for own in found["candidates"])
     assert chosen[0]["tries"][-1]["measured"] > 0 and chosen[0]["measured"] == found["measured"]
-    losses = {own["name"]: len(own["losses"]) for own in found["candidates"]}
-    assert all(own["measured"] >= 1.2 or losses[own["name"]] == 0 for own in found["candidates"]) or len(losses) == 1
+    trained = [own["measured"] for own in found["candidates"] if own["losses"]]
+    if min(trained) < 1.2:  # a busy machine found none: then the fastest, and it says so
+        assert trained == [max(own["measured"] for own in found["candidates"])]
+        assert "no model is as fast as asked" in printed
     assert not (workdir / "search" / "trials").exists()
     masks = load_file(workdir / "search" / "masks.safetensors")
     short, fitted, small = (nash_jax.load(workdir / stage / "model") for stage in ("shorten", "prune", "compact"))
