@@ -167,6 +167,7 @@ def test_pages_of_quick_commands(run, place):
     run(place, *QUICK)
     rows = [json.loads(line) for line in (place / "summaries.jsonl").read_text().splitlines()]
     assert len(rows) == 4 and set(rows[0]) == {"document", "summary", "output"}
+    assert "drop-6-2-taught" in (place / "runs/students/tables/contrasts.md").read_text()
     assert (place / "folder" / "spec.json").exists() and (place / "folder_hf" / "model.safetensors").exists()
 
 
