@@ -87,10 +87,8 @@ class CachedDecoder:
 
     def start_beams(self, prompt: jax.Array, prompt_length: jax.Array, num_beams: int, long_prompt: bool) -> Any:
         """As `start_cache`, for so many beams of each prompt."""
-        layers, own = (
-            self.start_cache(prompt, prompt_length, num_beams, long_prompt),
-            _own_beams(len(prompt), num_beams),
-        )
+        layers = self.start_cache(prompt, prompt_length, num_beams, long_prompt)
+        own = _own_beams(len(prompt), num_beams)
         return BeamCache(layers, jnp.broadcast_to(own[..., None], (*own.shape, prompt.shape[1] - 1)))
 
     def empty_cache(self, rows: int, max_length: int) -> Any:

@@ -23,7 +23,7 @@ from nash_jax.pruning.least_squares import gram_matrix
 from nash_jax.recipe.layer_importance import BATCH_SIZE
 from nash_jax.runtime.mesh import use_mesh
 from nash_jax.runtime.progress import Progress
-from nash_jax.runtime.sharding import place_batch, to_host
+from nash_jax.runtime.sharding import place_batches, to_host
 from nash_jax.spec import ModelSpec
 from nash_jax.training.losses import Batch, shift_right
 from nash_jax.training.steps import build_student
@@ -66,7 +66,7 @@ class Calibration:
         config: ModelConfig, stage: str = "prune", mesh: Mesh | None = None,
     ) -> None:  # fmt: skip
         self._spec, self._config, self._stage, self.mesh = spec, config, stage, mesh
-        self._params, self._batches = place_model(spec, params, mesh), batches
+        self._params, self._batches = place_model(spec, params, mesh), place_batches(mesh, batches)
 
     def importance(self, kind: str) -> Sums:
         """Importance of all that can be pruned, and of whole layers, float64.
@@ -85,7 +85,7 @@ class Calibration:
         progress, sums = Progress(self._stage, len(self._batches), 0, unit="batch"), Sums()
         for number, batch in enumerate(self._batches, 1):
             with use_mesh(self.mesh):
-                found = measure(self._params, batch if self.mesh is None else place_batch(self.mesh, batch))
+                found = measure(self._params, batch)
             for key, value in to_host(found).items():
                 sums[key] = np.asarray(value, np.float64) + sums.get(key, 0.0)
             progress.update(number, lambda: name)

@@ -19,7 +19,7 @@ from nash_jax.ragged import Ragged
 from nash_jax.runtime.mesh import use_mesh
 from nash_jax.runtime.multihost import barrier, broadcast_from_host0, is_host0
 from nash_jax.runtime.progress import Progress
-from nash_jax.runtime.sharding import place_batch
+from nash_jax.runtime.sharding import place_batches
 from nash_jax.spec import ModelSpec
 from nash_jax.training.losses import Batch, StudentLoss
 from nash_jax.training.planned_shapes import depths_of, find_candidates
@@ -100,8 +100,7 @@ class ForcedLoss:
     ) -> None:
         batches = make_batches(*pairs, pad_id)
         self._config, self._num_tokens = config, sum(int(np.sum(batch["labels"] != pad_id)) for batch in batches)
-        self._batches: list[Any] = jax.device_put(batches) if mesh is None else [place_batch(mesh, b) for b in batches]
-        self._mesh = mesh
+        self._batches, self._mesh = place_batches(mesh, batches), mesh
 
     def __call__(self, spec: ModelSpec, params: Any) -> float:
         """The loss of a model whose parameters are on the devices, as `place_model` places them."""

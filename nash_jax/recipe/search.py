@@ -68,8 +68,9 @@ def search(context: RunContext, folder: Path) -> dict[str, Any]:
     target, table = context.config.target_speedup, dense_table(context, folder)
     importance = _importance(context, folder, spec, params)
     space = Space(table, _harm(context, folder, spec, params, importance), context.config.shorten.selection)
-    _check_reach(context, folder, space, importance)
-    timed = _at_speed(context, folder, space, importance)
+    dense = Engine(spec, params, context.config.model.dtype)  # one, so that its generation is compiled once
+    _check_reach(context, folder, space, importance, dense)
+    timed = _at_speed(context, folder, space, importance, dense)
     fast = [own for own in timed if own.measured >= target] or sorted(timed, key=lambda own: -own.measured)[:1]
     if fast[0].measured < target and is_host0():
         note = f"no model is as fast as asked: {fast[0].measured:.2f} times where {target:g} is asked; it is taken"
@@ -128,7 +129,9 @@ def _calibration(context: RunContext, spec: Any, params: Any) -> Calibration:
     return Calibration(spec, params, _rows(context), context.config.model, "search")
 
 
-def _check_reach(context: RunContext, folder: Path, space: Space, importance: Mapping[str, np.ndarray]) -> None:
+def _check_reach(
+    context: RunContext, folder: Path, space: Space, importance: Mapping[str, np.ndarray], dense: Engine
+) -> None:
     """Checks that the fastest candidate is as fast as asked: by the table, and roughly as it is measured.
 
     What a busy machine delays while the table is made can promise any speed.
@@ -136,12 +139,11 @@ def _check_reach(context: RunContext, folder: Path, space: Space, importance: Ma
     Raises:
       UserError: if it is not.
     """
-    fastest, dense, config = space.fastest(), context.model("finetune"), context.config
+    fastest, config = space.fastest(), context.config
 
     def measure() -> float:
-        cut = select_layers(*dense, encoder=fastest.encoder, decoder=fastest.decoder)
-        small = compact(*cut, fastest.masks(importance))
-        return _measure(config, Engine(*dense, config.model.dtype), Engine(*small, config.model.dtype))
+        cut = select_layers(*context.model("finetune"), encoder=fastest.encoder, decoder=fastest.decoder)
+        return _measure(config, dense, Engine(*compact(*cut, fastest.masks(importance)), config.model.dtype))
 
     measured = float(_once(folder / "reach.json", measure))
     predicted = space.dense_ms / fastest.predicted_ms if fastest.predicted_ms > 0 else math.inf
@@ -226,10 +228,12 @@ class _Timed(NamedTuple):
     tries: list[tuple[float, float]]
 
 
-def _at_speed(context: RunContext, folder: Path, space: Space, importance: Mapping[str, np.ndarray]) -> list[_Timed]:
+def _at_speed(
+    context: RunContext, folder: Path, space: Space, importance: Mapping[str, np.ndarray], dense: Engine
+) -> list[_Timed]:
     """All candidates, each with sizes that make it as fast as asked, as near as it comes."""
     target = context.config.target_speedup
-    dense, found = Engine(*context.model("finetune"), context.config.model.dtype), []
+    found: list[_Timed] = []
     candidates = space.candidates(space.dense_ms / target)
     for number, first in enumerate(candidates, 1):
         tries: list[tuple[Candidate, float]] = []

@@ -1,7 +1,7 @@
 """Where arrays live on a mesh: parameters by the table of their logical axes, and the state of training with them."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -154,6 +154,11 @@ def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
     Whole, because which rows a process needs depends on the mesh: a model spread over hosts shares its rows.
     """
     return {name: place(rows, rows_sharding(mesh, len(rows))) for name, rows in batch.items()}
+
+
+def place_batches(mesh: Mesh | None, batches: Sequence[Mapping[str, np.ndarray]]) -> list[Any]:
+    """Batches as `place_batch` places them; without a mesh whole, on the first device."""
+    return jax.device_put(list(batches)) if mesh is None else [place_batch(mesh, batch) for batch in batches]
 
 
 def rows_sharding(mesh: Mesh, rows: int) -> NamedSharding:
