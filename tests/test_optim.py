@@ -8,6 +8,7 @@ import pytest
 
 from nash_jax.config.schema import TrainConfig
 from nash_jax.pruning.optimizer import LAMBDA_2_FACTOR
+from nash_jax.training.gradient_norm import clip_by_global_norm, global_norm
 from nash_jax.training.optim import make_optimizer, make_schedule
 
 
@@ -70,3 +71,28 @@ def test_gates_and_multipliers_begin_with_an_adam_of_their_own(starts):
         np.testing.assert_allclose(multipliers["lambda_1"], -own[0], rtol=1e-5)
         np.testing.assert_allclose(multipliers["lambda_2"], -LAMBDA_2_FACTOR * own[0], rtol=1e-5)
         assert np.all(updates["model"]["decoder"]["wi"] < 0)  # trained from the first step
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("length", [0, 1, 65_535, 65_536, 65_537, 200_001])
+def test_norms_are_optax_s(length, dtype):
+    """Of arrays that fill no block, blocks, and blocks and a rest."""
+    values = np.random.default_rng(length).normal(size=length)
+    tree = {"one": jnp.asarray(values, dtype), "other": jnp.full((3, 5), 2.0, dtype)}
+    exact = np.sqrt(sum(np.sum(np.square(np.asarray(x, np.float64))) for x in tree.values()))
+    np.testing.assert_allclose(jax.jit(global_norm)(tree), exact, rtol=1e-6)
+    for largest in (0.5 * float(exact), 2 * float(exact)):
+        found, expected = (
+            make(largest).update(tree, optax.EmptyState())[0]
+            for make in (clip_by_global_norm, optax.clip_by_global_norm)
+        )
+        for name in tree:
+            assert found[name].dtype == dtype
+            np.testing.assert_allclose(
+                *(x[name].astype(jnp.float32) for x in (found, expected)), rtol=1e-2 if dtype == jnp.bfloat16 else 1e-5
+            )
+
+
+def test_no_gradient_is_not_divided_by():
+    none = {"one": jnp.zeros(4)}
+    assert not clip_by_global_norm(1.0).update(none, optax.EmptyState())[0]["one"].any()

@@ -198,5 +198,11 @@ def splits_model() -> bool:
     return _is_ours(mesh) and mesh.shape["model"] > 1
 
 
+def splits_parameters() -> bool:
+    """Whether it has one that splits any parameters."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return _is_ours(mesh) and mesh.size > mesh.shape["data"]
+
+
 def _is_ours(mesh: jax.sharding.AbstractMesh) -> bool:
     return mesh is not None and mesh.axis_names == AXES and mesh.size > 1

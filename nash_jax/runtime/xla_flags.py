@@ -7,17 +7,19 @@ import os
 import re
 from importlib import metadata
 
-# Empty turns off fusions that YNNPACK computes: jaxlib 0.10.2 and 0.11 sum wrong, or crash, for some shapes
-# (jax issues 39103 and 39257; right again in 0.12). All of jaxlib 0.10 to 0.12 know it; an unknown flag ends a process.
-_NO_YNN_FUSIONS = "--xla_cpu_experimental_ynn_fusion_type="
+# Leaves YNNPACK the matrix products, and takes reductions from it: jaxlib 0.10.2 and 0.11 sum wrong, or crash, for some
+# shapes (jax issues 39103 and 39257; right again in 0.12). All of jaxlib 0.10 to 0.12 know it; an unknown flag ends a
+# process.
+_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
+_RIGHT = "individual_dot"
 _AFFECTED = ("0.10", "0.11")
 
 
 def set_xla_flags() -> None:
     """Adds to XLA_FLAGS what keeps results right with this jaxlib; a flag that the user set stays as it is."""
     given = os.environ.get("XLA_FLAGS", "")
-    if is_affected(_jaxlib_version()) and _NO_YNN_FUSIONS not in given:
-        os.environ["XLA_FLAGS"] = f"{given} {_NO_YNN_FUSIONS}".strip()
+    if is_affected(_jaxlib_version()) and _FLAG not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {_FLAG}{_RIGHT}".strip()
 
 
 def is_affected(version: str) -> bool:

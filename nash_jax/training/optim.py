@@ -7,6 +7,7 @@ import jax
 
 from nash_jax.config.schema import TrainConfig
 from nash_jax.pruning.optimizer import pruning_optimizer
+from nash_jax.training.gradient_norm import clip_by_global_norm
 
 if TYPE_CHECKING:
     import optax
@@ -50,7 +51,7 @@ def _model_optimizer(config: TrainConfig, num_steps: int) -> "optax.GradientTran
         )
     else:
         tx = optax.adamw(schedule, b2=config.beta2, weight_decay=config.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+    return optax.chain(clip_by_global_norm(config.clip_norm), tx)
 
 
 def _matrices(params: Any) -> Any:

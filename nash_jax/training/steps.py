@@ -11,6 +11,7 @@ from nash_jax.models import build
 from nash_jax.pruning.hard_concrete import clamp
 from nash_jax.runtime.mesh import use_mesh
 from nash_jax.training.averaging import Average
+from nash_jax.training.gradient_norm import global_norm
 from nash_jax.training.losses import Batch, Metrics, StudentLoss, stream
 from nash_jax.training.state import State
 
@@ -104,7 +105,7 @@ def make_step(
             return grad(state["params"], teacher_params, rows, rngs, totals, 1 / accumulation, number)
 
         grads, metrics = part(0, batch) if accumulation == 1 else _accumulate(part, batch, accumulation)
-        return grads, metrics | {"grad_norm": optax.tree.norm(grads["model"])}
+        return grads, metrics | {"grad_norm": global_norm(grads["model"])}
 
     def update(state: Any, grads: Any) -> Any:
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
