@@ -1,4 +1,4 @@
-"""Your own data: JSONL, CSV or Parquet files (plain or gzip) with two named columns; any T5 or BART, or a fresh one.
+"""Your own data: files of the kinds in docs/own_data.md, with two named columns; any T5 or BART, or a fresh one.
 
 Command:   python -m nash_jax.main --config=configs/local.py \
                --config.task.train_file=train.jsonl --config.task.validation_file=validation.jsonl \

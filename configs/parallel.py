@@ -1,4 +1,4 @@
-"""Translation of your own parallel files, learnt from nothing: JSONL, CSV or Parquet with a column for each language.
+"""Translation of your own parallel files (docs/own_data.md), learnt from nothing; a column for each language.
 
 Command:   python -m nash_jax.main --config=configs/parallel.py[:method=…,layers=…,sparsity=…] \
                --config.task.train_file=train.jsonl --config.task.validation_file=validation.jsonl \

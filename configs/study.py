@@ -4,6 +4,7 @@ Command:   python -m nash_jax.main --config=configs/study.py:VARIANT [--list-cel
              pronunciation (default)  every method on letters → phonemes, a model of 6 + 6 layers; no network
              students                 what a student gains from the dense model's outputs and logits, from averages, and
                                       from a model halfway, against the same shape on the references; letters → phonemes
+             targets                  models for a speed, beside CoFi and dropped layers; letters → phonemes
              local, local=LAYERS      the same cells on your own files and model, as configs/local.py takes them;
                                       LAYERS of each side of the model, 6 unless named; --config.contrasts=FILE
              flan-t5                  the study's own: FLAN-T5 small, base and large on CNN/DailyMail, XSum and SAMSum

@@ -34,7 +34,7 @@ create() {
 setup() {
   local archive
   archive=$(mktemp -d)/nash_jax.tar.gz
-  tar -C "$(dirname "$0")/.." --exclude=__pycache__ -czf "$archive" pyproject.toml README.md nash_jax configs
+  tar -C "$(dirname "$0")/.." --exclude=__pycache__ -czf "$archive" pyproject.toml setup.py README.md nash_jax configs
   gcloud compute tpus tpu-vm scp "$archive" "$TPU":nash_jax.tar.gz --zone="$ZONE" --worker=all
   rm -r "$(dirname "$archive")"
   # the hosts' own Python may be too old; uv brings one

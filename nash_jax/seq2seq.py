@@ -386,8 +386,8 @@ def load(
 
     Args:
       name: folder, or hub name such as "google/flan-t5-small".
-      dtype: compute dtype of generation and logits; or "int8", on CPUs: float32 with the decoder's matrices and the LM
-        head rounded to 8 bits, which is faster.
+      dtype: compute dtype of generation and logits; or "int8", on CPUs: all matrices, and what the encoder multiplies
+        by them, rounded to 8 bits, which is faster.
       verify: compare the files of a folder that nash_jax saved with the checksums in its manifest.
       engine: what generates: "jax"; or on CPUs "ctranslate2" or "onnxruntime" (greedy search alone), each with dtypes
         of its own (`nash_jax.engines.ct2.DTYPES`, `nash_jax.engines.ort.DTYPES`). Logits are always jax's, in float32

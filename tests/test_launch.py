@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +412,7 @@ printf '%s\\n' "$*" >> "$CALLS"
 case "$*" in *describe*)
   [ -e "$CALLS.asked" ] && echo "${STATE:-ACTIVE}" || echo PROVISIONING
   touch "$CALLS.asked" ;;
+*scp*) cp "$5" "$CALLS.tar.gz" ;;
 esac
 """
 
@@ -449,6 +451,19 @@ def test_tpu_vm_installs_on_all_hosts(stand_in, tmp_path):
     assert "--worker=all" in installed[0] and "'.[train,tpu]'" in calls and "echo mounted" in calls
     command = calls.partition("--command=")[2]
     assert bash("-n", "-c", command).returncode == 0
+
+
+def test_what_tpu_vm_copies_can_be_installed(stand_in, tmp_path):
+    """The archive alone: metadata are what an installation makes first, and needs all of setuptools' files for."""
+    assert tpu_vm(stand_in, tmp_path, "setup")[0] == 0
+    with tarfile.open(tmp_path / "calls.tar.gz") as archive:
+        archive.extractall(tmp_path / "host", filter="data")
+    make = "from setuptools import build_meta; print(build_meta.prepare_metadata_for_build_wheel('.'))"
+    done = subprocess.run(
+        [sys.executable, "-c", make], cwd=tmp_path / "host", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nash_jax" in done.stdout.splitlines()[-1]
 
 
 def test_tpu_vm_runs_the_command_on_all_hosts(stand_in, tmp_path):

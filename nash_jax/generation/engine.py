@@ -148,7 +148,7 @@ class Engine(BatchGenerator):
     Args:
       spec: the model's architecture.
       params: its parameters.
-      dtype: compute dtype; or "int8", on CPUs: float32, with the decoder's matrices and the LM head rounded to 8 bits.
+      dtype: compute dtype; or "int8", on CPUs: float32, with all matrices rounded to 8 bits.
       kernels: decode with the kernels of `nash_jax.kernels`, where they can be used; None: where they are also faster.
       mesh: devices that parameters and rows are split over, without kernels; None or of one device: the first device.
 

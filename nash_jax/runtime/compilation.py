@@ -1,7 +1,7 @@
 """The persistent compilation cache.
 
-No compiler options are set: XLA's CPU backend in jax 0.10 already hands float32 products to its own kernels, and
-neither XNNPACK nor oneDNN was faster on a T5-base encoder pass or decoding (docs/performance.md).
+No compiler options are set for speed: neither XNNPACK nor oneDNN was faster on a T5-base encoder pass or decoding
+(docs/performance.md).
 """
 
 import os
