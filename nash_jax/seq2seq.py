@@ -165,8 +165,9 @@ class Seq2Seq:
         chosen = self.generation.replace(**options)
         keep_ids(self.tokenizer, keep_tokens)  # before anything is generated
         decode = functools.partial(
-            decode_outputs, self.tokenizer, skip_special_tokens=skip_special_tokens, keep_tokens=keep_tokens
-        )
+            decode_outputs, self.tokenizer, skip_special_tokens=skip_special_tokens, keep_tokens=keep_tokens,
+            eos_ids=chosen.eos_token_id or (self.spec.eos_id,),
+        )  # fmt: skip
         with restored_languages(self.tokenizer):
             languages = Languages(source_lang, target_lang)
             chosen = generation_languages(self.tokenizer, self.spec, languages, chosen)

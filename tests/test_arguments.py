@@ -1,5 +1,6 @@
 """Mistakes of callers from Python: one message each, never another library's traceback."""
 
+import dataclasses
 import inspect
 import math
 import re
@@ -204,6 +205,7 @@ def test_junk_gives_one_message_or_a_result(name, data):
             assert str(error) and "\n" not in str(error)
 
 
+DEEP = dataclasses.replace(SPEC, decoder=SPEC.decoder * 2)
 MASKS = {axis: np.ones(size) for axis, size in SPEC.sublayers().values()} | {"embed": np.ones(SPEC.d_model)}
 
 
@@ -222,6 +224,9 @@ MASKS = {axis: np.ones(size) for axis, size in SPEC.sublayers().values()} | {"em
         (lambda: pruning.compact(SPEC, PARAMS, {"encoder.0.ffn.unit": 1}), r"there is no mask .* \(did you mean"),
         (lambda: pruning.compact(SPEC, PARAMS, {"embed": np.ones(3)}), r"the mask embed has shape \(3,\) and type"),
         (lambda: pruning.compact(SPEC, PARAMS, {"encoder.0.ffn": math.nan}), r"the mask encoder.0.ffn has shape \(\)"),
+        (lambda: pruning.compact(DEEP, PARAMS, {}), r"params do"),
+        (lambda: pruning.select_layers(DEEP, PARAMS, decoder=[0]), r"params do"),
+        (lambda: pruning.select_layers(SPEC, PARAMS, decoder=[]), r"cannot keep decoder layers \[\] of"),
         (lambda: pruning.choose_layers(3, 4), r"cannot keep 4 of 3 layers; expected a number from 1 to 3"),
         (lambda: pruning.choose_layers(3, 2, "best"), r"unknown layer selection 'best' by number; expected"),
     ],

@@ -151,6 +151,11 @@ def test_called_again_it_does_nothing_twice_and_refuses_other_data(recipe, teach
         ({"method": "nsah"}, r"config.method is 'nsah' .did you mean 'nash'"),
         ({"sparsity": 1.5}, "config.prune.sparsity is 1.5; expected a share"),
         ({"decoder_layers": -1}, "config.shorten.decoder_layers is -1"),
+        ({"method": "nash", "target_speedup": 2.0}, "method=nash with target_speedup; expected method=latency or auto"),
+        ({"target_speedup": 2.0, "sparsity": 0.5}, "sparsity=0.5 with target_speedup; expected one of the two"),
+        ({"target_speedup": 2.0, "decoder_layers": 1}, "decoder_layers=1 with target_speedup; expected one of the two"),
+        ({"method": "cofi", "decoder_layers": 1}, "decoder_layers=1 with method=cofi; expected a method that drops"),
+        ({"method": "drop", "sparsity": 0.5}, "sparsity=0.5 with method=drop; expected a method with gates"),
     ],
 )
 def test_mistakes_in_arguments_are_named(change, message, tmp_path):

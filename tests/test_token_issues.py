@@ -13,6 +13,7 @@ from nash_jax.data.checks import DataIssues
 from nash_jax.data.decoding import decode_outputs, keep_ids, space_tokens
 from nash_jax.data.sources import load_rows
 from nash_jax.data.summary import format_summary, summarize_data
+from nash_jax.data.tokenizers import build_pronunciation_tokenizer
 from nash_jax.errors import UserError
 from nash_jax.evaluation.evaluator import Evaluator, score_outputs
 from nash_jax.generate import main
@@ -218,3 +219,24 @@ def test_the_evaluation_keeps_tokens(tmp_path):
         evaluator = Evaluator(rows, own.tokenizer, settings, own.generation, 4, tmp_path)
         scores[name] = score_outputs(evaluator, {"dense": evaluator.generate(own.engine)})["metrics"]["dense"]
     assert scores["kept"]["exact_match"] == 100 > scores["left out"]["exact_match"]
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 2}, {"pad_token_id": 5}])
+def test_what_fills_a_row_after_its_end_is_no_word(options):
+    """An ordinary token ends rows, and with beams fills them too; the texts are those of each input alone."""
+    tokenizer = build_pronunciation_tokenizer([{"source": "abcdefgh", "references": ["A B C D E F G"]}])
+    end = tokenizer.convert_tokens_to_ids("C")
+    own = {"pad_token_id": end} if "pad_token_id" in options else options | {"eos_token_id": end}
+    differ = 0
+    for seed in range(2):
+        model = nash_jax.Seq2Seq(*lively_model(seed, layers=2, vocab_size=len(tokenizer)), tokenizer)
+        given = own | {"max_new_tokens": 10, "suppress_tokens": [0]}
+        texts, ids = ["abc", "bad", "cafe"], model.generate_ids(*_padded(tokenizer, ["abc", "bad", "cafe"]), **given)
+        assert model.generate(texts, **given) == [model.generate([text], **given)[0] for text in texts]
+        differ += any(row.tolist().count(end) > 1 for row in ids)
+    assert differ  # some rows were filled
+
+
+def _padded(tokenizer, texts):
+    given = tokenizer(texts, padding=True, return_tensors="np")
+    return given["input_ids"], given["attention_mask"]

@@ -198,7 +198,9 @@ class FileGenerator:
             yield group_by_input(numbers, list(zip(texts, scores, strict=True)))
 
     def _decode_text(self, ids: np.ndarray) -> list[str]:
-        return decode_outputs(self.tokenizer, ids, self.job.skip_special_tokens, self.job.keep_tokens)
+        return decode_outputs(
+            self.tokenizer, ids, self.job.skip_special_tokens, self.job.keep_tokens, eos_ids=self._eos_ids
+        )
 
     @property
     def _eos_ids(self) -> tuple[int, ...]:

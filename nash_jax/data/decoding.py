@@ -13,8 +13,9 @@ _SHOWN = 10  # special tokens named in a message
 
 
 def decode_outputs(
-    tokenizer: Any, tokens: np.ndarray, skip_special_tokens: bool = True, keep_tokens: Sequence[str] = ()
-) -> list[str]:
+    tokenizer: Any, tokens: np.ndarray, skip_special_tokens: bool = True, keep_tokens: Sequence[str] = (),
+    eos_ids: Collection[int] | None = None,
+) -> list[str]:  # fmt: skip
     """Returns the texts of generated ids.
 
     Args:
@@ -22,16 +23,18 @@ def decode_outputs(
       tokens: int [R, L], each row with the start token first; what follows a row's EOS is ignored.
       skip_special_tokens: leave special tokens out; otherwise all of a row are written, the start token and EOS too.
       keep_tokens: special tokens that stay.
+      eos_ids: ids that end a row; None: the tokenizer's.
 
     Raises:
       UserError: for a token to keep that the tokenizer does not have.
     """
+    ends = {tokenizer.eos_token_id} if eos_ids is None else set(eos_ids)
+    rows = [_without_padding(row, ends, tokenizer.pad_token_id) for row in tokens.tolist()]
     if skip_special_tokens and not keep_tokens:
-        return _decode(tokenizer, tokens.tolist(), True)
+        return _decode(tokenizer, rows, True)
     kept = keep_ids(tokenizer, keep_tokens)
     left_out = set(tokenizer.all_special_ids) - kept if skip_special_tokens else set()
-    rows = [[i for i in _without_padding(row, tokenizer) if i not in left_out] for row in tokens.tolist()]
-    return _decode(tokenizer, rows, False)
+    return _decode(tokenizer, [[i for i in row if i not in left_out] for row in rows], False)
 
 
 def _decode(tokenizer: Any, rows: list[list[int]], skip_special_tokens: bool) -> list[str]:
@@ -63,14 +66,14 @@ def written_forms(tokenizer: Any, texts: Iterable[str], keep_tokens: Sequence[st
     return {text: form for text, ids, form in pairs if form != text.strip() and tokenizer.unk_token_id not in ids}
 
 
-def _without_padding(row: list[int], tokenizer: Any) -> list[int]:
-    """Returns the ids up to the first EOS, or to the padding after another id that ended the row.
+def _without_padding(row: list[int], ends: Collection[int], pad_id: int | None) -> list[int]:
+    """Returns the ids up to the first that ends the row, or to the padding.
 
     The start token, which may be EOS or padding too, does not count.
     """
-    eos_id, pad_id = tokenizer.eos_token_id, tokenizer.pad_token_id
-    if eos_id in row[1:]:
-        return row[: row.index(eos_id, 1) + 1]
+    for place, token in enumerate(row[1:], 1):
+        if token in ends:
+            return row[: place + 1]
     padding = len(list(itertools.takewhile(lambda token: token == pad_id, row[:0:-1])))
     return row[: len(row) - padding]
 

@@ -116,7 +116,8 @@ class Evaluator:
           done: rows that need no output; a batch with only such rows is skipped.
         """
         pad_id, eos_id = engine.spec.pad_id, engine.spec.eos_id
-        decode = functools.partial(decode_outputs, self.tokenizer, keep_tokens=self.keep_tokens)
+        ends = self.options.eos_token_id or (eos_id,)
+        decode = functools.partial(decode_outputs, self.tokenizer, keep_tokens=self.keep_tokens, eos_ids=ends)
         generator = TextGenerator(engine, self.tokenizer, self.options, self._labels, decode)
         for rows, tokens in generate_batches(engine, self.sources, generator.options, self.batch_size, done=done):
             new = tokens[:, 1:]

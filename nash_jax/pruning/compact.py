@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from nash_jax.axes import leaf_shapes, mask_sites, param_axes
+from nash_jax.axes import check_params, leaf_shapes, mask_sites, param_axes
 from nash_jax.errors import UserError, did_you_mean
 from nash_jax.pruning.lagrangian import prunable_size, size_terms
 from nash_jax.runtime.stored import change_array
@@ -126,6 +126,7 @@ def compact(spec: ModelSpec, params: Mapping[str, Any], masks: Mapping[str, Any]
       >>> len(spec.encoder[0].heads) - len(narrow.encoder[0].heads)
       1
     """
+    check_params(spec, params)
     check_masks(spec, masks)
     keep, sites, axes = kept_positions(spec, masks), mask_sites(spec), param_axes(spec)
     left = {name: np.asarray(mask)[keep[name]] if np.ndim(mask) else mask for name, mask in masks.items()}

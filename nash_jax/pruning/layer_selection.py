@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from nash_jax.axes import check_params
 from nash_jax.errors import UserError
 from nash_jax.spec import SIDES, ModelSpec
 from nash_jax.tree import flatten, unflatten
@@ -184,13 +185,14 @@ def select_layers(
     Returns:
       The shorter spec and its parameters (the arrays are shared, not copied).
     """
+    check_params(spec, params)
     kept = {
         "encoder": list(range(len(spec.encoder)) if encoder is None else encoder),
         "decoder": list(range(len(spec.decoder)) if decoder is None else decoder),
     }
     for side, ids in kept.items():
         depth = len(getattr(spec, side))
-        if any(not 0 <= i < depth for i in ids):
+        if not ids or any(not 0 <= i < depth for i in ids):
             raise UserError(f"cannot keep {side} layers {ids} of {depth}", f"indices from 0 to {depth - 1}")
     new = {}
     for path, leaf in flatten(params).items():

@@ -14,6 +14,7 @@ from nash_jax.config.schema import default_config
 from nash_jax.data.sources import Records
 from nash_jax.data.tasks import get_task
 from nash_jax.errors import UserError
+from nash_jax.pruning.methods import METHODS
 from nash_jax.recipe.presets import task_config
 from nash_jax.recipe.run import PruningRun
 from nash_jax.runtime.output_folder import resolve_folder
@@ -84,12 +85,33 @@ def prune(
     for name, value in chosen.items():
         if value is not None:
             _set(settings, name, value)
+    _check_named(method, sparsity, decoder_layers, target_speedup)
     run = PruningRun(parse_config(settings), folder, given=given, records=records)
     report = run.run()
     if "left" in report:
         missing = ", ".join(report["left"])
         raise UserError(f"config.stages leaves out {missing}", "'all'", "use PruningRun for some stages")
     return PruneResult(load(folder / "export", dtype=given.dtype), report, folder)
+
+
+def _check_named(method: str | None, sparsity: Any, decoder_layers: Any, target_speedup: Any) -> None:
+    """Refuses arguments that have no effect beside the others: a run with something else would take hours.
+
+    Raises:
+      UserError: naming the first of them.
+    """
+    if target_speedup is not None:
+        for name, value in (("sparsity", sparsity), ("decoder_layers", decoder_layers)):
+            if value is not None:
+                raise UserError(f"{name}={value} with target_speedup", "one of the two: the speed says what is to go")
+        if method in METHODS and not METHODS[method].has_target:
+            taking = " or ".join(name for name, own in METHODS.items() if own.has_target)
+            raise UserError(f"method={method} with target_speedup", f"method={taking}, or no method")
+    elif method in METHODS:
+        if decoder_layers is not None and not METHODS[method].counts_layers:
+            raise UserError(f"decoder_layers={decoder_layers} with method={method}", "a method that drops layers")
+        if sparsity is not None and not METHODS[method].gates:
+            raise UserError(f"sparsity={sparsity} with method={method}", "a method with gates")
 
 
 def _read_records(data: Any) -> Records:
