@@ -199,7 +199,7 @@ def splits_model() -> bool:
 
 
 def splits_parameters() -> bool:
-    """Whether it has one that splits any parameters."""
+    """Whether `jax.set_mesh` has a mesh that splits any parameters."""
     mesh = jax.sharding.get_abstract_mesh()
     return _is_ours(mesh) and mesh.size > mesh.shape["data"]
 

@@ -7,9 +7,9 @@ import os
 import re
 from importlib import metadata
 
-# Leaves YNNPACK the matrix products, and takes reductions from it: jaxlib 0.10.2 and 0.11 sum wrong, or crash, for some
-# shapes (jax issues 39103 and 39257; right again in 0.12). All of jaxlib 0.10 to 0.12 know it; an unknown flag ends a
-# process.
+# YNNPACK computes matrix products, and no reductions: those of jaxlib 0.10.2 and 0.11 are wrong, or crash, for some
+# shapes (jax issues 39103 and 39257; right again in 0.12). All of jaxlib 0.10 to 0.12 know the flag; an unknown one
+# ends a process.
 _FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 _RIGHT = "individual_dot"
 _AFFECTED = ("0.10", "0.11")
